@@ -1,0 +1,135 @@
+"""Hyper-parameters: one frozen dataclass per network and one for the schedule, and the presets.
+
+Field names are the keys of diffusers' and transformers' ``config.json`` files, so that a folder's
+configuration reads without renaming. One exception is `UNetConfig.num_attention_heads`: diffusers
+stores the number of heads under the misleading key ``attention_head_dim``.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4)."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The KL autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G)."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell along one side: 8 for SD 1.x."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The text-conditioned U-Net (Rombach et al. 2022, arXiv:2112.10752, section 3.3)."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    cross_attention: tuple[bool, ...] = (True, True, True, False)  # per level, finest first
+    layers_per_block: int = 2
+    num_attention_heads: int = 8
+    cross_attention_dim: int = 768
+    norm_num_groups: int = 32
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How noise was added in training, and how a sampler walks back (the scheduler's config.json)."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 1
+    set_alpha_to_one: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is fixed about a text-to-image model before its weights are read."""
+
+    name: str = "sd15"
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sample_size: int = 512  # pixels along one side of the pictures that it was trained on
+    sampler: str = "pndm"
+    steps: int = 50
+    guidance: float = 7.5
+
+
+SD15 = ModelConfig()
+SD15_INPAINTING = ModelConfig(name="sd15-inpainting", unet=UNetConfig(in_channels=9))
+
+TINY = ModelConfig(
+    name="tiny",
+    text=TextEncoderConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
+    ),
+    vae=AutoencoderConfig(block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8),
+    unet=UNetConfig(
+        block_out_channels=(32, 64, 64),
+        cross_attention=(True, True, False),
+        layers_per_block=1,
+        num_attention_heads=4,
+        cross_attention_dim=32,
+        norm_num_groups=8,
+    ),
+    sample_size=64,
+)
+"""Small enough for a test, large enough (three levels) to have every kind of block of SD 1.x."""
+
+SCENES = ModelConfig(
+    name="scenes",
+    text=TextEncoderConfig(
+        vocab_size=768,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+    ),
+    vae=AutoencoderConfig(
+        block_out_channels=(32, 32, 64, 128), layers_per_block=1, norm_num_groups=8
+    ),
+    unet=UNetConfig(
+        block_out_channels=(64, 128, 192),
+        cross_attention=(True, True, False),
+        layers_per_block=1,
+        num_attention_heads=4,
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    ),
+    schedule=ScheduleConfig(prediction_type="v_prediction"),
+    sample_size=64,
+    sampler="ddim",
+    steps=25,
+    guidance=4.0,
+)
+
+PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, TINY, SCENES)}

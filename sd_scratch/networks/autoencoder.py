@@ -1,0 +1,203 @@
+"""The KL autoencoder: pictures to latents an eighth of their size, and back.
+
+Rombach et al. 2022 (arXiv:2112.10752), section 3.1. The plan for SD 1.x at 512x512:
+
+    encoder   512 x 128  ->  256 x 256  ->  128 x 512  ->  64 x 512  ->  middle  ->  8 moments
+    decoder    64 x 512  ->  128 x 512  ->  256 x 256  ->  512 x 128  ->  3 colours
+              (side x channels)
+
+Latents inside this file are raw; the U-Net sees them times ``config.scaling_factor``
+(`Autoencoder.to_latent`, `Autoencoder.from_latent`).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.config import AutoencoderConfig
+from sd_scratch.networks.layers import Attention, Downsample, ResnetBlock, Upsample
+from sd_scratch.tensors import Tapped
+
+NORM_EPS = 1e-6  # every GroupNorm of the autoencoder; the U-Net's residual blocks use 1e-5
+
+
+class Posterior(NamedTuple):
+    """The encoder's diagonal Gaussian over raw latents, mean and logvar both ``[B, 4, H/8, W/8]``."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """A draw from it, with `noise` (standard normal, shaped like the mean) given by the caller."""
+        return self.mean + self.std * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence from the standard normal, summed over each picture: ``[B]`` (Kingma &
+        Welling 2013, appendix B)."""
+        terms = self.mean.square() + self.logvar.exp() - 1 - self.logvar
+        return 0.5 * terms.flatten(1).sum(dim=1)
+
+
+class SpatialAttention(Attention):
+    """One head of self-attention over all positions of a feature map."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__(channels, heads=1, bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        B, C, H, W = x.shape
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        return x + super().forward(h).transpose(1, 2).reshape(B, C, H, W)
+
+
+class MidBlock(nn.Module):
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            [ResnetBlock(channels, channels, groups, NORM_EPS) for _ in range(2)]
+        )
+        self.attentions = nn.ModuleList([SpatialAttention(channels, groups)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class DownBlock(nn.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        self.resnets = nn.ModuleList(
+            [ResnetBlock(a, b, groups, NORM_EPS) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.downsamplers = nn.ModuleList(
+            [] if last else [Downsample(out_channels, pad_right_bottom_only=True)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+        return x
+
+
+class UpBlock(nn.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        self.resnets = nn.ModuleList(
+            [ResnetBlock(a, b, groups, NORM_EPS) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x
+
+
+class Encoder(Tapped):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            [
+                DownBlock(
+                    widths[max(i - 1, 0)],
+                    width,
+                    config.layers_per_block,
+                    groups,
+                    last=i == len(widths) - 1,
+                )
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.mid_block = MidBlock(widths[-1], groups)
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        h = self.tap("conv_in", self.conv_in(image))
+        for block in self.down_blocks:
+            h = block(h)
+        h = self.mid_block(h)
+        h = self.tap("norm_out", self.conv_norm_out(h))
+        return self.tap("conv_out", self.conv_out(F.silu(h)))
+
+
+class Decoder(Tapped):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], groups)
+        self.up_blocks = nn.ModuleList(
+            [
+                UpBlock(
+                    widths[max(i - 1, 0)],
+                    width,
+                    config.layers_per_block + 1,
+                    groups,
+                    last=i == len(widths) - 1,
+                )
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.tap("conv_in", self.conv_in(z))
+        h = self.mid_block(h)
+        for block in self.up_blocks:
+            h = block(h)
+        h = self.tap("norm_out", self.conv_norm_out(h))
+        return self.conv_out(F.silu(h))
+
+
+class Autoencoder(Tapped):
+    """Encoder and decoder with the 1x1 convolutions between them.
+
+    Images are ``[B, 3, H, W]`` in -1..1 with H and W multiples of ``config.downscale``.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def encode(self, image: Tensor) -> Posterior:
+        """``[B, 3, H, W]`` in -1..1 -> the posterior over raw latents ``[B, 4, H/8, W/8]``."""
+        moments = self.tap("moments", self.quant_conv(self.encoder(image)))
+        mean, logvar = moments.chunk(2, dim=1)
+        logvar = logvar.clamp(-30.0, 20.0)  # as CompVis: exp() stays finite
+        return Posterior(self.tap("mean", mean), self.tap("logvar", logvar))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Raw latents ``[B, 4, h, w]`` -> images ``[B, 3, 8h, 8w]``, about -1..1 and not clamped."""
+        return self.tap("image", self.decoder(self.post_quant_conv(self.tap("z", z))))
+
+    def to_latent(self, z: Tensor) -> Tensor:
+        """Raw latents to the unit-variance ones that the U-Net sees."""
+        return z * self.config.scaling_factor
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        """The U-Net's latents back to raw ones."""
+        return latent / self.config.scaling_factor

@@ -1,0 +1,140 @@
+"""The layers that the U-Net, the autoencoder and the text encoder share.
+
+Pictures and latents are ``[B, C, H, W]``, token sequences ``[B, N, C]``; attention heads are an axis
+of their own, ``[B, heads, N, C // heads]``. Attributes carry diffusers' names.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.tensors import Tapped
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoids of the timestep: ``[B]`` -> ``[B, dim]``, cosines first (Ho et al. 2020, after
+    Vaswani et al. 2017, section 3.5)."""
+    half = dim // 2
+    i = torch.arange(half, device=t.device).float()
+    angles = t.float()[:, None] * torch.exp(-math.log(max_period) / half * i)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def explicit_attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """softmax(q k^T / sqrt(d)) v, spelled out (Vaswani et al. 2017, equation 1).
+
+    The readable twin of the fused kernel that `Attention` uses by default. Takes ``[B, heads, N, d]``
+    and ``[B, heads, M, d]``; returns scores and probs ``[B, heads, N, M]`` and z ``[B, heads, N, d]``.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal:
+        n = q.shape[-2]
+        future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    probs = scores.softmax(dim=-1)
+    return scores, probs, probs @ v
+
+
+class Attention(Tapped):
+    """Multi-head attention of x to itself, or to a context.
+
+    The fused kernel runs unless `explicit` is set; both give the same numbers up to rounding.
+    """
+
+    explicit = False
+
+    def __init__(
+        self, channels: int, heads: int, context_dim: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(context_dim or channels, channels, bias=bias)
+        self.to_v = nn.Linear(context_dim or channels, channels, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q = self.tap("q", self.split_heads(self.to_q(x)))
+        k = self.tap("k", self.split_heads(self.to_k(context)))
+        v = self.tap("v", self.split_heads(self.to_v(context)))
+        if self.explicit:
+            scores, probs, z = explicit_attention(q, k, v)
+        else:
+            z = F.scaled_dot_product_attention(q, k, v)
+        z = self.tap("z", z)
+        return self.tap("out", self.to_out[0](z.transpose(1, 2).flatten(2)))  # [B, N, C]
+
+
+class ResnetBlock(Tapped):
+    """Two normalised 3x3 convolutions around a skip; the timestep enters between them (Ho et al.
+    2020, appendix B). Without `time_dim` (in the autoencoder) there is no timestep."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        eps: float,
+        time_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        x = self.tap("in", x)
+        h = self.tap("norm1", self.norm1(x))
+        h = self.tap("conv1", self.conv1(F.silu(h)))
+        if self.time_emb_proj is not None and time is not None:
+            h = h + self.tap("time", self.time_emb_proj(F.silu(time)))[:, :, None, None]
+        h = self.tap("norm2", self.norm2(h))
+        h = self.tap("conv2", self.conv2(F.silu(h)))
+        skip = self.tap("skip", x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return self.tap("out", skip + h)
+
+
+class Downsample(Tapped):
+    """Halve height and width by a 3x3 convolution with stride 2.
+
+    The U-Net pads all four sides by 1. The autoencoder pads right and bottom only: with any other
+    padding its latents are shifted by a fraction of a cell.
+    """
+
+    def __init__(self, channels: int, pad_right_bottom_only: bool = False) -> None:
+        super().__init__()
+        self.pad_right_bottom_only = pad_right_bottom_only
+        self.conv = nn.Conv2d(
+            channels, channels, 3, stride=2, padding=0 if pad_right_bottom_only else 1
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad_right_bottom_only:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.tap("out", self.conv(x))
+
+
+class Upsample(Tapped):
+    """Grow to `size` (height, width; twice the input's by default), nearest neighbour, then a 3x3
+    convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
+        return self.tap("out", self.conv(F.interpolate(x, size=(height, width), mode="nearest")))

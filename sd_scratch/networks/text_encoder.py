@@ -1,0 +1,116 @@
+"""CLIP's text transformer: token ids to one vector per token.
+
+Radford et al. 2021 (arXiv:2103.00020), section 2.4; 12 layers, 12 heads and 768 channels for SD 1.x.
+Padding is the end token and is not masked: the U-Net was trained to look at it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.config import TextEncoderConfig
+from sd_scratch.networks.layers import explicit_attention
+from sd_scratch.tensors import Tapped
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), the approximation that OpenAI trained CLIP with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class Embeddings(Tapped):
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        token = self.tap("token_embedding", self.token_embedding(token_ids))
+        position = self.tap("position_embedding", self.position_embedding.weight[: token.shape[1]])
+        return token + position
+
+
+class CausalSelfAttention(Tapped):
+    """Each token attends to itself and to those before it."""
+
+    explicit = False
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.tap("q", self.split_heads(self.q_proj(x)))
+        k = self.tap("k", self.split_heads(self.k_proj(x)))
+        v = self.tap("v", self.split_heads(self.v_proj(x)))
+        if self.explicit:
+            scores, probs, z = explicit_attention(q, k, v, causal=True)
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        z = self.tap("z", z)
+        return self.tap("out", self.out_proj(z.transpose(1, 2).flatten(2)))  # [B, N, C]
+
+
+class MLP(Tapped):
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = self.tap("pre", self.fc1(x))
+        act = self.tap("act", self.activation(pre))
+        return self.tap("out", self.fc2(act))
+
+
+class EncoderLayer(Tapped):
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = CausalSelfAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tap("resid_in", x)
+        x = self.tap("resid_mid", x + self.self_attn(self.layer_norm1(x)))
+        return self.tap("resid_out", x + self.mlp(self.layer_norm2(x)))
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_hidden_layers)])
+
+
+class TextEncoder(Tapped):
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, token_ids: Tensor, clip_skip: int = 1) -> Tensor:
+        """``[B, N]`` token ids -> context ``[B, N, hidden_size]``.
+
+        `clip_skip` counts layers from the end as A1111 does: 1 uses all of them, 2 leaves out the
+        last. The final LayerNorm is applied in either case.
+        """
+        token_ids = self.tap("token_ids", token_ids)
+        x = self.embeddings(token_ids)
+        for layer in self.encoder.layers[: self.config.num_hidden_layers + 1 - clip_skip]:
+            x = layer(x)
+        return self.tap("context", self.final_layer_norm(x))
