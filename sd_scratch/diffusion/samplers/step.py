@@ -1,0 +1,48 @@
+"""What goes into a sampler and what comes out of it at every step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sd_scratch.diffusion.prediction import Prediction, interpret
+from sd_scratch.diffusion.schedule import Schedule
+
+Denoiser = Callable[[Tensor, float], Tensor]
+"""``model(x_t, t)``: the network's raw prediction for a variance-preserving x_t at timestep t."""
+
+Draw = Callable[[], Tensor]
+"""Fresh unit-variance noise, shaped like the sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of a sampler, from the noise level of `t` to the next lower one.
+
+    Samples are variance-preserving, as the network sees them, whatever space the sampler works in.
+    `eps` and `x0` are the network's own first answer of the step, at (`x_t`, `t`); a multistep
+    method moves along a mixture of several answers. The last step's `x_next` is the clean latent.
+    """
+
+    index: int
+    t: float
+    alpha_bar: float
+    x_t: Tensor
+    eps: Tensor
+    x0: Tensor
+    x_next: Tensor
+    step_noise: Tensor | None = None  # unit variance; None where the step adds no noise
+
+    @property
+    def sigma(self) -> float:
+        """The noise of x_t relative to its signal, sqrt((1 - alpha_bar) / alpha_bar)."""
+        return math.sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+
+
+def predict(
+    model: Denoiser, x_t: Tensor, t: float, alpha_bar: float, schedule: Schedule
+) -> Prediction:
+    """Ask the network once, and read its answer as noise and clean image."""
+    raw = model(x_t, float(t))
+    return interpret(raw, x_t, alpha_bar, schedule.config.prediction_type)
