@@ -1,0 +1,128 @@
+"""Networks from stored tensors: built without memory on `meta`, checked, then filled one at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints.layout import Layout, NetworkConfig, Part
+from sd_scratch.checkpoints.safetensors_file import StoredTensor
+from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def empty_network(config: NetworkConfig) -> nn.Module:
+    """The network of a configuration on the `meta` device: shapes and names, no memory."""
+    with torch.device("meta"):
+        match config:
+            case UNetConfig():
+                return UNet(config)
+            case AutoencoderConfig():
+                return Autoencoder(config)
+            case TextEncoderConfig():
+                return TextEncoder(config)
+
+
+def check_part(part: Part, path: Path) -> tuple[nn.Module, list[str]]:
+    """The empty network of `part`, and the names that it does not know.
+
+    Raises ScratchError when a tensor is missing, has another shape, or does not hold floating-point
+    numbers. `path` names the checkpoint in errors.
+    """
+    network = empty_network(part.config)
+    wanted = network.state_dict()
+    missing = [key for key in wanted if key not in part.tensors]
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ScratchError(
+            f"{path} - {len(missing)} of the {part.title}'s {len(wanted)} tensors are missing: {some}"
+            " - the file is incomplete or of another kind of model"
+        )
+    for key, empty in wanted.items():
+        _check_tensor(part, key, part.tensors[key], empty, path)
+    return network, [key for key in part.tensors if key not in wanted]
+
+
+def fill(
+    network: nn.Module,
+    tensors: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> None:
+    """Give an empty network its weights, cast to `dtype` on `device`, and set it to evaluation.
+
+    One tensor is read at a time, so that memory never holds the weights twice. With
+    ``torch.channels_last`` convolution weights are stored in that order.
+    """
+    state = {
+        key: _read(tensors[key], empty.shape, dtype, device, memory_format)
+        for key, empty in network.state_dict().items()
+    }
+    network.load_state_dict(state, strict=True, assign=True)
+    network.requires_grad_(False).eval()
+
+
+def check_memory(layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a load that would not fit into the memory that is free now (Linux, CPU; else no check)."""
+    if device.type != "cpu" or not MEMINFO.is_file():
+        return
+    needed = sum(part.parameters for part in layout.parts.values()) * dtype.itemsize
+    free = available_memory()
+    if needed > free:
+        raise ScratchError(
+            f"{layout.path} - its weights take {needed / 2**30:.1f} GiB as {dtype_name(dtype)} and"
+            f" {free / 2**30:.1f} GiB of memory are free - close other programs, load as bf16, or force it"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping, as Linux estimates them (MemAvailable)."""
+    for line in MEMINFO.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise ScratchError(f"{MEMINFO} - gives no MemAvailable")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.").replace("float", "fp").replace("bfp", "bf")
+
+
+def _read(
+    stored: StoredTensor,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> Tensor:
+    tensor = stored.read().reshape(shape).to(device=device, dtype=dtype)
+    return tensor.contiguous(memory_format=memory_format) if tensor.ndim == 4 else tensor
+
+
+def _check_tensor(part: Part, key: str, stored: StoredTensor, empty: Tensor, path: Path) -> None:
+    if squeezed(stored.shape, empty.ndim) != tuple(empty.shape):
+        raise ScratchError(
+            f"{path} - {part.title}: {key} is {_by(stored.shape)} and the network needs"
+            f" {_by(tuple(empty.shape))} - the configuration and the weights are of different models"
+        )
+    if not stored.is_floating:
+        raise ScratchError(
+            f"{path} - {part.title}: {key} is stored as {stored.dtype} - quantised weights are not"
+            " supported"
+        )
+
+
+def squeezed(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """A 1x1 convolution's ``[C, D, 1, 1]`` as the ``[C, D]`` of a linear layer, where one is wanted:
+    the autoencoder's attention is stored either way."""
+    return shape[:2] if ndim == 2 and shape[2:] == (1, 1) else shape
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

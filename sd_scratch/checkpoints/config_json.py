@@ -1,0 +1,286 @@
+"""The `config.json` files of a diffusers folder, read into this package's dataclasses and written back.
+
+A configuration is data: a fixed list of keys is read, each with its type and range, and no class or
+file that it names is looked up. What the networks here cannot express is refused by its key, because
+weights that load into the wrong network give noise and no error.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sd_scratch.checkpoints.json_file import Fields
+from sd_scratch.config import AutoencoderConfig, ScheduleConfig, TextEncoderConfig, UNetConfig
+from sd_scratch.errors import ScratchError
+
+MAX_WIDTH = 16384
+MAX_LEVELS = 8
+
+DOWN_PLAIN, DOWN_CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
+UP_PLAIN, UP_CROSS = "UpBlock2D", "CrossAttnUpBlock2D"
+MID_CROSS = "UNetMidBlock2DCrossAttn"
+
+# Keys whose other values change the network: key -> the values that are Stable Diffusion 1.x.
+# Zero and one are given as int and as float, since JSON does not tell them apart.
+UNET_FIXED: dict[str, tuple[object, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0, 0.0),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1, 1.0),
+    "mid_block_type": (MID_CROSS,),
+    "norm_eps": (1e-5,),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "projection_class_embeddings_input_dim": (None,),
+    "resnet_out_scale_factor": (1, 1.0),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+    "transformer_layers_per_block": (1,),
+    "upcast_attention": (False, None),
+    "use_linear_projection": (False,),
+}
+
+VAE_FIXED: dict[str, tuple[object, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "mid_block_add_attention": (True,),
+    "shift_factor": (None,),
+    "use_post_quant_conv": (True,),
+    "use_quant_conv": (True,),
+}
+
+SCHEDULE_FIXED: dict[str, tuple[object, ...]] = {
+    "rescale_betas_zero_snr": (False,),
+    "trained_betas": (None,),
+    "thresholding": (False,),
+}
+
+# diffusers' scheduler classes: the sampler's name here, and what the class means by an absent key.
+SCHEDULERS: dict[str, tuple[str, str, bool]] = {
+    # class: (sampler, timestep_spacing, set_alpha_to_one)
+    "DDIMScheduler": ("ddim", "leading", True),
+    "DDPMScheduler": ("ddpm", "leading", True),
+    "LMSDiscreteScheduler": ("lms", "linspace", True),
+    "PNDMScheduler": ("pndm", "leading", False),
+}
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+def unet_config(fields: Fields) -> UNetConfig:
+    """`unet/config.json`. Absent keys mean diffusers' defaults."""
+    _name_unet_family(fields)
+    for key, allowed in UNET_FIXED.items():
+        fields.only(key, *allowed)
+    widths = fields.integers("block_out_channels", 4, MAX_WIDTH, MAX_LEVELS, (320, 640, 1280, 1280))
+    levels = len(widths)
+    down = fields.strings(
+        "down_block_types", (DOWN_CROSS, DOWN_PLAIN), [DOWN_CROSS] * (levels - 1) + [DOWN_PLAIN]
+    )
+    up = fields.strings(
+        "up_block_types", (UP_CROSS, UP_PLAIN), [UP_PLAIN] + [UP_CROSS] * (levels - 1)
+    )
+    cross_attention = tuple(block == DOWN_CROSS for block in down)
+    if len(down) != levels:
+        fields.fail("down_block_types", f"a list of {levels} blocks, as block_out_channels")
+    if tuple(block == UP_CROSS for block in reversed(up)) != cross_attention:
+        fields.fail("up_block_types", "down_block_types in reverse order")
+    config = UNetConfig(
+        in_channels=fields.integer("in_channels", 1, 64, 4),
+        out_channels=fields.integer("out_channels", 1, 64, 4),
+        block_out_channels=widths,
+        cross_attention=cross_attention,
+        layers_per_block=fields.integer("layers_per_block", 1, 8, 2),
+        num_attention_heads=fields.integer("attention_head_dim", 1, 256, 8),
+        cross_attention_dim=fields.integer("cross_attention_dim", 1, MAX_WIDTH, 1280),
+        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH, 32),
+    )
+    _check_divides(fields, "norm_num_groups", config.norm_num_groups, widths)
+    attending = [w for w, on in zip(widths, cross_attention, strict=True) if on] + [widths[-1]]
+    _check_divides(fields, "attention_head_dim", config.num_attention_heads, attending)
+    return config
+
+
+def autoencoder_config(fields: Fields) -> AutoencoderConfig:
+    """`vae/config.json`. Absent keys mean diffusers' defaults."""
+    for key, allowed in VAE_FIXED.items():
+        fields.only(key, *allowed)
+    widths = fields.integers("block_out_channels", 4, MAX_WIDTH, MAX_LEVELS, (64,))
+    for key, block in (
+        ("down_block_types", "DownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D"),
+    ):
+        if len(fields.strings(key, (block,), [block] * len(widths))) != len(widths):
+            fields.fail(key, f"a list of {len(widths)} blocks, as block_out_channels")
+    config = AutoencoderConfig(
+        in_channels=fields.integer("in_channels", 1, 64, 3),
+        out_channels=fields.integer("out_channels", 1, 64, 3),
+        latent_channels=fields.integer("latent_channels", 1, 64, 4),
+        block_out_channels=widths,
+        layers_per_block=fields.integer("layers_per_block", 1, 8, 1),
+        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH, 32),
+        scaling_factor=fields.number("scaling_factor", 1e-6, 1e6, 0.18215),
+    )
+    _check_divides(fields, "norm_num_groups", config.norm_num_groups, widths)
+    return config
+
+
+def text_encoder_config(fields: Fields) -> TextEncoderConfig:
+    """`text_encoder/config.json`. Absent keys mean transformers' defaults."""
+    config = TextEncoderConfig(
+        vocab_size=fields.integer("vocab_size", 1, 1_000_000, 49408),
+        hidden_size=fields.integer("hidden_size", 1, MAX_WIDTH, 512),
+        intermediate_size=fields.integer("intermediate_size", 1, 4 * MAX_WIDTH, 2048),
+        num_hidden_layers=fields.integer("num_hidden_layers", 1, 64, 12),
+        num_attention_heads=fields.integer("num_attention_heads", 1, 256, 8),
+        max_position_embeddings=fields.integer("max_position_embeddings", 3, 4096, 77),
+        hidden_act=fields.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
+        layer_norm_eps=fields.number("layer_norm_eps", 0.0, 0.1, 1e-5),
+    )
+    _check_divides(fields, "num_attention_heads", config.num_attention_heads, [config.hidden_size])
+    return config
+
+
+def schedule_config(fields: Fields) -> tuple[ScheduleConfig, str]:
+    """`scheduler/scheduler_config.json`: the schedule, and the name of the sampler (one that this
+    package does not have becomes PNDM, the sampler that Stable Diffusion 1.x ships)."""
+    for key, allowed in SCHEDULE_FIXED.items():
+        fields.only(key, *allowed)
+    class_name = str(fields.data.get("_class_name", ""))
+    sampler, spacing, alpha_to_one = SCHEDULERS.get(class_name, ("pndm", "leading", False))
+    steps = fields.integer("num_train_timesteps", 1, 100_000, 1000)
+    config = ScheduleConfig(
+        num_train_timesteps=steps,
+        beta_start=fields.number("beta_start", 0.0, 1.0, 0.0001),
+        beta_end=fields.number("beta_end", 0.0, 1.0, 0.02),
+        beta_schedule=fields.choice("beta_schedule", BETA_SCHEDULES, "linear"),
+        prediction_type=fields.choice("prediction_type", PREDICTION_TYPES, "epsilon"),
+        timestep_spacing=fields.choice("timestep_spacing", SPACINGS, spacing),
+        steps_offset=fields.integer("steps_offset", 0, steps - 1, 0),
+        set_alpha_to_one=fields.flag("set_alpha_to_one", alpha_to_one),
+    )
+    return config, sampler
+
+
+def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:
+    """The inverse of `unet_config`; `sample_size` in latent cells."""
+    down = [DOWN_CROSS if on else DOWN_PLAIN for on in config.cross_attention]
+    up = [UP_CROSS if on else UP_PLAIN for on in reversed(config.cross_attention)]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "attention_head_dim": config.num_attention_heads,
+        "block_out_channels": list(config.block_out_channels),
+        "center_input_sample": False,
+        "cross_attention_dim": config.cross_attention_dim,
+        "down_block_types": down,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": config.in_channels,
+        "layers_per_block": config.layers_per_block,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-5,
+        "norm_num_groups": config.norm_num_groups,
+        "out_channels": config.out_channels,
+        "sample_size": sample_size,
+        "up_block_types": up,
+    }
+
+
+def autoencoder_json(config: AutoencoderConfig, sample_size: int) -> dict[str, Any]:
+    """The inverse of `autoencoder_config`; `sample_size` in pixels."""
+    levels = len(config.block_out_channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(config.block_out_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": config.in_channels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.layers_per_block,
+        "norm_num_groups": config.norm_num_groups,
+        "out_channels": config.out_channels,
+        "sample_size": sample_size,
+        "scaling_factor": config.scaling_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def text_encoder_json(config: TextEncoderConfig) -> dict[str, Any]:
+    """The inverse of `text_encoder_config`."""
+    return {
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "hidden_act": config.hidden_act,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "layer_norm_eps": config.layer_norm_eps,
+        "max_position_embeddings": config.max_position_embeddings,
+        "model_type": "clip_text_model",
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "projection_dim": config.hidden_size,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def schedule_json(config: ScheduleConfig, sampler: str) -> dict[str, Any]:
+    """The inverse of `schedule_config`."""
+    classes = {name: class_name for class_name, (name, _, _) in SCHEDULERS.items()}
+    return {
+        "_class_name": classes.get(sampler, "PNDMScheduler"),
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "beta_start": config.beta_start,
+        "clip_sample": False,
+        "num_train_timesteps": config.num_train_timesteps,
+        "prediction_type": config.prediction_type,
+        "set_alpha_to_one": config.set_alpha_to_one,
+        "skip_prk_steps": True,
+        "steps_offset": config.steps_offset,
+        "timestep_spacing": config.timestep_spacing,
+        "trained_betas": None,
+    }
+
+
+def _name_unet_family(fields: Fields) -> None:
+    """A U-Net of a known other family is named before any of its keys is complained about."""
+    family = ""
+    if fields.data.get("addition_embed_type") == "text_time":
+        family = "Stable Diffusion XL"
+    elif fields.data.get("cross_attention_dim") == 1024:
+        family = "Stable Diffusion 2.x"
+    if family:
+        raise ScratchError(
+            f"{fields.where} - a {family} model - only Stable Diffusion 1.x is supported"
+        )
+
+
+def _check_divides(fields: Fields, key: str, divisor: int, widths: Sequence[int]) -> None:
+    for width in widths:
+        if width % divisor:
+            fields.fail(key, f"a divisor of the width {width}")

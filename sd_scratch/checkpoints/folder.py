@@ -1,0 +1,227 @@
+"""The diffusers folder: one sub-folder per network, each with its configuration and its weights.
+
+    model_index.json                          optional; only this package's own settings are read
+    unet/          config.json, diffusion_pytorch_model.safetensors
+    vae/           config.json, diffusion_pytorch_model.safetensors
+    text_encoder/  config.json, model.safetensors
+    tokenizer/     vocab.json + merges.txt, or tokenizer.json      optional
+    scheduler/     scheduler_config.json                           optional
+
+Weights may be cut into shards with an index, or exist only as an fp16 variant. The networks here carry
+diffusers' and transformers' names, so almost nothing is renamed.
+"""
+
+import re
+from pathlib import Path
+
+from sd_scratch.checkpoints.config_json import (
+    autoencoder_config,
+    schedule_config,
+    text_encoder_config,
+    unet_config,
+)
+from sd_scratch.checkpoints.json_file import Fields, read_json
+from sd_scratch.checkpoints.layout import Layout, NetworkConfig, Part
+from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header, sniff_file
+from sd_scratch.config import (
+    AutoencoderConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
+from sd_scratch.errors import ScratchError
+
+# part -> (sub-folder, stem of its weight files)
+FOLDERS = {
+    "text": ("text_encoder", "model"),
+    "vae": ("vae", "diffusion_pytorch_model"),
+    "unet": ("unet", "diffusion_pytorch_model"),
+}
+VARIANTS = ("", ".fp16")  # the first that exists is used, whole
+PICKLE_SUFFIXES = (".bin", ".pt", ".ckpt")
+INDEX_LIMIT = 16 << 20  # bytes
+
+# The autoencoder's attention as diffusers named it in 2022.
+OLD_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_VAE_KEY = re.compile(r"(.*\.attentions\.0\.)(query|key|value|proj_attn)(\.weight|\.bias)")
+
+
+def read_folder(path: Path, name: str = "") -> Layout:
+    """Read a diffusers folder's configurations and the headers of its weights.
+
+    `name` is what the model is called, by default as the folder is. Raises ScratchError naming the file
+    and the key for anything missing, malformed, or of another kind than Stable Diffusion 1.x.
+    """
+    _check_family(path)
+    unet_fields = _config_fields(path, "unet")
+    unet = unet_config(unet_fields)
+    vae = autoencoder_config(_config_fields(path, "vae"))
+    text = text_encoder_config(_config_fields(path, "text"))
+    _check_together(path, text, vae, unet)
+
+    parts: dict[str, Part] = {}
+    ignored: list[str] = []
+    notes: list[str] = []
+    configs: dict[str, NetworkConfig] = {"text": text, "vae": vae, "unet": unet}
+    for part, config in configs.items():
+        stored, note = weights_of(path, part)
+        named = {our_name(part, key): tensor for key, tensor in stored.items()}
+        ignored += [f"{part}.{key}" for key in named if key.endswith("position_ids")]
+        parts[part] = Part(
+            part, config, {k: t for k, t in named.items() if not k.endswith("position_ids")}
+        )
+        notes += [note] if note else []
+
+    cells = unet_fields.integer("sample_size", 1, 1024, 64)
+    tokenizer = path / "tokenizer"
+    return Layout(
+        kind="folder",
+        path=path,
+        config=_model_config(path, name or path.name, text, vae, unet, cells * vae.downscale),
+        parts=parts,
+        ignored=tuple(ignored),
+        notes=tuple(notes),
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+    )
+
+
+def choose_weights(names: set[str], part: str) -> list[str]:
+    """Which files of a folder's listing hold a network's weights: the shards' index first where there
+    is one. Empty when there are none. `names` are relative to the folder, with forward slashes."""
+    folder, stem = FOLDERS[part]
+    for variant in VARIANTS:
+        whole = f"{folder}/{stem}{variant}.safetensors"
+        if whole in names:
+            return [whole]
+        # transformers puts the variant before the index's suffix, diffusers (until 0.27) after it.
+        for index in (
+            f"{folder}/{stem}.safetensors.index{variant}.json",
+            f"{folder}/{stem}{variant}.safetensors.index.json",
+        ):
+            if index in names:
+                shard = re.compile(
+                    rf"{folder}/{stem}{re.escape(variant)}-\d+-of-\d+(\.fp16)?\.safetensors"
+                )
+                return [index, *sorted(n for n in names if shard.fullmatch(n))]
+    return []
+
+
+def weights_of(path: Path, part: str) -> tuple[dict[str, StoredTensor], str]:
+    """A network's tensors by their names in the files, and a remark where a variant was used."""
+    folder, stem = FOLDERS[part]
+    present = {f"{folder}/{file.name}" for file in (path / folder).iterdir()}
+    chosen = choose_weights(present, part)
+    if not chosen:
+        raise _no_weights(path / folder, stem)
+    note = f"{chosen[0]} used" if ".fp16" in chosen[0] else ""
+    if not chosen[0].endswith(".json"):
+        return dict(read_header(path / chosen[0]).tensors), note
+    return _read_shards(path / chosen[0]), note
+
+
+def our_name(part: str, key: str) -> str:
+    """A key of the folder's files as the network here names it."""
+    if part == "text":
+        return key.removeprefix("text_model.")
+    old = OLD_VAE_KEY.fullmatch(key) if part == "vae" else None
+    return f"{old[1]}{OLD_VAE_NAMES[old[2]]}{old[3]}" if old else key
+
+
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
+    """All tensors that an index lists, each from the shard that it names."""
+    weight_map = Fields(read_json(index, INDEX_LIMIT), str(index)).nested("weight_map").data
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted({str(shard) for shard in weight_map.values()}):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise ScratchError(f"{index} - names a shard {name[:60]!r} outside its folder")
+        header = read_header(index.parent / name)
+        for key, tensor in header.tensors.items():
+            if weight_map.get(key) != name:
+                raise ScratchError(f"{index} - does not list {key} of {name} - download both again")
+            tensors[key] = tensor
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise ScratchError(
+            f"{index} - lists {len(missing)} tensors that its shards lack, such as {missing[0]} -"
+            " download the folder again"
+        )
+    return tensors
+
+
+def _model_config(
+    path: Path,
+    name: str,
+    text: TextEncoderConfig,
+    vae: AutoencoderConfig,
+    unet: UNetConfig,
+    sample_size: int,
+) -> ModelConfig:
+    """The networks' configurations with the schedule and the settings that a run starts from: from
+    `sd_scratch` in model_index.json, else from the scheduler's class, else those of SD 1.x."""
+    schedule, sampler = ScheduleConfig(), "pndm"
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    if scheduler_file.is_file():
+        schedule, sampler = schedule_config(Fields(read_json(scheduler_file), str(scheduler_file)))
+    index_file = path / "model_index.json"
+    index = read_json(index_file) if index_file.is_file() else {}
+    own = Fields(index, str(index_file)).nested("sd_scratch")
+    return ModelConfig(
+        name=own.text("name", r"[\w.-]{1,80}", name),
+        text=text,
+        vae=vae,
+        unet=unet,
+        schedule=schedule,
+        sample_size=sample_size,
+        sampler=own.text("sampler", r"[a-z0-9_]{1,32}", sampler),
+        steps=own.integer("steps", 1, 1000, 50),
+        guidance=own.number("guidance", -100.0, 100.0, 7.5),
+    )
+
+
+def _config_fields(path: Path, part: str) -> Fields:
+    file = path / FOLDERS[part][0] / "config.json"
+    if not file.is_file():
+        raise ScratchError(f"{file} - missing - download the whole folder, with every config.json")
+    return Fields(read_json(file), str(file))
+
+
+def _check_family(path: Path) -> None:
+    """Name a folder of another family by its sub-folders, before its configurations are read."""
+    if (path / "transformer").is_dir() and not (path / "unet").is_dir():
+        raise _unsupported(path, "a diffusion transformer (Stable Diffusion 3, Flux or similar)")
+    if (path / "text_encoder_2").is_dir():
+        raise _unsupported(path, "a Stable Diffusion XL model")
+    missing = [folder for folder, _ in FOLDERS.values() if not (path / folder).is_dir()]
+    if missing:
+        raise ScratchError(
+            f"{path} - no {', '.join(f'{m}/' for m in missing)} in it - a diffusers folder has"
+            " unet/, vae/ and text_encoder/; for a single file give the file's own path"
+        )
+
+
+def _check_together(
+    path: Path, text: TextEncoderConfig, vae: AutoencoderConfig, unet: UNetConfig
+) -> None:
+    """The networks must fit each other, whatever each of them may be alone."""
+    for ours, theirs, what in (
+        (unet.cross_attention_dim, text.hidden_size, "the text encoder's hidden_size"),
+        (unet.out_channels, vae.latent_channels, "the VAE's latent_channels"),
+    ):
+        if ours != theirs:
+            key = "cross_attention_dim" if "text" in what else "out_channels"
+            raise ScratchError(
+                f"{path} - the U-Net's {key} is {ours}, {what} is {theirs} - the parts are of"
+                " different models"
+            )
+
+
+def _no_weights(folder: Path, stem: str) -> ScratchError:
+    pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix in PICKLE_SUFFIXES]
+    if pickles:
+        return ScratchError(f"{folder / pickles[0]} - {sniff_file(folder / pickles[0])}")
+    return ScratchError(f"{folder} - no {stem}.safetensors in it - download the folder again")
+
+
+def _unsupported(path: Path, family: str) -> ScratchError:
+    return ScratchError(f"{path} - {family} - only Stable Diffusion 1.x is supported")

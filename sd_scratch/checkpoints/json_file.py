@@ -1,0 +1,150 @@
+"""JSON from strangers: parsed strictly, and read key by key with every value checked.
+
+Python's own parser lets through what no configuration should hold: NaN, duplicate keys, `true` where
+a number is meant, and nesting deep enough to exhaust the stack.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sd_scratch.errors import ScratchError
+
+CONFIG_LIMIT = 1 << 20  # bytes; the largest real configuration is some 5 kB
+
+
+def parse_json(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `text`; `where` names the file in errors.
+
+    Raises ScratchError for anything but one well-formed object: duplicate keys, NaN and infinities,
+    nesting that exhausts the stack, another top-level type, bytes that are not UTF-8.
+    """
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise ValueError(f"the key {_short(key)} appears twice")
+            result[key] = value
+        return result
+
+    def no_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not a number")
+
+    try:
+        data = json.loads(
+            text.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant
+        )
+    except RecursionError:
+        raise ScratchError(f"{where} - nested too deeply - download the file again") from None
+    except ValueError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ScratchError(f"{where} - not valid JSON ({reason}) - download it again") from None
+    if not isinstance(data, dict):
+        raise ScratchError(f"{where} - holds a JSON {type(data).__name__}, not an object")
+    return data
+
+
+def read_json(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(limit + 1)
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    if len(text) > limit:
+        raise ScratchError(f"{path} - larger than {limit:,} bytes, so no configuration of a model")
+    return parse_json(text, str(path))
+
+
+class Fields:
+    """The values of one JSON object, each read with its type and range checked.
+
+    A key that is absent gives the default; without a default, and for any value that does not fit, a
+    ScratchError names the file, the key and what was expected.
+    """
+
+    def __init__(self, data: dict[str, Any], where: str) -> None:
+        self.data = data
+        self.where = where
+
+    def fail(self, key: str, expected: str) -> NoReturn:
+        found = _short(self.data[key]) if key in self.data else "nothing"
+        raise ScratchError(f"{self.where} - `{key}` must be {expected}, found {found}")
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        value: Any = self.data.get(key, default)
+        if not _is_integer(value) or not low <= value <= high:
+            self.fail(key, f"an integer from {low} to {high}")
+        return int(value)
+
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        value: Any = self.data.get(key, default)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            self.fail(key, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            self.fail(key, "true or false")
+        return value
+
+    def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
+        value = self.data.get(key, default)
+        if not isinstance(value, str) or value not in allowed:
+            self.fail(key, "one of " + ", ".join(allowed))
+        return value
+
+    def text(self, key: str, pattern: str, default: str) -> str:
+        """A string that the regular expression `pattern` matches whole."""
+        value = self.data.get(key, default)
+        if not isinstance(value, str) or not (value == default or re.fullmatch(pattern, value)):
+            self.fail(key, f"text that matches {pattern}")
+        return value
+
+    def integers(
+        self, key: str, low: int, high: int, longest: int, default: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        value: Any = self.data.get(key, default)
+        fits = isinstance(value, (list, tuple)) and 1 <= len(value) <= longest
+        if not fits or not all(_is_integer(v) and low <= v <= high for v in value):
+            self.fail(key, f"a list of 1 to {longest} integers from {low} to {high}")
+        return tuple(value)
+
+    def strings(self, key: str, allowed: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+        value = self.data.get(key, default)
+        if not isinstance(value, (list, tuple)) or not all(v in allowed for v in value):
+            self.fail(key, "a list of " + " and ".join(allowed))
+        return tuple(value)
+
+    def nested(self, key: str) -> "Fields":
+        """A nested object; empty when the key is absent."""
+        value = self.data.get(key, {})
+        if not isinstance(value, dict):
+            self.fail(key, "an object")
+        return Fields(value, f"{self.where} - `{key}`")
+
+    def only(self, key: str, *allowed: object) -> None:
+        """Refuse any value but `allowed`: the networks here can express no other."""
+        if key not in self.data:
+            return
+        value = self.data[key]
+        if not any(type(value) is type(a) and value == a for a in allowed):
+            raise ScratchError(
+                f"{self.where} - `{key}`: {_short(value)} describes a network that is not"
+                " Stable Diffusion 1.x - only such networks can be loaded"
+            )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,47 @@
+"""What every layout of a checkpoint comes down to: for each network, a configuration and where its
+tensors lie. Nothing here has read a weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_scratch.checkpoints.safetensors_file import StoredTensor
+from sd_scratch.config import AutoencoderConfig, ModelConfig, TextEncoderConfig, UNetConfig
+
+NetworkConfig = UNetConfig | AutoencoderConfig | TextEncoderConfig
+PART_NAMES = {"unet": "U-Net", "vae": "VAE", "text": "text encoder"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a checkpoint: `tensors` maps the network's own parameter names to the file."""
+
+    name: str  # unet, vae or text
+    config: NetworkConfig
+    tensors: Mapping[str, StoredTensor]
+
+    @property
+    def title(self) -> str:
+        return PART_NAMES[self.name]
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint whose headers have been read and whose weights have not."""
+
+    kind: str  # "folder" or "single file"
+    path: Path
+    config: ModelConfig
+    parts: Mapping[str, Part]
+    ignored: tuple[str, ...] = ()  # keys that are known and not used, such as EMA weights
+    notes: tuple[str, ...] = ()  # remarks for the summary line
+    tokenizer: Path | None = None  # a tokenizer's folder, where the checkpoint brings one
+
+    @property
+    def hashed_files(self) -> tuple[Path, ...]:
+        """The files whose bytes give the checkpoint's hash: the U-Net's, or the single file."""
+        return tuple(dict.fromkeys(t.path for t in self.parts["unet"].tensors.values()))

@@ -1,0 +1,147 @@
+"""From a source (a name, a folder, a file, a hub id) to networks that are ready to run."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from sd_scratch.checkpoints.build import check_memory, check_part, dtype_name, fill
+from sd_scratch.checkpoints.folder import read_folder
+from sd_scratch.checkpoints.hashes import cached_sha256
+from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.source import locate
+from sd_scratch.config import ModelConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
+from sd_scratch.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Components:
+    """The networks and the tokenizer of one text-to-image model, without gradients, ready to run.
+
+    `source` is what was asked for, `summary` one line on what was loaded, dropped and ignored.
+    """
+
+    config: ModelConfig
+    text: TextEncoder
+    vae: Autoencoder
+    unet: UNet
+    tokenizer: Tokenizer
+    source: str = ""
+    summary: str = ""
+    hashed_files: tuple[Path, ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """The first ten hex digits of the sha256 of the weights' bytes; empty for weights that came
+        from no file.
+
+        Of a single file that is the whole file, as A1111 counts it; of a folder the U-Net's file (or
+        files, in order). Reading 4 GB takes seconds, so it happens on first use, and the result is kept
+        in the user's cache until the file changes.
+        """
+        return cached_sha256(self.hashed_files)[:10] if self.hashed_files else ""
+
+
+def load_components(
+    source: str | Path = "scenes",
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
+    offline: bool = False,
+    force: bool = False,
+) -> Components:
+    """Load a text-to-image model.
+
+    `source` is the name of a shipped model, ``sd15``, a diffusers folder, a ``.safetensors`` file in
+    the single-file layout, or a hub id ``owner/name`` (then `revision` is a branch, tag or commit, and
+    `offline` forbids the network). Names come before paths: write ``./scenes`` for a folder.
+
+    Weights of any floating type are cast to `dtype`; with ``torch.channels_last`` convolution weights
+    are stored in that order. `force` skips the check that the weights fit into free memory.
+
+    Raises ScratchError, in one line, for everything that is wrong with the source.
+    """
+    layout = read_layout(source, revision=revision, offline=offline)
+    return build_components(layout, str(source), dtype, torch.device(device), memory_format, force)
+
+
+def read_layout(
+    source: str | Path, *, revision: str | None = None, offline: bool = False
+) -> Layout:
+    """Find a checkpoint and read its headers and configurations, but no weights."""
+    place = locate(source, revision=revision, offline=offline)
+    if place.path.is_dir():
+        return read_folder(place.path, place.name)
+    from sd_scratch.checkpoints.single_file import read_single_file
+
+    return read_single_file(place.path, place.name)
+
+
+def build_components(
+    layout: Layout,
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    force: bool = False,
+) -> Components:
+    """Check every part of a checkpoint against its network, then fill them one after the other."""
+    checked = {name: check_part(part, layout.path) for name, part in layout.parts.items()}
+    tokenizer = read_tokenizer(layout)
+    if not force:
+        check_memory(layout, dtype, device)
+    for name, (network, _) in checked.items():
+        fill(network, layout.parts[name].tensors, dtype, device, memory_format)
+    unexpected = [f"{name}.{key}" for name, (_, keys) in checked.items() for key in keys]
+    return Components(
+        config=layout.config,
+        text=cast(TextEncoder, checked["text"][0]),
+        vae=cast(Autoencoder, checked["vae"][0]),
+        unet=cast(UNet, checked["unet"][0]),
+        tokenizer=tokenizer,
+        source=source,
+        summary=summarise(layout, unexpected, dtype),
+        hashed_files=layout.hashed_files,
+    )
+
+
+def read_tokenizer(layout: Layout) -> Tokenizer:
+    """The checkpoint's own tokenizer where it brings one, else CLIP's, at the text encoder's length."""
+    text = layout.config.text
+    if layout.tokenizer is not None:
+        tokenizer = Tokenizer.from_folder(layout.tokenizer, text.max_position_embeddings)
+    else:
+        tokenizer = Tokenizer.clip(text.max_position_embeddings)
+    largest = max(tokenizer.vocab.values())
+    if largest >= text.vocab_size:
+        raise ScratchError(
+            f"{layout.path} - its tokenizer has ids up to {largest} and its text encoder knows"
+            f" {text.vocab_size} - the tokenizer belongs to another model"
+        )
+    return tokenizer
+
+
+def summarise(layout: Layout, unexpected: list[str], dtype: torch.dtype) -> str:
+    """One line: what was loaded, as what, and what was left aside."""
+    parameters = sum(part.parameters for part in layout.parts.values())
+    tensors = sum(len(part.tensors) for part in layout.parts.values()) - len(unexpected)
+    stored = sorted(
+        {t.dtype.lower() for part in layout.parts.values() for t in part.tensors.values()}
+    )
+    line = (
+        f"{layout.config.name}: {tensors:,} tensors, {parameters / 1e6:,.1f} M parameters"
+        f" ({layout.kind}, {'+'.join(stored)} as {dtype_name(dtype)})"
+    )
+    if layout.ignored:
+        line += f"; {len(layout.ignored)} ignored"
+    if unexpected:
+        line += f"; {len(unexpected)} unexpected and not used, such as {unexpected[0]}"
+    return "; ".join([line, *layout.notes])

@@ -1,0 +1,207 @@
+"""Reading `.safetensors` files: headers checked here first, tensors copied out one at a time.
+
+The format is eight bytes of header length (little endian), a JSON header, then the tensors' bytes
+(https://github.com/huggingface/safetensors#format). The library's own checks run too; those here come
+before it, to say what happened to the file in words, and to refuse what it accepts: duplicate keys,
+and headers so large that reading them is an attack.
+
+Files are read, never mapped: a file that is changed or cut while mapped kills the process.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sd_scratch.checkpoints.json_file import parse_json
+from sd_scratch.errors import ScratchError
+
+HEADER_LIMIT = 16 << 20  # bytes; Stable Diffusion 1.x needs some 150 kB
+TENSOR_LIMIT = 10_000  # Stable Diffusion 1.x has 1,131, with a second (EMA) U-Net 1,817
+SNIFFED = 64  # bytes
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a file. `key` is its name there, `dtype` the format's name for its type."""
+
+    path: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes from the start of the file
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_floating(self) -> bool:
+        return self.dtype in DTYPES and DTYPES[self.dtype].is_floating_point
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own and of the type it is stored in.
+
+        Raises ScratchError when the file has become shorter since its header was read.
+        """
+        tensor = torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        if not tensor.numel():
+            return tensor
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.begin)
+            _read_into(file, tensor.reshape(-1).view(torch.uint8).numpy().data, self)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a `.safetensors` file holds: its tensors by name, and its free-text metadata."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    note: str = ""  # a remark on the file's name, or ""
+
+
+def read_header(path: Path) -> Header:
+    """Check a `.safetensors` file and list its tensors, without reading them.
+
+    Raises ScratchError, in one line that names the file and the likely cause, for a missing or
+    unreadable file, anything that is not safetensors (`sniff` names it), a file that is cut or has
+    extra bytes, and a header that is too large, malformed, or lists a tensor twice.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(SNIFFED)
+            other = sniff(start, size)
+            if other:
+                raise ScratchError(f"{path} - {other}")
+            length = int.from_bytes(start[:8], "little")
+            file.seek(8)
+            text = file.read(length)
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    if len(text) < length:
+        raise ScratchError(f"{path} - {_cut(size, 8 + length)}")
+    entries = parse_json(text, f"{path} (header)")
+    metadata = entries.pop("__metadata__", {})
+    if len(entries) > TENSOR_LIMIT:
+        raise ScratchError(f"{path} - lists {len(entries):,} tensors - not a model of this kind")
+    tensors = {key: _entry(path, key, entry, 8 + length) for key, entry in entries.items()}
+    if not tensors:
+        raise ScratchError(f"{path} - holds no tensors - download it again")
+    _check_size(path, size, max(tensor.end for tensor in tensors.values()))
+    _check_with_library(path)
+    note = (
+        "" if path.suffix == ".safetensors" else f"{path.name} is a safetensors file by its content"
+    )
+    return Header(path, tensors, metadata, note)
+
+
+def sniff_file(path: Path) -> str:
+    """`sniff` for a file on disk."""
+    with path.open("rb") as file:
+        return sniff(file.read(SNIFFED), path.stat().st_size)
+
+
+def sniff(start: bytes, size: int) -> str:
+    """What a file is, with what to do, if its first bytes show that it is no safetensors file; else ""."""
+    again = "download it again"
+    text = start.lstrip()[:64].lower()
+    if not start:
+        return f"an empty file - {again}"
+    if start.startswith(b"version https://git-lfs"):
+        return f"a git-lfs pointer, not the file itself - install git-lfs and run git lfs pull, or {again}"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return f"looks like a web page - {again}; the site may want a login or a licence accepted"
+    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
+        return (
+            "a pickle checkpoint (.ckpt, .pt, .bin), which can run code when it is opened and is not"
+            " read here - convert it to .safetensors, or download that version of it"
+        )
+    if start.startswith((b"GGUF", b"GGJT")):
+        return (
+            "a GGUF file (quantised weights), which is not supported - use a .safetensors version"
+        )
+    if text.startswith(b"{"):
+        return f"looks like JSON, perhaps an error message of the site - {again}"
+    if size < 8:
+        return f"{size} bytes, too short for a safetensors file - {again}"
+    length = int.from_bytes(start[:8], "little")
+    if length > HEADER_LIMIT or start[8:9] not in (b"{", b""):
+        return "not a safetensors file - check the name, or download it again"
+    return ""
+
+
+def _entry(path: Path, key: str, entry: Any, data_start: int) -> StoredTensor:
+    """One line of the header; the library checks afterwards that offsets, shapes and types agree."""
+    try:
+        begin, end = entry["data_offsets"]
+        shape, dtype = entry["shape"], entry["dtype"]
+        integers = [begin, end, *shape]
+        if not all(type(n) is int and n >= 0 for n in integers) or not isinstance(dtype, str):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise ScratchError(
+            f"{path} - the header's entry for {key[:60]!r} is malformed - download it again"
+        ) from None
+    return StoredTensor(path, key, dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _check_size(path: Path, size: int, expected: int) -> None:
+    if size < expected:
+        raise ScratchError(f"{path} - {_cut(size, expected)}")
+    if size > expected:
+        raise ScratchError(
+            f"{path} - {size - expected:,} extra bytes after the last tensor - download it again"
+        )
+
+
+def _cut(size: int, expected: int) -> str:
+    percent = 100 * size / expected
+    return (
+        f"cut short: have {size:,} of {expected:,} bytes ({percent:.0f} %) -"
+        " the download was interrupted, run it again"
+    )
+
+
+def _check_with_library(path: Path) -> None:
+    """Overlaps, holes, shapes that disagree with offsets, unknown types: the library's strict checks."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ScratchError(
+            f"{path} - not a valid safetensors file ({reason}) - download it again"
+        ) from None
+
+
+def _read_into(file: Any, target: memoryview, tensor: StoredTensor) -> None:
+    while target:
+        n = file.readinto(target)  # one call reads at most 2 GiB on Linux
+        if not n:
+            raise ScratchError(f"{tensor.path} - became shorter while {tensor.key} was read")
+        target = target[n:]

@@ -1,0 +1,63 @@
+"""Where a model is, from what a user typed."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_scratch.checkpoints.shipped import list_shipped, shipped_model, weights_folder
+from sd_scratch.errors import ScratchError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or file on disk, and what the model in it is called."""
+
+    path: Path
+    name: str
+
+
+def locate(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Place:
+    """Find a model: a shipped one or ``sd15`` by name, then a path, then the hub (downloading it).
+
+    Raises ScratchError listing the places looked at when there is nothing.
+    """
+    text = str(source)
+    shipped = shipped_model(text)
+    path = Path(text).expanduser()
+    if shipped is not None:
+        return Place(shipped, text)
+    if path.is_dir():
+        return Place(path, path.resolve().name)
+    if path.exists():
+        return Place(path, path.stem)
+    if text == "sd15" or _may_be_hub_id(text):
+        from sd_scratch.checkpoints.hub import download
+
+        return Place(download(text, revision=revision, offline=offline), text.split("/")[-1])
+    raise _not_found(text, path)
+
+
+def _may_be_hub_id(text: str) -> bool:
+    return bool(HUB_ID.fullmatch(text)) and Path(text).suffix.lower() not in WEIGHT_SUFFIXES
+
+
+def _not_found(text: str, path: Path) -> ScratchError:
+    names = [*list_shipped(), "sd15"]
+    neighbours = []
+    if path.parent.is_dir():
+        neighbours = [str(path.parent / p.name) for p in path.parent.iterdir()]
+    near = difflib.get_close_matches(text, [*names, *neighbours], n=3, cutoff=0.6)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"the models by name are {', '.join(names)}"
+    )
+    return ScratchError(
+        f"{text} - no such model; looked for {path.absolute()} and in {weights_folder()} - {hint}"
+        " For a model of the hub: hf download OWNER/NAME, then -m OWNER/NAME",
+        exit_code=2,
+    )
