@@ -1,0 +1,147 @@
+"""Writing files so that nobody ever sees half of one, and nothing that exists is lost.
+
+Bytes go into a temporary file in the target's own folder, reach the disk, and are then given their
+name in one atomic step: `write_file` puts them at one path, `write_numbered` at the first free one of
+many, which also holds when several processes choose names at the same moment.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sd_scratch.errors import ScratchError
+
+CAUSES = {
+    errno.ENOSPC: "the disk is full: make room and run again",
+    errno.EDQUOT: "your quota is used up: make room and run again",
+    errno.EFBIG: "larger than this system allows: choose another place",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "permission denied: choose a folder that you may write to",
+    errno.EROFS: "read-only file system: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+
+def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Put `data` at `path`: the whole of it, or nothing.
+
+    Raises:
+        FileExistsError: something is there already, and `overwrite` is false.
+        ScratchError: the file cannot be written; the line says why. Nothing is left behind.
+    """
+    with _errors_about(path), _temporary(path.parent, data) as part:
+        if overwrite:
+            os.replace(part, path)
+        else:
+            _give_name(part, path)
+        _flush_folder(path.parent)
+
+
+def write_numbered(names: Iterable[Path], data: bytes) -> Path:
+    """Put `data` at the first of `names` where nothing is yet, and return that path.
+
+    `names` is endless, and all of them lie in one folder. Raises ScratchError when the file cannot be written. Nothing is left behind.
+    """
+    names = iter(names)
+    path = next(names)
+    with _errors_about(path), _temporary(path.parent, data) as part:
+        while True:
+            try:
+                _give_name(part, path)
+            except FileExistsError:
+                path = next(names)
+            else:
+                _flush_folder(path.parent)
+                return path
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that no regular file could be written to; make its folder where it is missing.
+
+    Raises ScratchError for folders, devices, pipes, symbolic links (replacing one would not write
+    to what it points at), and folders without permission or space for a single byte.
+    """
+    with _errors_about(path):
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_irregular(path, path.lstat().st_mode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path.parent, b"\0"):
+            pass
+
+
+def _refuse_irregular(path: Path, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ScratchError(f"{path} is a folder - name a file in it", exit_code=2)
+    if stat.S_ISLNK(mode):
+        raise ScratchError(f"{path} is a symbolic link - name the file itself", exit_code=2)
+    raise ScratchError(f"{path} is a device or a pipe - name a regular file", exit_code=2)
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file in `folder` that holds `data`, on the disk, and is gone at the end unless renamed."""
+    part = folder / f".{secrets.token_hex(8)}.part"
+    # Not the tempfile module: its files are readable by their owner alone, whatever the umask says.
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _give_name(part: Path, path: Path) -> None:
+    """Name the file `part` `path`, or raise FileExistsError; of several processes one succeeds."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # A file system without hard links: claim the name with an empty file, then replace that.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            os.replace(part, path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the new name to the disk too, on systems where a folder can be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _errors_about(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        # mkdir raises this one too, where a file stands in the way of a folder.
+        if path.parent.exists() and not path.parent.is_dir():
+            raise _explained(path, NotADirectoryError(errno.ENOTDIR, "")) from None
+        raise error
+    except OSError as error:
+        raise _explained(path, error) from None
+
+
+def _explained(path: Path, error: OSError) -> ScratchError:
+    cause = CAUSES.get(error.errno or 0) or f"{error.strerror or error}: choose another place"
+    return ScratchError(f"cannot write {path} - {cause}")
