@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import TextEncoderConfig
-from sd_scratch.networks.layers import explicit_attention
+from sd_scratch.networks.layers import Linear, explicit_attention
 from sd_scratch.tensors import Tapped
 
 
@@ -41,10 +41,10 @@ class CausalSelfAttention(Tapped):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def split_heads(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
@@ -66,8 +66,8 @@ class MLP(Tapped):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         pre = self.tap("pre", self.fc1(x))

@@ -21,6 +21,7 @@ from sd_scratch.config import UNetConfig
 from sd_scratch.networks.layers import (
     Attention,
     Downsample,
+    Linear,
     ResnetBlock,
     Upsample,
     timestep_embedding,
@@ -36,8 +37,8 @@ class TimestepMLP(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_dim, out_dim)
-        self.linear_2 = nn.Linear(out_dim, out_dim)
+        self.linear_1 = Linear(in_dim, out_dim)
+        self.linear_2 = Linear(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x)))
@@ -48,7 +49,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(in_dim, 2 * out_dim)
+        self.proj = Linear(in_dim, 2 * out_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -62,7 +63,7 @@ class FeedForward(Tapped):
         super().__init__()
         # net.1 is diffusers' dropout: it has no weights, but it holds the index.
         self.net = nn.ModuleList(
-            [GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+            [GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels)]
         )
 
     def forward(self, x: Tensor) -> Tensor:

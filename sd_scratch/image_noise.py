@@ -1,0 +1,93 @@
+"""`ImageNoise`: a latent that is a picture, noise, or something between."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.autoencoder import Autoencoder
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    """A batch of latents on the way between picture and noise.
+
+    Attributes:
+        latent: ``[B, 4, h, w]`` fp32, scaled as the U-Net sees it (about unit variance).
+        t: the timestep that it stands at: 0 is a picture, the schedule's last is noise.
+        seeds: one seed per image; image i draws all its noise from seeds[i].
+    """
+
+    latent: Tensor = field(repr=False)
+    t: float
+    seeds: tuple[int, ...]
+    autoencoder: Autoencoder = field(repr=False)
+    schedule: Schedule = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.latent.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Width of the picture in pixels."""
+        return self.latent.shape[-1] * self.autoencoder.config.downscale
+
+    @property
+    def height(self) -> int:
+        """Height of the picture in pixels."""
+        return self.latent.shape[-2] * self.autoencoder.config.downscale
+
+    def with_latent(self, latent: Tensor, t: float | None = None) -> "ImageNoise":
+        """The same seeds with another latent, at timestep `t` where it differs."""
+        return replace(self, latent=latent, t=self.t if t is None else t)
+
+    def noised(self, t: int) -> "ImageNoise":
+        """A picture with the noise of timestep `t` added, drawn from the seeds (Ho et al. 2020,
+        equation 4)."""
+        draw = NoiseSource(self.seeds).draw
+        noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
+        return self.with_latent(self.schedule.add_noise(self.latent, noise, t), t)
+
+    def decode(self) -> Tensor:
+        """The picture ``[B, 3, H, W]``, about -1..1 and not clamped.
+
+        In half precision the decoder may overflow; it is then run once more in fp32.
+
+        Raises:
+            ScratchError: the picture has values that are not numbers.
+        """
+        weight = self.autoencoder.post_quant_conv.weight
+        with torch.no_grad():
+            z = self.autoencoder.from_latent(self.latent).to(weight.device, weight.dtype)
+            image = self.autoencoder.decode(z)
+            if not image.isfinite().all() and weight.dtype != torch.float32:
+                self.autoencoder.float()
+                try:
+                    image = self.autoencoder.decode(z.float())
+                finally:
+                    self.autoencoder.to(weight.dtype)
+        if not image.isfinite().all():
+            raise ScratchError(
+                "the decoded picture is not finite (NaN or infinity) - the latents or the "
+                "autoencoder's weights are broken - try --dtype float32 or another checkpoint"
+            )
+        return image.float()
+
+    def to_pil(self) -> list[Image.Image]:
+        """The pictures as 8-bit RGB."""
+        pixels = (self.decode() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)  # [B, H, W, 3]
+        array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+        array = (pixels * 255).round().to(torch.uint8).cpu().numpy()
+        return [Image.fromarray(picture) for picture in array]
+
+
+def pictures_to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size to ``[B, 3, H, W]`` in -1..1."""
+    arrays = [np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1

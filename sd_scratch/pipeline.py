@@ -1,0 +1,198 @@
+"""`StableDiffusion`: text and noise to a picture. The one loop is `StableDiffusion.steps`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sd_scratch.checkpoints import Components, load_components
+from sd_scratch.diffusion.guidance import guide
+from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.samplers import Step, get_sampler
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
+from sd_scratch.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.prompt import Prompt
+
+
+class StableDiffusion:
+    """A text encoder, a U-Net, an autoencoder and a schedule, and the loop that joins them.
+
+    Rombach et al. 2022 (arXiv:2112.10752). Use `load` to get one.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self.components = components
+        self.config = components.config
+        self.tokenizer = components.tokenizer
+        self.text = components.text
+        self.unet = components.unet
+        self.vae = components.vae
+        self.schedule = Schedule(components.config.schedule)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in; latents between the steps are always fp32."""
+        return self.unet.conv_in.weight.dtype
+
+    # Inputs ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prompt(self, text: str, *, clip_skip: int = 1) -> Prompt:
+        """Encode a text. `clip_skip` counts the text encoder's layers from the end (2 leaves out the
+        last), as A1111 does."""
+        layers = self.config.text.num_hidden_layers
+        if not 1 <= clip_skip <= layers:
+            raise ScratchError(f"clip skip {clip_skip} is not in 1..{layers}", exit_code=2)
+        encoding, empty = self.tokenizer.encode(text), self.tokenizer.encode("")
+        token_ids = torch.tensor([encoding.ids, empty.ids], device=self.device)
+        context = self.text(token_ids, clip_skip)
+        return Prompt(text, encoding, context[:1], context[1:], clip_skip)
+
+    def noise(
+        self,
+        seed: int | Sequence[int] = 0,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> ImageNoise:
+        """Pure noise for one seed or several; width and height in pixels, the model's own by default.
+
+        Each image has a generator of its own on the CPU, so that it depends neither on the batch nor,
+        up to rounding, on the device.
+        """
+        seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        cell = self.config.vae.downscale
+        sides = [self.config.sample_size if side is None else side for side in (height, width)]
+        for name, side in zip(("height", "width"), sides, strict=True):
+            check_side(name, side, cell)
+        shape = (self.config.vae.latent_channels, sides[0] // cell, sides[1] // cell)
+        latent = NoiseSource(seeds).draw(shape, self.device, torch.float32)
+        last = self.config.schedule.num_train_timesteps - 1
+        return ImageNoise(latent, last, seeds, self.vae, self.schedule)
+
+    @torch.no_grad()
+    def encode(self, pictures: Image.Image | Sequence[Image.Image], seed: int = 0) -> ImageNoise:
+        """Pictures of one size to latents at t = 0: the mean of the autoencoder's posterior."""
+        pictures = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+        for name, side in zip(("width", "height"), pictures[0].size, strict=True):
+            check_side(name, side, self.config.vae.downscale)
+        image = pictures_to_tensor(pictures).to(self.device, self.dtype)
+        latent = self.vae.to_latent(self.vae.encode(image).mean).float()
+        seeds = tuple(seed + i for i in range(len(pictures)))
+        return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
+
+    # The loop -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def steps(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        noise: ImageNoise,
+        *,
+        negative: Prompt | str = "",
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
+
+        Args:
+            prompt: one for all images, or one per image.
+            noise: where to start, from `noise`.
+            negative: what to steer away from; the empty prompt by default.
+            sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
+            steps: how many, 1 to 1000.
+            guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
+                prompt alone and 0 the negative prompt alone, each at half the cost.
+            options: the sampler's own, such as ``eta`` for DDIM.
+
+        Raises:
+            ScratchError: bad settings, or latents that are no longer finite.
+        """
+        run = get_sampler(sampler or self.config.sampler).function
+        count = self.config.steps if steps is None else steps
+        scale = self.config.guidance if guidance is None else guidance
+        cond, uncond = self._contexts(prompt, negative, len(noise))
+
+        def predict(x_t: Tensor, t: float) -> Tensor:
+            return self._predict(x_t, t, cond, uncond, scale)
+
+        source = NoiseSource(noise.seeds)
+        draw = lambda: source.draw(noise.latent.shape[1:], self.device, torch.float32)  # noqa: E731
+        draw()  # the first draw of each seed is where the run starts
+        for step in run(predict, noise.latent, self.schedule, count, draw, **options):
+            if not step.x_next.isfinite().all():
+                raise ScratchError(
+                    f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {count} - "
+                    "overflow in half precision, or a guidance scale that is too large - "
+                    "try --dtype float32 or a smaller --cfg-scale"
+                )
+            yield step
+
+    def generate(
+        self, prompt: Prompt | str | Sequence[Prompt], noise: ImageNoise, **settings: Any
+    ) -> ImageNoise:
+        """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
+        if isinstance(prompt, str):
+            prompt = self.prompt(prompt)
+        latent = noise.latent
+        for step in self.steps(prompt, noise, **settings):
+            latent = step.x_next
+        return noise.with_latent(latent, t=0)
+
+    def _predict(self, x_t: Tensor, t: float, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+        """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
+        x_t = x_t.to(self.dtype)
+        timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
+        if scale in (0.0, 1.0):
+            return self.unet(x_t, timestep, cond if scale == 1.0 else uncond).float()
+        both = self.unet(
+            torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), torch.cat([uncond, cond])
+        )
+        eps_uncond, eps_cond = both.float().chunk(2)
+        return guide(eps_uncond, eps_cond, scale)
+
+    def _contexts(
+        self, prompt: Prompt | Sequence[Prompt], negative: Prompt | str, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Text vectors of both branches, ``[batch, tokens, channels]`` each."""
+        if self.unet.config.in_channels != self.config.vae.latent_channels:
+            raise ScratchError(
+                f"{self.components.source} is an inpainting checkpoint "
+                f"({self.unet.config.in_channels} input channels) - it needs a picture and a mask, and "
+                "cannot make one from text alone - use a text-to-image checkpoint",
+                exit_code=2,
+            )
+        prompts = [prompt] * batch if isinstance(prompt, Prompt) else list(prompt)
+        if len(prompts) != batch:
+            raise ScratchError(f"{len(prompts)} prompts for {batch} images - give one or {batch}")
+        if isinstance(negative, str):
+            negative = self.prompt(negative, clip_skip=prompts[0].clip_skip)
+        cond = torch.cat([p.context for p in prompts])
+        return cond.to(self.dtype), negative.context.expand_as(cond).to(self.dtype)
+
+
+def check_side(name: str, side: int, multiple: int) -> None:
+    """Raise unless `side` pixels is a positive multiple of the autoencoder's cell."""
+    if side > 0 and side % multiple == 0:
+        return
+    below = max(side // multiple, 1) * multiple
+    nearest = f"{below}" if side <= 0 else f"{below} or {below + multiple}"
+    raise ScratchError(
+        f"{name} {side} is not a positive multiple of {multiple} - use {nearest}", exit_code=2
+    )
+
+
+def load(source: str = "scenes", **options: Any) -> StableDiffusion:
+    """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
+
+    Options are those of `sd_scratch.checkpoints.load_components`, such as ``dtype`` and ``device``.
+    """
+    return StableDiffusion(load_components(source, **options))

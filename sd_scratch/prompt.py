@@ -1,0 +1,96 @@
+"""`Prompt`: a text, its tokens and words, and the vectors that the U-Net reads.
+
+A prompt never changes: everything that one may do to it returns a new one.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tokenizer import Encoding, Word
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as text and as vectors.
+
+    Attributes:
+        text: what the user wrote.
+        encoding: its token ids, tokens and words, with character spans into `text`.
+        context: one vector per token, ``[1, tokens, channels]`` (77 and 768 for SD 1.x).
+        empty: the same for the empty prompt, the origin of `scale(..., origin="empty")`.
+        clip_skip: which layer of the text encoder the vectors come from (1: the last).
+    """
+
+    text: str
+    encoding: Encoding = field(repr=False)
+    context: Tensor = field(repr=False)
+    empty: Tensor = field(repr=False)
+    clip_skip: int = 1
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The prompt's words, in order, each with the positions of its tokens in `context`."""
+        return self.encoding.words
+
+    def word(self, text: str, nth: int | None = None) -> Word:
+        """The word `text` of the prompt, whatever its case.
+
+        Where it stands more than once, `nth` (1 for the first) says which one is meant.
+
+        Raises:
+            ScratchError: the word is not there, was cut off, or is ambiguous.
+        """
+        wanted = text.strip().casefold()
+        found = [word for word in self.words if word.text.casefold() == wanted]
+        if not found and wanted and wanted in self.encoding.cut.casefold():
+            raise ScratchError(
+                f"the word '{text}' stands beyond the last token that the model reads - shorten the prompt",
+                exit_code=2,
+            )
+        if not found:
+            have = ", ".join(dict.fromkeys(word.text for word in self.words)) or "none"
+            raise ScratchError(
+                f"no word '{text}' in the prompt '{self.text}' - its words are: {have}", exit_code=2
+            )
+        if nth is None and len(found) > 1:
+            raise ScratchError(
+                f"the word '{text}' stands {len(found)} times in the prompt - say which one is meant, "
+                f"1 to {len(found)}",
+                exit_code=2,
+            )
+        if nth is not None and not 1 <= nth <= len(found):
+            raise ScratchError(
+                f"the word '{text}' stands {len(found)} times in the prompt, there is no number {nth}",
+                exit_code=2,
+            )
+        return found[(nth or 1) - 1]
+
+    def with_context(self, context: Tensor) -> "Prompt":
+        """The same prompt with other vectors, shaped like its own."""
+        if context.shape != self.context.shape:
+            raise ScratchError(
+                f"vectors of shape {tuple(context.shape)} do not fit a prompt of {tuple(self.context.shape)}"
+            )
+        return replace(self, context=context)
+
+    def scale(
+        self, word: Word | str, factor: float, *, origin: str = "zero", nth: int | None = None
+    ) -> "Prompt":
+        """Scale a word's vectors by `factor`, the thesis' adjustment with factor = 1 + lambda.
+
+        `origin` is what they are scaled away from: ``"zero"``, or ``"empty"`` for the vectors that
+        the empty prompt has at the same positions.
+        """
+        if origin not in ("zero", "empty"):
+            raise ScratchError(f"unknown origin '{origin}' - use zero or empty", exit_code=2)
+        positions = list((self.word(word, nth) if isinstance(word, str) else word).positions)
+        context = self.context.clone()
+        base = self.empty[:, positions] if origin == "empty" else 0.0
+        context[:, positions] = base + (self.context[:, positions] - base) * factor
+        return self.with_context(context)
+
+    def lerp(self, other: "Prompt", amount: float) -> "Prompt":
+        """Move the vectors towards another prompt's: 0 stays here, 1 arrives there."""
+        return self.with_context(self.context.lerp(other.context, amount))
