@@ -1,0 +1,333 @@
+"""CLIP's tokenizer: byte-level byte pair encoding, with every token traced back to the prompt.
+
+Sennrich et al. 2016 (arXiv:1508.07909), section 3.2, on bytes as in GPT-2; Radford et al. 2021
+(arXiv:2103.00020), section 2.4. A text becomes ids in four steps: clean it, chop it into chunks (a run of letters, a digit, a
+run of signs), write each chunk as bytes, merge neighbouring symbols as the training of the
+vocabulary merged them.
+"""
+
+import functools
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import regex
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.text_cleaning import STYLES, Cleaned, blank_controls, check_text, clean
+from sd_scratch.vocabulary import (
+    BYTE_SYMBOLS,
+    END,
+    END_OF_WORD,
+    START,
+    Merges,
+    Vocabulary,
+    number_tokens,
+    read_folder,
+    shipped_merges,
+    write_folder,
+)
+
+SPECIAL = regex.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")
+CHUNK = SPECIAL.pattern + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# OpenAI ignores case although the text is lower case already: it makes a long s (ſ) an s.
+CHUNKS = {"openai": regex.compile(CHUNK, regex.IGNORECASE), "transformers": regex.compile(CHUNK)}
+
+# A word as a person means it: letters and digits with their accents and joiners, or a run of emoji.
+WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}\p{Cf}]*|[^\s\p{L}\p{N}\p{P}!-~]+")
+
+BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
+CACHED_WORDS = 4096
+LONGEST_CACHED = 64  # bytes
+
+
+class Token(NamedTuple):
+    """One token of a prompt: ``prompt[start:end]`` is what it was made of.
+
+    Attributes:
+        id: its row in the text encoder's embedding.
+        text: what the model reads: cleaned, lower case, "\N{REPLACEMENT CHARACTER}" for a part of a
+            character.
+        start, end: characters of the original prompt. Tokens that share a character share its span.
+    """
+
+    id: int
+    text: str
+    start: int
+    end: int
+
+
+class Word(NamedTuple):
+    """A word of a prompt, as written there, with all of its tokens.
+
+    Attributes:
+        text: ``prompt[start:end]``.
+        start, end: characters of the original prompt.
+        tokens: indices into `Encoding.tokens`.
+    """
+
+    text: str
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where its tokens stand in `Encoding.ids`, and so in the text encoder's output."""
+        return tuple(index + 1 for index in self.tokens)  # the start token is at 0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A prompt as the text encoder reads it.
+
+    Attributes:
+        ids: `max_length` token ids: start, the text, end, and the end token again as padding.
+        tokens: those of the text alone; token i stands at position i + 1 of `ids`.
+        text: the prompt as it was given.
+        cut: the part of `text` that did not fit, or "".
+        dropped: how many tokens that part has.
+        notes: what a user should be told about this prompt, a sentence each.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    text: str
+    cut: str = ""
+    dropped: int = 0
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def words(self) -> tuple[Word, ...]:
+        """The prompt's words in order: what stands between white space and punctuation.
+
+        A word covers whole tokens; what shares a token is one word. Words that were cut off are not
+        here, and one that was cut in the middle has the tokens that are left.
+        """
+        words: list[Word] = []
+        first = 0
+        for match in WORD.finditer(self.text):
+            start, end = match.span()
+            while first < len(self.tokens) and self.tokens[first].end <= start:
+                first += 1
+            last = first
+            while last < len(self.tokens) and self.tokens[last].start < end:
+                last += 1
+            if first == last:
+                continue
+            tokens = range(first, last)
+            if words and words[-1].tokens[-1] >= first:
+                previous = words.pop()
+                tokens, start = range(previous.tokens[0], last), previous.start
+            start = min(start, self.tokens[tokens[0]].start)
+            end = max(end, self.tokens[tokens[-1]].end)
+            words.append(Word(self.text[start:end], start, end, tuple(tokens)))
+        return tuple(words)
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        vocab: token strings to ids: all 256 byte symbols, each also with ``</w>``, whatever the
+            merges make, and the start and end tokens (`vocabulary.number_tokens` builds one).
+        merges: pairs of token strings, in the order in which they are applied.
+        max_length: ids per prompt, start and end included: 77 for CLIP.
+        text_cleaning: ``"openai"``, as CLIP was trained, or ``"transformers"``, whose cleaning
+            gives other ids for typographic quotes, ligatures, full-width letters and HTML entities.
+
+    Raises:
+        ScratchError: no room for a token within `max_length`, or an unknown `text_cleaning`.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        merges: Iterable[tuple[str, str]],
+        max_length: int = 77,
+        text_cleaning: str = "openai",
+    ) -> None:
+        if text_cleaning not in STYLES:
+            raise ScratchError(
+                f"unknown text cleaning {text_cleaning!r} - use {' or '.join(STYLES)}", exit_code=2
+            )
+        if max_length < 3:
+            raise ScratchError(
+                f"{max_length} ids per prompt leave no room for a word - use 3 or more"
+            )
+        self.vocab = vocab
+        self.merges: Merges = list(merges)
+        self.max_length = max_length
+        self.text_cleaning = text_cleaning
+        self.start_id = vocab[START]
+        self.end_id = vocab[END]
+        self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        self._cache: dict[str, tuple[str, ...]] = {}
+
+    @staticmethod
+    @functools.cache
+    def clip(max_length: int = 77, text_cleaning: str = "openai") -> "Tokenizer":
+        """CLIP's own vocabulary of 49,408 tokens, which comes with the package; loaded once.
+
+        Raises ScratchError when its file is missing or damaged.
+        """
+        merges = shipped_merges()
+        return Tokenizer(number_tokens(merges), merges, max_length, text_cleaning)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, max_length: int = 77, text_cleaning: str = "openai"
+    ) -> "Tokenizer":
+        """The tokenizer in a checkpoint's folder: vocab.json and merges.txt, or tokenizer.json.
+
+        Raises ScratchError, which names the file, when one is missing, too large or garbled.
+        """
+        return cls(*read_folder(Path(folder)), max_length, text_cleaning)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `from_folder`, transformers and diffusers read.
+
+        Raises ScratchError when a file cannot be written.
+        """
+        write_folder(Path(folder), self.vocab, self.merges, self.max_length)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs: one more than the largest id."""
+        return max(self.vocab.values()) + 1
+
+    def encode(self, text: str) -> Encoding:
+        """Turn a prompt of any length into `max_length` ids; the end token is always among them.
+
+        Raises ScratchError (bad usage) for a NUL, half a surrogate pair, or more than 64 KB.
+        """
+        check_text(text)
+        readable = blank_controls(text)
+        tokens = tuple(self._tokens(readable))
+        kept = tokens[: self.max_length - 2]
+        dropped = len(tokens) - len(kept)
+        cut = text[tokens[len(kept)].start :] if dropped else ""
+        ids = [self.start_id, *(token.id for token in kept), self.end_id]
+        ids += [self.end_id] * (self.max_length - len(ids))
+
+        notes = []
+        if readable != text:
+            notes.append("control characters in the prompt are read as spaces")
+        if any(token.id in (self.start_id, self.end_id) for token in tokens):
+            notes.append(f"{START} and {END} in the prompt are read as the model's own marks")
+        if dropped:
+            shown = cut if len(cut) <= 60 else cut[:57] + "..."
+            notes.append(f"{len(tokens):,} tokens, the last {dropped:,} are ignored: '{shown}'")
+        return Encoding(tuple(ids), kept, text, cut, dropped, tuple(notes))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text for token ids: one space after each chunk; start and end tokens are left out.
+
+        Raises ScratchError for an id that is not in the vocabulary.
+        """
+        parts: list[bytes] = []
+        for index in ids:
+            if index in (self.start_id, self.end_id):
+                continue
+            token = self._strings.get(index)
+            if token is None:
+                raise ScratchError(
+                    f"token id {index} is not among the {len(self.vocab):,} known ones"
+                )
+            parts.append(_to_bytes(token.removesuffix(END_OF_WORD)))
+            if token.endswith(END_OF_WORD):
+                parts.append(b" ")
+        return b"".join(parts).decode("utf-8", errors="replace").rstrip(" ")
+
+    @functools.cached_property
+    def _strings(self) -> dict[int, str]:
+        return {index: token for token, index in self.vocab.items()}
+
+    def _tokens(self, text: str) -> Iterator[Token]:
+        for chunk, is_special in self._chunks(text):
+            if is_special:
+                start, end = chunk.spans[0][0], chunk.spans[-1][1]
+                yield Token(self.vocab[chunk.text], chunk.text, start, end)
+                continue
+            data = chunk.text.encode("utf-8")
+            spans = [
+                span
+                for char, span in zip(chunk.text, chunk.spans, strict=True)
+                for _ in char.encode("utf-8")
+            ]  # one per byte
+            at = 0
+            for string in self._merge(data):
+                after = at + len(string.removesuffix(END_OF_WORD))
+                part = data[at:after].decode("utf-8", errors="replace")
+                yield Token(self.vocab[string], part, spans[at][0], spans[after - 1][1])
+                at = after
+
+    def _chunks(self, text: str) -> Iterator[tuple[Cleaned, bool]]:
+        """Clean the text and chop it into what is merged on its own; say which are special tokens.
+
+        Both are found in the cleaned text by OpenAI, but special tokens in the raw one by
+        transformers, which then cleans what stands between them.
+        """
+        raw_marks = self.text_cleaning == "transformers"
+        offset = 0
+        for part in SPECIAL.split(text) if raw_marks else [text]:
+            if raw_marks and SPECIAL.fullmatch(part):
+                yield Cleaned(part, [(offset + i, offset + i + 1) for i in range(len(part))]), True
+            else:
+                cleaned = clean(part, self.text_cleaning, offset)
+                for match in CHUNKS[self.text_cleaning].finditer(cleaned.text):
+                    start, end = match.span()
+                    chunk = Cleaned(cleaned.text[start:end], cleaned.spans[start:end])
+                    yield chunk, not raw_marks and chunk.text in (START, END)
+            offset += len(part)
+
+    def _merge(self, data: bytes) -> tuple[str, ...]:
+        """The token strings of one chunk."""
+        symbols = [BYTE_SYMBOLS[byte] for byte in data]
+        symbols[-1] += END_OF_WORD
+        key = "".join(symbols)
+        if key in self._cache:
+            return self._cache[key]
+        strings = tuple(merge_symbols(symbols, self._ranks))
+        if len(data) <= LONGEST_CACHED:
+            if len(self._cache) >= CACHED_WORDS:
+                self._cache.clear()
+            self._cache[key] = strings
+        return strings
+
+
+def _to_bytes(string: str) -> bytes:
+    """The bytes of a token's string; a foreign token with other characters stands for itself."""
+    if all(symbol in BYTES for symbol in string):
+        return bytes(BYTES[symbol] for symbol in string)
+    return string.encode("utf-8", errors="replace")
+
+
+def merge_symbols(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
+
+    The symbols form a linked list and the candidate pairs a heap, so that n symbols take n log n
+    steps: a prompt may be one word of 64 kB.
+    """
+    count = len(symbols)
+    symbols = [*symbols, ""]  # nothing pairs with the empty string
+    before, after = list(range(-1, count)), list(range(1, count + 1))
+    pairs = enumerate(itertools.pairwise(symbols))
+    queue = [(ranks[pair], i) for i, pair in pairs if pair in ranks]
+    heapq.heapify(queue)
+    while queue:
+        rank, left = heapq.heappop(queue)
+        right = after[left]
+        if ranks.get((symbols[left], symbols[right])) != rank:
+            continue  # one of the two was joined with another since
+        symbols[left] += symbols[right]
+        symbols[right] = ""
+        after[left] = after[right]
+        before[after[left]] = left
+        for i in (before[left], left):
+            if i >= 0 and (pair := (symbols[i], symbols[after[i]])) in ranks:
+                heapq.heappush(queue, (ranks[pair], i))
+    return [symbol for symbol in symbols if symbol]

@@ -1,0 +1,198 @@
+"""The two tables of a byte-level BPE: token strings to ids, and the merges in the order of learning.
+
+CLIP's own come with the package. A checkpoint's folder brings them as ``vocab.json`` and
+``merges.txt``, or as the one ``tokenizer.json`` that transformers 5 saves.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.files import write_file
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+
+SHIPPED = Path(__file__).with_name("data") / "merges.txt.gz"
+SHIPPED_SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"  # unpacked
+FILE_LIMIT = 16 << 20  # bytes
+LARGEST_ID = 1 << 20
+
+Vocabulary = dict[str, int]
+Merges = list[tuple[str, str]]
+
+
+def _byte_symbols() -> dict[int, str]:
+    """One visible character per byte: itself where Latin-1 prints it, else one from U+0100 on.
+
+    The order is that of the first 256 ids.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {
+        byte: chr(256 + index) for index, byte in enumerate(hidden)
+    }
+
+
+BYTE_SYMBOLS = _byte_symbols()
+
+
+def number_tokens(merges: Merges) -> Vocabulary:
+    """CLIP's numbering: the bytes, the bytes that end a word, one token per merge, start and end."""
+    symbols = list(BYTE_SYMBOLS.values())
+    tokens = [*symbols, *(symbol + END_OF_WORD for symbol in symbols)]
+    tokens += [first + second for first, second in merges]
+    return {token: index for index, token in enumerate([*tokens, START, END])}
+
+
+def shipped_merges() -> Merges:
+    """The 48,894 merges of CLIP that come with the package.
+
+    Raises ScratchError when the installed file is missing or is not the one that was shipped.
+    """
+    try:
+        packed = SHIPPED.read_bytes()
+        text = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error):
+        text = b""
+    if hashlib.sha256(text).hexdigest() != SHIPPED_SHA256:
+        raise ScratchError(f"{SHIPPED} - missing or damaged - install sd_scratch again")
+    return parse_merges(text.decode("utf-8"), str(SHIPPED))
+
+
+def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
+    """The tables in a tokenizer's folder.
+
+    Raises ScratchError, which names the file, for one that is missing, larger than 16 MB, garbled,
+    or of a layout other than CLIP's.
+    """
+    vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
+    if vocab_file.is_file() and merges_file.is_file():
+        where = str(vocab_file)
+        vocab = _vocabulary(_parse(_read(vocab_file), where), where)
+        merges = parse_merges(_read(merges_file), str(merges_file))
+    elif (folder / "tokenizer.json").is_file():
+        where = str(folder / "tokenizer.json")
+        vocab, merges = _single_file(_parse(_read(folder / "tokenizer.json"), where), where)
+    else:
+        raise ScratchError(
+            f"{folder} - no tokenizer: neither vocab.json with merges.txt nor tokenizer.json is there"
+        )
+    check_tables(vocab, merges, where)
+    return vocab, merges
+
+
+def write_folder(folder: Path, vocab: Vocabulary, merges: Merges, max_length: int) -> None:
+    """Write a folder that `read_folder`, transformers and diffusers read, each file atomically."""
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **special}
+    rows = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
+    texts = {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "merges.txt": "\n".join(rows) + "\n",
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_file(folder / name, text.encode("utf-8"), overwrite=True)
+
+
+def parse_merges(text: str, where: str) -> Merges:
+    """Merges, one "first second" a line; only a ``#version`` line is a comment, "# #" is a merge."""
+    merges: Merges = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if not line or line.startswith("#version"):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2 or not all(pair):
+            raise ScratchError(
+                f"{where} - line {number} is not a merge of two tokens - download it again"
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def check_tables(vocab: Vocabulary, merges: Iterable[tuple[str, str]], where: str) -> None:
+    """Check that every text has ids: all bytes, whatever merges can make, the start and the end.
+
+    Raises ScratchError, which begins with `where`.
+    """
+    needed = (*BYTE_SYMBOLS.values(), *(s + END_OF_WORD for s in BYTE_SYMBOLS.values()), START, END)
+    for token in needed:
+        if token not in vocab:
+            raise ScratchError(
+                f"{where} - lacks the token {token!r} - not a tokenizer of CLIP's kind"
+            )
+    for first, second in merges:
+        if first + second not in vocab:
+            raise ScratchError(
+                f"{where} - lacks the token {first + second!r} that a merge makes - "
+                "the vocabulary and the merges are not of one tokenizer"
+            )
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    if len(data) > FILE_LIMIT:
+        raise ScratchError(f"{path} - larger than {FILE_LIMIT:,} bytes, so no tokenizer's file")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ScratchError(f"{path} - not UTF-8 text - download it again") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ScratchError(f"{where} - not valid JSON - download it again") from None
+    if not isinstance(data, dict):
+        raise ScratchError(f"{where} - holds a JSON {type(data).__name__}, not an object")
+    return data
+
+
+def _vocabulary(data: object, where: str) -> Vocabulary:
+    if not isinstance(data, dict):
+        raise ScratchError(f"{where} - the vocabulary is not an object of tokens and ids")
+    for token, index in data.items():
+        if type(index) is not int or not 0 <= index < LARGEST_ID:
+            raise ScratchError(
+                f"{where} - the id of {token!r} is no number from 0 to {LARGEST_ID:,}"
+            )
+    if len(set(data.values())) != len(data):
+        raise ScratchError(f"{where} - two tokens have the same id")
+    return data
+
+
+def _single_file(data: dict[str, Any], where: str) -> tuple[Vocabulary, Merges]:
+    """The tables inside a ``tokenizer.json``; a merge is a pair there, or a string in older files."""
+    model = data.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise ScratchError(
+            f"{where} - holds no BPE model - only tokenizers of CLIP's kind are read"
+        )
+    if model.get("end_of_word_suffix") != END_OF_WORD:
+        raise ScratchError(f"{where} - marks no ends of words with {END_OF_WORD} as CLIP does")
+    merges: Merges = []
+    rows = model.get("merges")
+    for row in rows if isinstance(rows, list) else [None]:
+        pair = row.split(" ") if isinstance(row, str) else row
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(p, str) for p in pair)
+        ):
+            raise ScratchError(f"{where} - its merges are not a list of pairs of tokens")
+        merges.append((pair[0], pair[1]))
+    return _vocabulary(model.get("vocab"), where), merges
