@@ -10,6 +10,7 @@ Latents inside this file are raw; the U-Net sees them times ``config.scaling_fac
 (`Autoencoder.to_latent`, `Autoencoder.from_latent`).
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -60,13 +61,14 @@ class SpatialAttention(Attention):
 class MidBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(channels, channels, groups, NORM_EPS) for _ in range(2)]
-        )
+        self.resnets = _resnets(channels, channels, 2, groups)
         self.attentions = nn.ModuleList([SpatialAttention(channels, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        x = self.resnets[0](x)
+        x = self.attentions[0](x)
+        x = self.resnets[1](x)
+        return x
 
 
 class DownBlock(nn.Module):
@@ -74,10 +76,7 @@ class DownBlock(nn.Module):
         self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
     ) -> None:
         super().__init__()
-        widths = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(a, b, groups, NORM_EPS) for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.resnets = _resnets(in_channels, out_channels, layers, groups)
         self.downsamplers = nn.ModuleList(
             [] if last else [Downsample(out_channels, pad_right_bottom_only=True)]
         )
@@ -95,10 +94,7 @@ class UpBlock(nn.Module):
         self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
     ) -> None:
         super().__init__()
-        widths = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(a, b, groups, NORM_EPS) for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.resnets = _resnets(in_channels, out_channels, layers, groups)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,6 +103,11 @@ class UpBlock(nn.Module):
         for upsample in self.upsamplers:
             x = upsample(x)
         return x
+
+
+def _resnets(in_channels: int, out_channels: int, count: int, groups: int) -> nn.ModuleList:
+    widths = [in_channels] + [out_channels] * count
+    return nn.ModuleList([ResnetBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths)])
 
 
 class Encoder(Tapped):
@@ -166,7 +167,8 @@ class Decoder(Tapped):
         for block in self.up_blocks:
             h = block(h)
         h = self.tap("norm_out", self.conv_norm_out(h))
-        return self.conv_out(F.silu(h))
+        image: Tensor = self.conv_out(F.silu(h))
+        return image
 
 
 class Autoencoder(Tapped):

@@ -13,6 +13,8 @@ Every block on the way down leaves its output on a stack; every residual block o
 one back and concatenates it. Each transformer attends to its own positions, then to the text.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,9 @@ class TimestepMLP(nn.Module):
         self.linear_2 = Linear(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))
+        hidden = F.silu(self.linear_1(x))
+        out: Tensor = self.linear_2(hidden)
+        return out
 
 
 class GEGLU(nn.Module):
@@ -123,24 +127,16 @@ class DownBlock(nn.Module):
         out_channels, groups = config.block_out_channels[level], config.norm_num_groups
         widths = [in_channels] + [out_channels] * config.layers_per_block
         self.resnets = nn.ModuleList(
-            [
-                ResnetBlock(a, b, groups, RESNET_EPS, time_dim)
-                for a, b in zip(widths, widths[1:], strict=False)
-            ]
+            [ResnetBlock(a, b, groups, RESNET_EPS, time_dim) for a, b in pairwise(widths)]
         )
-        if config.cross_attention[level]:
-            self.attentions = nn.ModuleList(
-                [_transformer(config, out_channels) for _ in range(config.layers_per_block)]
-            )
-        else:
-            self.attentions = None
+        self.attentions = _transformers(config, level, config.layers_per_block)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(out_channels)])
 
     def forward(self, h: Tensor, time: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
             h = resnet(h, time)
-            if self.attentions is not None:
+            if self.attentions:
                 h = self.attentions[i](h, context)
             skips.append(h)
         for downsample in self.downsamplers:
@@ -156,12 +152,19 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(
             [ResnetBlock(width, width, groups, RESNET_EPS, time_dim) for _ in range(2)]
         )
-        self.attentions = nn.ModuleList([_transformer(config, width)])
+        self.attentions = nn.ModuleList(
+            [
+                SpatialTransformer(
+                    width, config.num_attention_heads, config.cross_attention_dim, groups
+                )
+            ]
+        )
 
     def forward(self, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
         h = self.resnets[0](h, time)
         h = self.attentions[0](h, context)
-        return self.resnets[1](h, time)
+        h = self.resnets[1](h, time)
+        return h
 
 
 class UpBlock(Tapped):
@@ -185,17 +188,14 @@ class UpBlock(Tapped):
                 for a, skip in zip(widths, skip_widths, strict=True)
             ]
         )
-        if config.cross_attention[level]:
-            self.attentions = nn.ModuleList([_transformer(config, out_channels) for _ in widths])
-        else:
-            self.attentions = None
+        self.attentions = _transformers(config, level, config.layers_per_block + 1)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
 
     def forward(self, h: Tensor, skips: list[Tensor], time: Tensor, context: Tensor) -> Tensor:
         for i, resnet in enumerate(self.resnets):
             h = self.tap(f"concat.{i}", torch.cat([h, skips.pop()], dim=1))
             h = resnet(h, time)
-            if self.attentions is not None:
+            if self.attentions:
                 h = self.attentions[i](h, context)
         for upsample in self.upsamplers:
             # The skip decides the size: halving an odd side rounds up, so doubling would overshoot.
@@ -203,9 +203,15 @@ class UpBlock(Tapped):
         return h
 
 
-def _transformer(config: UNetConfig, channels: int) -> SpatialTransformer:
-    return SpatialTransformer(
-        channels, config.num_attention_heads, config.cross_attention_dim, config.norm_num_groups
+def _transformers(config: UNetConfig, level: int, count: int) -> nn.ModuleList:
+    """One transformer for each residual block of a level, or none where the level has no attention."""
+    channels, heads = config.block_out_channels[level], config.num_attention_heads
+    context_dim, groups = config.cross_attention_dim, config.norm_num_groups
+    return nn.ModuleList(
+        [
+            SpatialTransformer(channels, heads, context_dim, groups)
+            for _ in range(count if config.cross_attention[level] else 0)
+        ]
     )
 
 
