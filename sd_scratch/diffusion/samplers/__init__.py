@@ -1,0 +1,92 @@
+"""The samplers by name.
+
+A new sampler is a file with one generator function beside these, and one entry in `SAMPLERS`.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers.ddim import ddim
+from sd_scratch.diffusion.samplers.ddpm import ddpm
+from sd_scratch.diffusion.samplers.lms import lms
+from sd_scratch.diffusion.samplers.pndm import pndm
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
+
+__all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "get_sampler"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler and what the command line and the pictures' metadata say about it."""
+
+    name: str
+    function: Callable[..., Iterator[Step]]
+    metadata_name: str  # as AUTOMATIC1111 writes it
+    description: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The function's own options and their defaults: all that is keyword-only."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def run(
+        self,
+        model: Denoiser,
+        noise: Tensor,
+        schedule: Schedule,
+        steps: int,
+        draw: Draw,
+        **options: object,
+    ) -> Iterator[Step]:
+        """The sampler's steps, lazily; the arguments are those of every sampler function.
+
+        Raises `ScratchError` (exit 2), at once for an unknown option or a bad number of steps, and
+        with the first step for an option's bad value.
+        """
+        schedule.check_steps(steps)
+        for option in options:
+            if option not in self.options:
+                hint = _did_you_mean(option, {known: known for known in self.options})
+                raise ScratchError(
+                    f"sampler {self.name} has no option {option!r}{hint}"
+                    f" - it has {', '.join(self.options) or 'none'}",
+                    exit_code=2,
+                )
+        return self.function(model, noise, schedule, steps, draw, **options)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    sampler.name: sampler
+    for sampler in (
+        Sampler("pndm", pndm, "PLMS", "linear multistep on DDIM's step; what SD 1.x ships with"),
+        Sampler("ddim", ddim, "DDIM", "first order; eta > 0 adds noise at every step"),
+        Sampler("ddpm", ddpm, "DDPM", "the original random walk; wants hundreds of steps"),
+        Sampler("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4"),
+    )
+}
+
+
+def get_sampler(name: str) -> Sampler:
+    """The sampler called `name`; `ScratchError` (exit 2) with the nearest name and the list."""
+    if name not in SAMPLERS:
+        names = {known: known for known in SAMPLERS}
+        names |= {sampler.metadata_name.lower(): known for known, sampler in SAMPLERS.items()}
+        raise ScratchError(
+            f"sampler {name!r} is unknown{_did_you_mean(name, names)}"
+            f" - choose from {', '.join(SAMPLERS)}",
+            exit_code=2,
+        )
+    return SAMPLERS[name]
+
+
+def _did_you_mean(word: str, names: dict[str, str]) -> str:
+    """A question with the name that the spelling nearest to `word` stands for, or nothing."""
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    return f" - did you mean {names[near[0]]}?" if near else ""

@@ -1,13 +1,14 @@
 """What goes into a sampler and what comes out of it at every step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sd_scratch.diffusion.prediction import Prediction, interpret
 from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """``model(x_t, t)``: the network's raw prediction for a variance-preserving x_t at timestep t."""
@@ -46,3 +47,21 @@ def predict(
     """Ask the network once, and read its answer as noise and clean image."""
     raw = model(x_t, float(t))
     return interpret(raw, x_t, alpha_bar, schedule.config.prediction_type)
+
+
+def weighted(weights: Sequence[float], tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of the tensors, each times its weight."""
+    terms = [weight * tensor for weight, tensor in zip(weights, tensors, strict=True)]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def choice(option: str, value: object, known: Sequence[object]) -> None:
+    """`ScratchError` (exit 2) unless the option's value is one of the known ones."""
+    if value not in known:
+        raise ScratchError(
+            f"{option} {value!r} is unknown - choose from {', '.join(map(str, known))}",
+            exit_code=2,
+        )

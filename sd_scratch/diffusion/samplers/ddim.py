@@ -1,0 +1,53 @@
+"""DDIM: keep the predicted image and noise, and mix them again with less noise.
+
+Song et al. 2021 (arXiv:2010.02502), equations 12 and 16, for a step from alpha_bar to the next
+visited alpha_bar':
+
+    x'    = sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z,    z ~ N(0, 1)
+    sigma = eta sqrt((1 - alpha_bar') / (1 - alpha_bar)) sqrt(1 - alpha_bar / alpha_bar')
+
+eta = 0 is deterministic; eta = 1 has the variance of DDPM's "fixed_small".
+"""
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, predict
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
+
+
+def ddim(
+    model: Denoiser,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    draw: Draw,
+    *,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """One model call a step; ends at the schedule's `final_alpha_bar`.
+
+    `eta` is from 0 (no noise, the default) to 1.
+    Raises `ScratchError` (exit 2) for another eta or for steps outside 1..T.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ScratchError(f"eta {eta} is out of range - give a number from 0 to 1", exit_code=2)
+    timesteps = schedule.timesteps(steps)
+    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [schedule.final_alpha_bar]
+    x_t = noise
+    for i, t in enumerate(timesteps):
+        here, there = alpha_bars[i], alpha_bars[i + 1]
+        eps, x0 = predict(model, x_t, t, here, schedule)
+
+        sigma = eta * math.sqrt((1.0 - there) / (1.0 - here) * (1.0 - here / there))
+        x_next = math.sqrt(there) * x0 + math.sqrt(1.0 - there - sigma**2) * eps
+
+        step_noise = None
+        if sigma > 0.0:
+            step_noise = draw()
+            x_next = x_next + sigma * step_noise
+        yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        x_t = x_next

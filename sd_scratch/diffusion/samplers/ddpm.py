@@ -1,0 +1,58 @@
+"""DDPM: walk back through the noise as it was added, with fresh noise at every step.
+
+Ho et al. 2020 (arXiv:2006.11239). From one visited timestep, with alpha_bar', to the next noisier
+one, with alpha_bar, the noise added was beta = 1 - alpha_bar / alpha_bar', and the posterior of x'
+given x_t and x0 is Gaussian (equations 6 and 7):
+
+    mean     = sqrt(alpha_bar') beta / (1 - alpha_bar) x0
+             + sqrt(1 - beta) (1 - alpha_bar') / (1 - alpha_bar) x_t
+    variance = (1 - alpha_bar') / (1 - alpha_bar) beta        "fixed_small", right for a known x0
+               beta                                           "fixed_large", right for x0 ~ N(0, 1)
+"""
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, predict
+from sd_scratch.diffusion.schedule import Schedule
+
+VARIANCES = ("fixed_small", "fixed_large")
+
+
+def ddpm(
+    model: Denoiser,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    draw: Draw,
+    *,
+    variance: str = "fixed_small",
+) -> Iterator[Step]:
+    """Ancestral sampling; one model call a step, and noise in every step but the last.
+
+    `variance` is "fixed_small" or "fixed_large", section 3.2 of the paper.
+    Raises `ScratchError` (exit 2) for another variance or for steps outside 1..T.
+    """
+    choice("variance", variance, VARIANCES)
+    timesteps = schedule.timesteps(steps)
+    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [1.0]
+    x_t = noise
+    for i, t in enumerate(timesteps):
+        here, there = alpha_bars[i], alpha_bars[i + 1]
+        eps, x0 = predict(model, x_t, t, here, schedule)
+
+        beta = 1.0 - here / there
+        from_x0 = math.sqrt(there) * beta / (1.0 - here)
+        from_x_t = math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here)
+        x_next = from_x0 * x0 + from_x_t * x_t
+
+        step_noise = None
+        if i < steps - 1:
+            small = variance == "fixed_small"
+            sigma = math.sqrt(beta * (1.0 - there) / (1.0 - here) if small else beta)
+            step_noise = draw()
+            x_next = x_next + sigma * step_noise
+        yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        x_t = x_next

@@ -1,0 +1,68 @@
+"""LMS: a linear multistep method in sigma, whose weights know that the steps are uneven.
+
+Adams and Bashforth's idea as Katherine Crowson's k-diffusion brought it to diffusion: put the
+polynomial of Lagrange through the last k slopes eps, and integrate it over the next step,
+
+    x_{i+1} = x_i + sum_j w_j eps_{i-j}
+    w_j     = integral from sigma_i to sigma_{i+1} of
+              prod_{k != j} (s - sigma_{i-k}) / (sigma_{i-j} - sigma_{i-k}) ds
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, weighted
+from sd_scratch.diffusion.schedule import Schedule
+
+ORDERS = (1, 2, 3, 4)
+
+
+def lms(
+    model: Denoiser,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    draw: Draw,
+    *,
+    order: int = 4,
+    sigmas: str = "discrete",
+) -> Iterator[Step]:
+    """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
+
+    `order`, 1 to 4, is how many slopes are used once there are so many; order 1 is Euler's method.
+    `sigmas` is "discrete" (the schedule's own) or "karras".
+    Raises `ScratchError` (exit 2) for another order or spacing, or for steps outside 1..T.
+    """
+    choice("order", order, ORDERS)
+    rungs = ladder(schedule, steps, sigmas)
+    slopes: deque[Tensor] = deque(maxlen=order)  # newest first
+    x = rungs.start * noise
+    for i, t in enumerate(rungs.timesteps):
+        prediction = predict_at(model, x, rungs.sigmas[i], t, schedule)
+        slopes.appendleft(prediction.eps)
+
+        nodes = [rungs.sigmas[i - j] for j in range(len(slopes))]
+        x_next = x + weighted(lagrange_weights(nodes, rungs.sigmas[i + 1]), slopes)
+        yield sigma_step(i, rungs, x, prediction, x_next)
+        x = x_next
+
+
+def lagrange_weights(nodes: Sequence[float], end: float) -> list[float]:
+    """The integral, from `nodes[0]` to `end`, of each Lagrange basis polynomial on `nodes`.
+
+    Gauss and Legendre's rule with two points has no error for polynomials up to the third degree,
+    hence none for up to four nodes.
+    """
+    middle, half = (nodes[0] + end) / 2, (end - nodes[0]) / 2
+    points = (middle - half / math.sqrt(3), middle + half / math.sqrt(3))
+    return [half * sum(_basis(nodes, j, s) for s in points) for j in range(len(nodes))]
+
+
+def _basis(nodes: Sequence[float], j: int, s: float) -> float:
+    """Lagrange's polynomial at `s` that is 1 at node j and 0 at the others."""
+    others = [node for k, node in enumerate(nodes) if k != j]
+    return math.prod((s - other) / (nodes[j] - other) for other in others)

@@ -1,0 +1,115 @@
+"""PNDM: DDIM's step, taken along a noise that is extrapolated from the steps before.
+
+Liu et al. 2022 (arXiv:2202.09778). DDIM without fresh noise is a transfer from one noise level to
+another along a given eps (equation 11; `transfer` below). A better eps makes a better step:
+
+    linear multistep   Adams and Bashforth's weights on the last four eps (equation 12)
+    Runge-Kutta        four model calls, two of them half way (equation 13)
+
+A multistep method lacks a past at first. The paper makes one in three Runge-Kutta steps
+(`prk=True`). SD 1.x ships the cheaper start of PLMS: one step of Heun's method, which calls the
+model twice, and then the second and third order until there are four answers.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sd_scratch.diffusion.prediction import interpret
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, weighted
+from sd_scratch.diffusion.schedule import Schedule
+
+ADAMS_BASHFORTH = (  # by the number of answers there are, newest first
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+RUNGE_KUTTA_STEPS = 3
+MIXES = ("eps", "output")
+
+
+def pndm(
+    model: Denoiser,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    draw: Draw,
+    *,
+    prk: bool = False,
+    mix: str = "eps",
+) -> Iterator[Step]:
+    """Deterministic: `draw` is never called. Ends at the schedule's `final_alpha_bar`.
+
+    Model calls: steps + 1, or steps + 9 with `prk` (from 4 steps on); a single step takes one.
+    `mix` matters for a network that predicts v or x0. "eps" turns every answer into noise before
+    answers from different timesteps are combined, as the method has it; "output" combines the raw
+    answers and turns the result into noise, as diffusers does, which costs it its order.
+    Raises `ScratchError` (exit 2) for another mix or for steps outside 1..T.
+    """
+    choice("mix", mix, MIXES)
+    timesteps = schedule.timesteps(steps)
+    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [schedule.final_alpha_bar]
+    answers = _Answers(model, schedule, in_eps=mix == "eps")
+    history: deque[Tensor] = deque(maxlen=len(ADAMS_BASHFORTH))  # newest first
+    x_t = noise
+    for i, t in enumerate(timesteps):
+        here, there = alpha_bars[i], alpha_bars[i + 1]
+        raw = model(x_t, float(t))
+        eps, x0 = interpret(raw, x_t, here, schedule.config.prediction_type)
+        history.appendleft(eps if mix == "eps" else raw)
+
+        can_look_ahead = i < steps - 1  # below the last timestep there is none to ask about
+        if prk and can_look_ahead and i < RUNGE_KUTTA_STEPS:
+            answer = answers.runge_kutta(x_t, history[0], t, timesteps[i + 1])
+        elif not prk and can_look_ahead and i == 0:
+            answer = answers.heun(x_t, history[0], t, timesteps[i + 1])
+        else:
+            answer = weighted(ADAMS_BASHFORTH[len(history) - 1], history)
+        x_next = answers.move(x_t, answer, here, there)
+        yield Step(i, t, here, x_t, eps, x0, x_next)
+        x_t = x_next
+
+
+def transfer(x_t: Tensor, eps: Tensor, here: float, there: float) -> Tensor:
+    """From alpha_bar = `here` to `there` along a constant eps: equation 11, DDIM's step."""
+    from_eps = math.sqrt(1.0 - there) - math.sqrt(there * (1.0 - here) / here)
+    return math.sqrt(there / here) * x_t + from_eps * eps
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The network's answers in the form in which they are combined: as eps, or raw."""
+
+    model: Denoiser
+    schedule: Schedule
+    in_eps: bool
+
+    def at(self, x_t: Tensor, t: int) -> Tensor:
+        raw = self.model(x_t, float(t))
+        return self._eps(raw, x_t, self.schedule.alpha_bar_at(t)) if self.in_eps else raw
+
+    def move(self, x_t: Tensor, answer: Tensor, here: float, there: float) -> Tensor:
+        eps = answer if self.in_eps else self._eps(answer, x_t, here)
+        return transfer(x_t, eps, here, there)
+
+    def heun(self, x_t: Tensor, first: Tensor, t: int, t_next: int) -> Tensor:
+        """The mean of the answers at both ends of the step."""
+        here, there = map(self.schedule.alpha_bar_at, (t, t_next))
+        second = self.at(self.move(x_t, first, here, there), t_next)
+        return (first + second) / 2
+
+    def runge_kutta(self, x_t: Tensor, first: Tensor, t: int, t_next: int) -> Tensor:
+        """Equation 13, with the timestep half way rounded down."""
+        t_mid = t_next + (t - t_next) // 2
+        here, mid, there = map(self.schedule.alpha_bar_at, (t, t_mid, t_next))
+        second = self.at(self.move(x_t, first, here, mid), t_mid)
+        third = self.at(self.move(x_t, second, here, mid), t_mid)
+        fourth = self.at(self.move(x_t, third, here, there), t_next)
+        return (first + 2 * second + 2 * third + fourth) / 6
+
+    def _eps(self, raw: Tensor, x_t: Tensor, alpha_bar: float) -> Tensor:
+        return interpret(raw, x_t, alpha_bar, self.schedule.config.prediction_type).eps
