@@ -37,7 +37,7 @@ class AutoencoderConfig:
     @property
     def downscale(self) -> int:
         """Pixels per latent cell along one side: 8 for SD 1.x."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
 
 @dataclass(frozen=True)
