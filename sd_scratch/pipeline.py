@@ -14,6 +14,7 @@ from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.prompt import Prompt
 
 
@@ -31,6 +32,10 @@ class StableDiffusion:
         self.unet = components.unet
         self.vae = components.vae
         self.schedule = Schedule(components.config.schedule)
+        # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
+        fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
+        for network in (self.text, self.unet, self.vae):
+            prefer_convolutions(network, fp32_on_cpu and torch.backends.mkldnn.is_available())
 
     @property
     def device(self) -> torch.device:
@@ -125,8 +130,11 @@ class StableDiffusion:
             return self._predict(x_t, t, cond, uncond, scale)
 
         source = NoiseSource(noise.seeds)
-        draw = lambda: source.draw(noise.latent.shape[1:], self.device, torch.float32)  # noqa: E731
-        draw()  # the first draw of each seed is where the run starts
+
+        def draw() -> Tensor:
+            return source.draw(noise.latent.shape[1:], self.device, torch.float32)
+
+        draw()  # each seed's first draw is the noise that the run starts from
         for step in run(predict, noise.latent, self.schedule, count, draw, **options):
             if not step.x_next.isfinite().all():
                 raise ScratchError(
@@ -152,8 +160,9 @@ class StableDiffusion:
         x_t = x_t.to(self.dtype)
         timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
         if scale in (0.0, 1.0):
-            return self.unet(x_t, timestep, cond if scale == 1.0 else uncond).float()
-        both = self.unet(
+            eps: Tensor = self.unet(x_t, timestep, cond if scale == 1.0 else uncond)
+            return eps.float()
+        both: Tensor = self.unet(
             torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), torch.cat([uncond, cond])
         )
         eps_uncond, eps_cond = both.float().chunk(2)
@@ -195,4 +204,5 @@ def load(source: str = "scenes", **options: Any) -> StableDiffusion:
 
     Options are those of `sd_scratch.checkpoints.load_components`, such as ``dtype`` and ``device``.
     """
+    options.setdefault("memory_format", torch.channels_last)  # what convolutions are fastest in
     return StableDiffusion(load_components(source, **options))
