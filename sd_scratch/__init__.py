@@ -24,7 +24,7 @@ _HOMES = {
     "load": "sd_scratch.pipeline",
 }
 
-__all__ = ["ImageNoise", "Prompt", "ScratchError", "StableDiffusion", "__version__", "load"]  # noqa: F822
+__all__ = ["ImageNoise", "Prompt", "ScratchError", "StableDiffusion", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -63,15 +63,16 @@ class ImageNoise:
             ScratchError: the picture has values that are not numbers.
         """
         weight = self.autoencoder.post_quant_conv.weight
+        device, dtype = weight.device, weight.dtype
         with torch.no_grad():
-            z = self.autoencoder.from_latent(self.latent).to(weight.device, weight.dtype)
+            z = self.autoencoder.from_latent(self.latent).to(device, dtype)
             image = self.autoencoder.decode(z)
-            if not image.isfinite().all() and weight.dtype != torch.float32:
+            if dtype != torch.float32 and not image.isfinite().all():
                 self.autoencoder.float()
                 try:
                     image = self.autoencoder.decode(z.float())
                 finally:
-                    self.autoencoder.to(weight.dtype)
+                    self.autoencoder.to(dtype)
         if not image.isfinite().all():
             raise ScratchError(
                 "the decoded picture is not finite (NaN or infinity) - the latents or the "

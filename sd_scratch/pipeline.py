@@ -33,9 +33,10 @@ class StableDiffusion:
         self.vae = components.vae
         self.schedule = Schedule(components.config.schedule)
         # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
+        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         for network in (self.text, self.unet, self.vae):
-            prefer_convolutions(network, fp32_on_cpu and torch.backends.mkldnn.is_available())
+            prefer_convolutions(network, onednn and fp32_on_cpu)
 
     @property
     def device(self) -> torch.device:
