@@ -37,7 +37,9 @@ class Schedule:
         betas = BETA_SCHEDULES[config.beta_schedule](config)
         self.betas = betas.float()
         self.alpha_bar = (1.0 - betas).cumprod(0).float()
-        self.sigmas = sigma_of(self.alpha_bar.double()).float()
+        exact = ((1.0 - self.alpha_bar.double()) / self.alpha_bar.double()).sqrt()
+        self.sigmas = exact.float()
+        self._sigmas, self._log_sigmas = exact.numpy(), exact.log().numpy()
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
@@ -78,12 +80,11 @@ class Schedule:
 
     def sigma_at(self, t: float) -> float:
         """Sigma at a timestep in 0..T-1, linear between whole timesteps."""
-        return float(np.interp(t, np.arange(len(self)), self.sigmas.numpy()))
+        return float(np.interp(t, np.arange(len(self)), self._sigmas))
 
     def timestep_at(self, sigma: float) -> float:
         """The timestep with noise level `sigma`, linear in log sigma and held at both ends."""
-        log_sigmas = self.sigmas.double().log().numpy()
-        return float(np.interp(math.log(sigma), log_sigmas, np.arange(len(self))))
+        return float(np.interp(math.log(sigma), self._log_sigmas, np.arange(len(self))))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
         """x_t for a clean `x0` ``[B, ...]`` and unit-variance `noise` of its shape.
@@ -93,10 +94,6 @@ class Schedule:
         if isinstance(t, int):
             return noised(x0, noise, self.alpha_bar_at(t))
         return noised(x0, noise, self.alpha_bar.to(x0.device)[t.to(x0.device)])
-
-
-def sigma_of(alpha_bar: Tensor) -> Tensor:
-    return ((1.0 - alpha_bar) / alpha_bar).sqrt()
 
 
 def _linear(config: ScheduleConfig) -> Tensor:
