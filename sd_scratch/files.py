@@ -28,8 +28,10 @@ CAUSES = {
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 
 
-def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Put `data` at `path`: the whole of it, or nothing.
+def write_file(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, overwrite: bool = False
+) -> None:
+    """Put `data`, given whole or in pieces, at `path`: all of it, or nothing.
 
     Raises:
         FileExistsError: something is there already, and `overwrite` is false.
@@ -70,7 +72,6 @@ def check_target(path: Path) -> None:
     with _errors_about(path):
         with contextlib.suppress(FileNotFoundError):
             _refuse_irregular(path, path.lstat().st_mode)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path.parent, b"\0"):
             pass
 
@@ -86,14 +87,16 @@ def _refuse_irregular(path: Path, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
-    """A file in `folder` that holds `data`, on the disk, and is gone at the end unless renamed."""
+def _temporary(folder: Path, data: bytes | Iterable[bytes | memoryview]) -> Iterator[Path]:
+    """A file in `folder` (made where it is missing) that holds `data`, on the disk; gone at the end
+    unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{secrets.token_hex(8)}.part"
     # Not the tempfile module: its files are readable by their owner alone, whatever the umask says.
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         yield part

@@ -1,7 +1,17 @@
-"""Files to networks: checkpoints found, checked and loaded, in every layout that Stable Diffusion 1.x
-comes in."""
+"""Files to networks and back: checkpoints found, checked, loaded and saved, in every layout that Stable
+Diffusion 1.x comes in."""
 
 from sd_scratch.checkpoints.load import Components, load_components
+from sd_scratch.checkpoints.report import Report, inspect
+from sd_scratch.checkpoints.save import save_folder, save_single_file
 from sd_scratch.checkpoints.shipped import list_shipped
 
-__all__ = ["Components", "list_shipped", "load_components"]
+__all__ = [
+    "Components",
+    "Report",
+    "inspect",
+    "list_shipped",
+    "load_components",
+    "save_folder",
+    "save_single_file",
+]

@@ -61,10 +61,14 @@ def fill(
     One tensor is read at a time, so that memory never holds the weights twice. With
     ``torch.channels_last`` convolution weights are stored in that order.
     """
-    state = {
-        key: _read(tensors[key], empty.shape, dtype, device, memory_format)
-        for key, empty in network.state_dict().items()
-    }
+    wanted = network.state_dict()
+    buffer = torch.empty(max(tensors[key].nbytes for key in wanted), dtype=torch.uint8)
+    state = {}
+    for key, empty in wanted.items():
+        order = memory_format if empty.ndim == 4 else torch.contiguous_format
+        stored = tensors[key].read(buffer).reshape(empty.shape)
+        state[key] = torch.empty(empty.shape, dtype=dtype, device=device, memory_format=order)
+        state[key].copy_(stored)
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()
 
@@ -92,17 +96,6 @@ def available_memory() -> int:
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.").replace("float", "fp").replace("bfp", "bf")
-
-
-def _read(
-    stored: StoredTensor,
-    shape: torch.Size,
-    dtype: torch.dtype,
-    device: torch.device,
-    memory_format: torch.memory_format,
-) -> Tensor:
-    tensor = stored.read().reshape(shape).to(device=device, dtype=dtype)
-    return tensor.contiguous(memory_format=memory_format) if tensor.ndim == 4 else tensor
 
 
 def _check_tensor(part: Part, key: str, stored: StoredTensor, empty: Tensor, path: Path) -> None:

@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from sd_scratch.checkpoints.json_file import Fields
-from sd_scratch.config import AutoencoderConfig, ScheduleConfig, TextEncoderConfig, UNetConfig
+from sd_scratch.config import (
+    AutoencoderConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
 from sd_scratch.errors import ScratchError
+from sd_scratch.limits import GUIDANCE, STEPS
 
+ONLY_SD1 = "only Stable Diffusion 1.x is supported"
 MAX_WIDTH = 16384
 MAX_LEVELS = 8
 
@@ -184,6 +192,53 @@ def schedule_config(fields: Fields) -> tuple[ScheduleConfig, str]:
     return config, sampler
 
 
+def model_config(
+    name: str,
+    text: Fields,
+    vae: Fields,
+    unet: Fields,
+    scheduler: Fields | None,
+    settings: Fields,
+) -> ModelConfig:
+    """A whole model's configuration from the parts of a folder.
+
+    `settings` are the values that a run starts from (`settings_json`); what is absent there comes from
+    the scheduler, and without one from Stable Diffusion 1.x. Raises ScratchError where a part cannot be
+    read, or where the parts do not fit each other.
+    """
+    unet_, vae_, text_ = unet_config(unet), autoencoder_config(vae), text_encoder_config(text)
+    if unet_.cross_attention_dim != text_.hidden_size:
+        unet.fail("cross_attention_dim", f"{text_.hidden_size}, the text encoder's hidden_size")
+    if unet_.out_channels != vae_.latent_channels:
+        unet.fail("out_channels", f"{vae_.latent_channels}, the VAE's latent_channels")
+    if unet_.in_channels == 2 * vae_.latent_channels:
+        raise ScratchError(f"{unet.where} - an InstructPix2Pix model - {ONLY_SD1}")
+    if unet_.in_channels not in (vae_.latent_channels, 2 * vae_.latent_channels + 1):
+        unet.fail("in_channels", "the VAE's latent_channels, or twice that and one for inpainting")
+    schedule, sampler = schedule_config(scheduler) if scheduler else (ScheduleConfig(), "pndm")
+    return ModelConfig(
+        name=settings.text("name", r"[\w.-]{1,80}", name),
+        text=text_,
+        vae=vae_,
+        unet=unet_,
+        schedule=schedule,
+        sample_size=unet.integer("sample_size", 1, 1024, 64) * vae_.downscale,
+        sampler=settings.text("sampler", r"[a-z0-9_]{1,32}", sampler),
+        steps=settings.integer("steps", *STEPS, 50),
+        guidance=settings.number("guidance", *GUIDANCE, 7.5),
+    )
+
+
+def settings_json(config: ModelConfig) -> dict[str, Any]:
+    """What a run starts from, as `model_config` reads it back."""
+    return {
+        "name": config.name,
+        "sampler": config.sampler,
+        "steps": config.steps,
+        "guidance": config.guidance,
+    }
+
+
 def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:
     """The inverse of `unet_config`; `sample_size` in latent cells."""
     down = [DOWN_CROSS if on else DOWN_PLAIN for on in config.cross_attention]
@@ -275,9 +330,7 @@ def _name_unet_family(fields: Fields) -> None:
     elif fields.data.get("cross_attention_dim") == 1024:
         family = "Stable Diffusion 2.x"
     if family:
-        raise ScratchError(
-            f"{fields.where} - a {family} model - only Stable Diffusion 1.x is supported"
-        )
+        raise ScratchError(f"{fields.where} - a {family} model - {ONLY_SD1}")
 
 
 def _check_divides(fields: Fields, key: str, divisor: int, widths: Sequence[int]) -> None:

@@ -14,22 +14,10 @@ diffusers' and transformers' names, so almost nothing is renamed.
 import re
 from pathlib import Path
 
-from sd_scratch.checkpoints.config_json import (
-    autoencoder_config,
-    schedule_config,
-    text_encoder_config,
-    unet_config,
-)
+from sd_scratch.checkpoints.config_json import ONLY_SD1, model_config
 from sd_scratch.checkpoints.json_file import Fields, read_json
-from sd_scratch.checkpoints.layout import Layout, NetworkConfig, Part
+from sd_scratch.checkpoints.layout import Layout, Part, networks_of
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header, sniff_file
-from sd_scratch.config import (
-    AutoencoderConfig,
-    ModelConfig,
-    ScheduleConfig,
-    TextEncoderConfig,
-    UNetConfig,
-)
 from sd_scratch.errors import ScratchError
 
 # part -> (sub-folder, stem of its weight files)
@@ -54,31 +42,34 @@ def read_folder(path: Path, name: str = "") -> Layout:
     and the key for anything missing, malformed, or of another kind than Stable Diffusion 1.x.
     """
     _check_family(path)
-    unet_fields = _config_fields(path, "unet")
-    unet = unet_config(unet_fields)
-    vae = autoencoder_config(_config_fields(path, "vae"))
-    text = text_encoder_config(_config_fields(path, "text"))
-    _check_together(path, text, vae, unet)
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    index_file = path / "model_index.json"
+    config = model_config(
+        name or path.name,
+        text=_fields(path / "text_encoder" / "config.json"),
+        vae=_fields(path / "vae" / "config.json"),
+        unet=_fields(path / "unet" / "config.json"),
+        scheduler=_fields(scheduler_file) if scheduler_file.is_file() else None,
+        settings=_fields(index_file, optional=True).nested("sd_scratch"),
+    )
 
     parts: dict[str, Part] = {}
     ignored: list[str] = []
     notes: list[str] = []
-    configs: dict[str, NetworkConfig] = {"text": text, "vae": vae, "unet": unet}
-    for part, config in configs.items():
+    for part, network_config in networks_of(config).items():
         stored, note = weights_of(path, part)
         named = {our_name(part, key): tensor for key, tensor in stored.items()}
         ignored += [f"{part}.{key}" for key in named if key.endswith("position_ids")]
         parts[part] = Part(
-            part, config, {k: t for k, t in named.items() if not k.endswith("position_ids")}
+            part, network_config, {k: t for k, t in named.items() if not k.endswith("position_ids")}
         )
         notes += [note] if note else []
 
-    cells = unet_fields.integer("sample_size", 1, 1024, 64)
     tokenizer = path / "tokenizer"
     return Layout(
         kind="folder",
         path=path,
-        config=_model_config(path, name or path.name, text, vae, unet, cells * vae.downscale),
+        config=config,
         parts=parts,
         ignored=tuple(ignored),
         notes=tuple(notes),
@@ -149,39 +140,10 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _model_config(
-    path: Path,
-    name: str,
-    text: TextEncoderConfig,
-    vae: AutoencoderConfig,
-    unet: UNetConfig,
-    sample_size: int,
-) -> ModelConfig:
-    """The networks' configurations with the schedule and the settings that a run starts from: from
-    `sd_scratch` in model_index.json, else from the scheduler's class, else those of SD 1.x."""
-    schedule, sampler = ScheduleConfig(), "pndm"
-    scheduler_file = path / "scheduler" / "scheduler_config.json"
-    if scheduler_file.is_file():
-        schedule, sampler = schedule_config(Fields(read_json(scheduler_file), str(scheduler_file)))
-    index_file = path / "model_index.json"
-    index = read_json(index_file) if index_file.is_file() else {}
-    own = Fields(index, str(index_file)).nested("sd_scratch")
-    return ModelConfig(
-        name=own.text("name", r"[\w.-]{1,80}", name),
-        text=text,
-        vae=vae,
-        unet=unet,
-        schedule=schedule,
-        sample_size=sample_size,
-        sampler=own.text("sampler", r"[a-z0-9_]{1,32}", sampler),
-        steps=own.integer("steps", 1, 1000, 50),
-        guidance=own.number("guidance", -100.0, 100.0, 7.5),
-    )
-
-
-def _config_fields(path: Path, part: str) -> Fields:
-    file = path / FOLDERS[part][0] / "config.json"
+def _fields(file: Path, optional: bool = False) -> Fields:
     if not file.is_file():
+        if optional:
+            return Fields({}, str(file))
         raise ScratchError(f"{file} - missing - download the whole folder, with every config.json")
     return Fields(read_json(file), str(file))
 
@@ -200,22 +162,6 @@ def _check_family(path: Path) -> None:
         )
 
 
-def _check_together(
-    path: Path, text: TextEncoderConfig, vae: AutoencoderConfig, unet: UNetConfig
-) -> None:
-    """The networks must fit each other, whatever each of them may be alone."""
-    for ours, theirs, what in (
-        (unet.cross_attention_dim, text.hidden_size, "the text encoder's hidden_size"),
-        (unet.out_channels, vae.latent_channels, "the VAE's latent_channels"),
-    ):
-        if ours != theirs:
-            key = "cross_attention_dim" if "text" in what else "out_channels"
-            raise ScratchError(
-                f"{path} - the U-Net's {key} is {ours}, {what} is {theirs} - the parts are of"
-                " different models"
-            )
-
-
 def _no_weights(folder: Path, stem: str) -> ScratchError:
     pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix in PICKLE_SUFFIXES]
     if pickles:
@@ -224,4 +170,4 @@ def _no_weights(folder: Path, stem: str) -> ScratchError:
 
 
 def _unsupported(path: Path, family: str) -> ScratchError:
-    return ScratchError(f"{path} - {family} - only Stable Diffusion 1.x is supported")
+    return ScratchError(f"{path} - {family} - {ONLY_SD1}")

@@ -29,6 +29,11 @@ class Part:
         return sum(tensor.numel for tensor in self.tensors.values())
 
 
+def networks_of(config: ModelConfig) -> dict[str, NetworkConfig]:
+    """The parts' names and configurations, in the order in which they are loaded."""
+    return {"text": config.text, "vae": config.vae, "unet": config.unet}
+
+
 @dataclass(frozen=True)
 class Layout:
     """A checkpoint whose headers have been read and whose weights have not."""
@@ -38,6 +43,7 @@ class Layout:
     config: ModelConfig
     parts: Mapping[str, Part]
     ignored: tuple[str, ...] = ()  # keys that are known and not used, such as EMA weights
+    unknown: tuple[str, ...] = ()  # keys that belong to none of the networks
     notes: tuple[str, ...] = ()  # remarks for the summary line
     tokenizer: Path | None = None  # a tokenizer's folder, where the checkpoint brings one
 

@@ -11,6 +11,7 @@ from sd_scratch.checkpoints.build import check_memory, check_part, dtype_name, f
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.single_file import read_single_file
 from sd_scratch.checkpoints.source import locate
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError
@@ -80,8 +81,6 @@ def read_layout(
     place = locate(source, revision=revision, offline=offline)
     if place.path.is_dir():
         return read_folder(place.path, place.name)
-    from sd_scratch.checkpoints.single_file import read_single_file
-
     return read_single_file(place.path, place.name)
 
 
@@ -100,7 +99,8 @@ def build_components(
         check_memory(layout, dtype, device)
     for name, (network, _) in checked.items():
         fill(network, layout.parts[name].tensors, dtype, device, memory_format)
-    unexpected = [f"{name}.{key}" for name, (_, keys) in checked.items() for key in keys]
+    unexpected = list(layout.unknown)
+    unexpected += [f"{name}.{key}" for name, (_, keys) in checked.items() for key in keys]
     return Components(
         config=layout.config,
         text=cast(TextEncoder, checked["text"][0]),
@@ -120,11 +120,10 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
         tokenizer = Tokenizer.from_folder(layout.tokenizer, text.max_position_embeddings)
     else:
         tokenizer = Tokenizer.clip(text.max_position_embeddings)
-    largest = max(tokenizer.vocab.values())
-    if largest >= text.vocab_size:
+    if tokenizer.vocab_size > text.vocab_size:
         raise ScratchError(
-            f"{layout.path} - its tokenizer has ids up to {largest} and its text encoder knows"
-            f" {text.vocab_size} - the tokenizer belongs to another model"
+            f"{layout.path} - its tokenizer needs {tokenizer.vocab_size:,} embeddings and its text"
+            f" encoder has {text.vocab_size:,} - the tokenizer belongs to another model"
         )
     return tokenizer
 
@@ -132,7 +131,7 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
 def summarise(layout: Layout, unexpected: list[str], dtype: torch.dtype) -> str:
     """One line: what was loaded, as what, and what was left aside."""
     parameters = sum(part.parameters for part in layout.parts.values())
-    tensors = sum(len(part.tensors) for part in layout.parts.values()) - len(unexpected)
+    tensors = sum(len(part.tensors) for part in layout.parts.values())
     stored = sorted(
         {t.dtype.lower() for part in layout.parts.values() for t in part.tensors.values()}
     )

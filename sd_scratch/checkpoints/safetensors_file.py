@@ -60,18 +60,23 @@ class StoredTensor:
     def is_floating(self) -> bool:
         return self.dtype in DTYPES and DTYPES[self.dtype].is_floating_point
 
-    def read(self) -> Tensor:
-        """The tensor, in memory of its own and of the type it is stored in.
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+    def read(self, buffer: Tensor | None = None) -> Tensor:
+        """The tensor as it is stored: in memory of its own, or in `buffer`, a uint8 tensor of at least
+        `nbytes` that the next reading may use again.
 
         Raises ScratchError when the file has become shorter since its header was read.
         """
-        tensor = torch.empty(self.shape, dtype=DTYPES[self.dtype])
-        if not tensor.numel():
-            return tensor
+        if buffer is None:
+            buffer = torch.empty(self.nbytes, dtype=torch.uint8)
+        buffer = buffer[: self.nbytes]
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.begin)
-            _read_into(file, tensor.reshape(-1).view(torch.uint8).numpy().data, self)
-        return tensor
+            _read_into(file, buffer.numpy().data, self)
+        return buffer.view(DTYPES[self.dtype]).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
     if len(text) < length:
-        raise ScratchError(f"{path} - {_cut(size, 8 + length)}")
+        raise ScratchError(f"{path} - {_cut(size, 8 + length, 'more than ')}")
     entries = parse_json(text, f"{path} (header)")
     metadata = entries.pop("__metadata__", {})
     if len(entries) > TENSOR_LIMIT:
@@ -129,9 +134,18 @@ def sniff_file(path: Path) -> str:
 def sniff(start: bytes, size: int) -> str:
     """What a file is, with what to do, if its first bytes show that it is no safetensors file; else ""."""
     again = "download it again"
-    text = start.lstrip()[:64].lower()
+    length = int.from_bytes(start[:8], "little")
+    text = start.lstrip().lower()
     if not start:
         return f"an empty file - {again}"
+    if start[8:9] == b"{":
+        return (
+            ""
+            if length <= HEADER_LIMIT
+            else (
+                f"a header of {length:,} bytes, and {HEADER_LIMIT:,} is the limit - damaged, or made to do harm"
+            )
+        )
     if start.startswith(b"version https://git-lfs"):
         return f"a git-lfs pointer, not the file itself - install git-lfs and run git lfs pull, or {again}"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
@@ -149,10 +163,7 @@ def sniff(start: bytes, size: int) -> str:
         return f"looks like JSON, perhaps an error message of the site - {again}"
     if size < 8:
         return f"{size} bytes, too short for a safetensors file - {again}"
-    length = int.from_bytes(start[:8], "little")
-    if length > HEADER_LIMIT or start[8:9] not in (b"{", b""):
-        return "not a safetensors file - check the name, or download it again"
-    return ""
+    return f"not a safetensors file - check the name, or {again}"
 
 
 def _entry(path: Path, key: str, entry: Any, data_start: int) -> StoredTensor:
@@ -179,10 +190,10 @@ def _check_size(path: Path, size: int, expected: int) -> None:
         )
 
 
-def _cut(size: int, expected: int) -> str:
-    percent = 100 * size / expected
+def _cut(size: int, expected: int, more: str = "") -> str:
+    percent = math.floor(100 * size / expected)
     return (
-        f"cut short: have {size:,} of {expected:,} bytes ({percent:.0f} %) -"
+        f"cut short: have {size:,} of {more}{expected:,} bytes ({percent} %) -"
         " the download was interrupted, run it again"
     )
 

@@ -1,0 +1,162 @@
+"""Networks to files: the diffusers folder and the single-file layout, in any floating type.
+
+Files are written tensor by tensor, so that memory never holds a second copy of the weights, and each
+appears whole or not at all.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints.config_json import (
+    autoencoder_json,
+    schedule_json,
+    settings_json,
+    text_encoder_json,
+    unet_json,
+)
+from sd_scratch.checkpoints.folder import FOLDERS
+from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
+from sd_scratch.checkpoints.load import Components
+from sd_scratch.checkpoints.safetensors_writer import write_tensors
+from sd_scratch.checkpoints.single_file import config_metadata
+from sd_scratch.errors import ScratchError
+from sd_scratch.files import write_file
+from sd_scratch.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
+
+# Which class reads which folder, for programs that load it with diffusers.
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def save_folder(
+    components: Components,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> None:
+    """Write a diffusers folder that this package, diffusers and transformers read.
+
+    Weights are stored as `dtype`; a network of more than `shard_bytes` is cut into several files with
+    an index. Other files in the folder, such as a README, stay. Raises ScratchError when a model is
+    there already and `overwrite` is false, and for whatever keeps a file from being written.
+    """
+    folder, config = Path(folder), components.config
+    if (folder / "model_index.json").exists() and not overwrite:
+        raise ScratchError(f"{folder} - holds a model already - choose another folder", exit_code=2)
+    configs = {
+        "text": text_encoder_json(config.text),
+        "vae": autoencoder_json(config.vae, config.sample_size),
+        "unet": unet_json(config.unet, config.sample_size // config.vae.downscale),
+    }
+    for part, network in networks(components).items():
+        name, stem = FOLDERS[part]
+        prefix = "text_model." if part == "text" else ""  # every version of transformers reads that
+        state = {prefix + key: tensor for key, tensor in network.state_dict().items()}
+        written = _write_shards(folder / name, stem, state, dtype, shard_bytes)
+        _remove_other_weights(folder / name, stem, written)
+        _write_json(folder / name / "config.json", configs[part])
+    components.tokenizer.save(folder / "tokenizer")
+    scheduler = schedule_json(config.schedule, config.sampler)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    own = {
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "sd_scratch": settings_json(config),
+    }
+    _write_json(folder / "model_index.json", {**MODEL_INDEX, **own})
+
+
+def save_single_file(
+    components: Components,
+    file: str | Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write one `.safetensors` file in the layout of CompVis and A1111, stored as `dtype`.
+
+    Its header's metadata holds the configuration, for which the layout itself has no place. Raises
+    ScratchError when the file exists and `overwrite` is false, or cannot be written, and for a model
+    with a vocabulary of its own: only a folder holds one.
+    """
+    if components.tokenizer.vocab != Tokenizer.clip().vocab:
+        raise ScratchError(
+            f"{file} - a single file has no place for the model's own vocabulary - save a folder"
+        )
+    ours = {
+        f"{part}.{key}": tensor
+        for part, network in networks(components).items()
+        for key, tensor in network.state_dict().items()
+    }
+    names = single_file_names(ours, components.config)
+    state = {
+        names[key]: tensor[:, :, None, None] if is_vae_attention(key) else tensor
+        for key, tensor in ours.items()
+    }
+    write_tensors(Path(file), state, dtype, config_metadata(components.config), overwrite=overwrite)
+
+
+def networks(components: Components) -> dict[str, nn.Module]:
+    """The networks by the names that checkpoints use for them."""
+    return {"text": components.text, "vae": components.vae, "unet": components.unet}
+
+
+def _write_shards(
+    folder: Path, stem: str, state: Mapping[str, Tensor], dtype: torch.dtype, limit: int
+) -> set[str]:
+    """Write one file, or several of at most `limit` bytes and an index; return their names."""
+    shards = _cut(state, dtype, limit)
+    if len(shards) == 1:
+        write_tensors(folder / f"{stem}.safetensors", state, dtype, {}, overwrite=True)
+        return {f"{stem}.safetensors"}
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        write_tensors(folder / name, shard, dtype, {}, overwrite=True)
+        weight_map |= dict.fromkeys(shard, name)
+    size = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize
+    index = f"{stem}.safetensors.index.json"
+    _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    return {index, *weight_map.values()}
+
+
+def _cut(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[dict[str, Tensor]]:
+    """The tensors in order, in groups of at most `limit` bytes (one larger tensor is a group)."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = limit
+    for key, tensor in state.items():
+        size = tensor.numel() * dtype.itemsize
+        if size > room and shards[-1]:
+            shards.append({})
+            room = limit
+        shards[-1][key] = tensor
+        room -= size
+    return shards
+
+
+def _remove_other_weights(folder: Path, stem: str, written: set[str]) -> None:
+    """What an earlier save in another cut left behind would be read in place of the new files."""
+    for file in folder.glob(f"{stem}*.safetensors*"):
+        if file.name not in written:
+            file.unlink()
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    write_file(path, json.dumps(data, indent=2).encode() + b"\n", overwrite=True)
