@@ -115,9 +115,13 @@ def _changes(
 
 
 def _cut(text: str, changed: str, change: Callable[[str], str]) -> tuple[int, str] | None:
-    """Where to cut the text, near its middle and rather beside white space, and the changed left."""
+    """Where to cut the text, near its middle and rather beside white space, and the changed left.
+
+    Never between a letter and its accents.
+    """
     middle = len(text) // 2
-    places = range(max(1, middle - NEARBY), min(len(text), middle + NEARBY + 1))
+    nearby = range(max(1, middle - NEARBY), min(len(text), middle + NEARBY + 1))
+    places = [at for at in nearby if not unicodedata.combining(text[at])]
     for at in sorted(places, key=lambda at: (not text[at].isspace(), abs(at - middle))):
         left = change(text[:at])
         if changed.startswith(left) and left + change(text[at:]) == changed:

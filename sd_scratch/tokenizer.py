@@ -32,9 +32,12 @@ from sd_scratch.vocabulary import (
 )
 
 SPECIAL = regex.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")
-CHUNK = SPECIAL.pattern + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+CHUNK = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 # OpenAI ignores case although the text is lower case already: it makes a long s (ſ) an s.
-CHUNKS = {"openai": regex.compile(CHUNK, regex.IGNORECASE), "transformers": regex.compile(CHUNK)}
+CHUNKS = {
+    "openai": regex.compile(SPECIAL.pattern + "|" + CHUNK, regex.IGNORECASE),
+    "transformers": regex.compile(CHUNK),
+}
 
 # A word as a person means it: letters and digits with their accents and joiners, or a run of emoji.
 WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}\p{Cf}]*|[^\s\p{L}\p{N}\p{P}!-~]+")
@@ -168,7 +171,7 @@ class Tokenizer:
         self._cache: dict[str, tuple[str, ...]] = {}
 
     @staticmethod
-    @functools.cache
+    @functools.lru_cache(maxsize=4)
     def clip(max_length: int = 77, text_cleaning: str = "openai") -> "Tokenizer":
         """CLIP's own vocabulary of 49,408 tokens, which comes with the package; loaded once.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.files import write_file
+from sd_scratch.files import check_target, write_file
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
@@ -88,17 +88,21 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
 
 
 def write_folder(folder: Path, vocab: Vocabulary, merges: Merges, max_length: int) -> None:
-    """Write a folder that `read_folder`, transformers and diffusers read, each file atomically."""
+    """Write a folder that `read_folder`, transformers and diffusers read, each file atomically.
+
+    Raises ScratchError when one cannot be written; the line says why.
+    """
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **special}
     rows = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
     texts = {
-        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "vocab.json": json.dumps(vocab),
         "merges.txt": "\n".join(rows) + "\n",
         "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
         "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in texts:
+        check_target(folder / name)
     for name, text in texts.items():
         write_file(folder / name, text.encode("utf-8"), overwrite=True)
 
@@ -110,12 +114,12 @@ def parse_merges(text: str, where: str) -> Merges:
         line = line.removesuffix("\r")
         if not line or line.startswith("#version"):
             continue
-        pair = line.split(" ")
-        if len(pair) != 2 or not all(pair):
+        first, _, second = line.partition(" ")
+        if not first or not second or " " in second:
             raise ScratchError(
                 f"{where} - line {number} is not a merge of two tokens - download it again"
             )
-        merges.append((pair[0], pair[1]))
+        merges.append((first, second))
     return merges
 
 
