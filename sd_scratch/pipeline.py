@@ -122,7 +122,7 @@ class StableDiffusion:
         Raises:
             ScratchError: bad settings, or latents that are no longer finite.
         """
-        run = get_sampler(sampler or self.config.sampler).function
+        chosen = get_sampler(sampler or self.config.sampler)
         count = self.config.steps if steps is None else steps
         scale = self.config.guidance if guidance is None else guidance
         cond, uncond = self._contexts(prompt, negative, len(noise))
@@ -136,7 +136,7 @@ class StableDiffusion:
             return source.draw(noise.latent.shape[1:], self.device, torch.float32)
 
         draw()  # each seed's first draw is the noise that the run starts from
-        for step in run(predict, noise.latent, self.schedule, count, draw, **options):
+        for step in chosen.run(predict, noise.latent, self.schedule, count, draw, **options):
             if not step.x_next.isfinite().all():
                 raise ScratchError(
                     f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {count} - "

@@ -12,6 +12,7 @@ def reference_unet(config: UNetConfig) -> UNet2DConditionModel:
     up = ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in config.cross_attention[::-1]]
     with torch.device("meta"):
         return UNet2DConditionModel(
+            sample_size=64,
             in_channels=config.in_channels,
             out_channels=config.out_channels,
             block_out_channels=config.block_out_channels,

@@ -8,7 +8,7 @@ from sd_scratch.networks.autoencoder import Autoencoder, Posterior
 from sd_scratch.networks.layers import (
     Attention,
     Linear,
-    explicit_attention,
+    attention_scores,
     prefer_convolutions,
     timestep_embedding,
 )
@@ -65,12 +65,12 @@ def test_fused_and_explicit_text_attention_agree_and_are_causal():
     assert torch.equal(attention(later)[:, :4], attention(x)[:, :4])
 
 
-def test_explicit_attention_returns_what_it_computes():
-    q, k, v = (torch.randn(1, 2, n, 8) for n in (3, 5, 5))
-    scores, probs, z = explicit_attention(q, k, v)
-    assert scores.shape == probs.shape == (1, 2, 3, 5)
-    assert torch.allclose(probs.sum(-1), torch.ones(1, 2, 3))
-    assert torch.allclose(z, probs @ v)
+def test_attention_scores_of_some_rows_are_rows_of_the_scores():
+    q, k = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 5, 8)
+    for causal in (False, True):
+        scores = attention_scores(q, k, causal)
+        assert torch.equal(attention_scores(q[:, :, 2:4], k, causal, first=2), scores[:, :, 2:4])
+    assert scores.softmax(-1).triu(1).eq(0).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (2, 7, 32), (2, 3, 7, 32)])

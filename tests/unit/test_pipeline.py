@@ -109,8 +109,10 @@ def test_other_sizes_are_refused_with_the_nearest(model, side, nearest):
 
 
 def test_latents_that_are_not_finite_stop_the_run(model):
-    with pytest.raises(ScratchError, match="not finite .* at step 1 of 3"):
-        model.generate("a cat", model.noise(1), sampler="ddim", steps=3, guidance=1e38)
+    prompt = model.prompt("a cat")
+    broken = prompt.with_context(prompt.context * float("nan"))
+    with pytest.raises(ScratchError, match=r"not finite .* at step 1 of 3"):
+        model.generate(broken, model.noise(1), sampler="ddim", steps=3)
 
 
 def test_a_decoded_picture_that_is_not_finite_is_never_returned(model):
@@ -152,7 +154,7 @@ def test_an_inpainting_unet_is_refused_by_name():
 def test_an_unknown_sampler_and_unknown_options(model):
     with pytest.raises(ScratchError, match="ddim"):
         model.generate("a cat", model.noise(1), sampler="dimm")
-    with pytest.raises(TypeError, match="eta"):
+    with pytest.raises(ScratchError, match="no option 'eta'"):
         model.generate("a cat", model.noise(1), sampler="lms", eta=1.0)
 
 
