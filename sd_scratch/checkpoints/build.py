@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sd_scratch.checkpoints.layout import Layout, NetworkConfig, Part
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
@@ -17,9 +19,21 @@ from sd_scratch.networks.unet import UNet
 MEMINFO = Path("/proc/meminfo")
 
 
+class _WithoutInitialValues(TorchFunctionMode):
+    """Leave parameters as they are allocated. Random values on `meta` are no values, and drawing them
+    there makes PyTorch import its compiler, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def empty_network(config: NetworkConfig) -> nn.Module:
     """The network of a configuration on the `meta` device: shapes and names, no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialValues():
         match config:
             case UNetConfig():
                 return UNet(config)

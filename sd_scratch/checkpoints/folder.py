@@ -17,7 +17,8 @@ from pathlib import Path
 from sd_scratch.checkpoints.config_json import ONLY_SD1, model_config
 from sd_scratch.checkpoints.json_file import Fields, read_json
 from sd_scratch.checkpoints.layout import Layout, Part, networks_of
-from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header, sniff_file
+from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
+from sd_scratch.checkpoints.sniff import sniff_file
 from sd_scratch.errors import ScratchError
 
 # part -> (sub-folder, stem of its weight files)
@@ -58,11 +59,12 @@ def read_folder(path: Path, name: str = "") -> Layout:
     notes: list[str] = []
     for part, network_config in networks_of(config).items():
         stored, note = weights_of(path, part)
-        named = {our_name(part, key): tensor for key, tensor in stored.items()}
-        ignored += [f"{part}.{key}" for key in named if key.endswith("position_ids")]
-        parts[part] = Part(
-            part, network_config, {k: t for k, t in named.items() if not k.endswith("position_ids")}
-        )
+        tensors = {our_name(part, key): tensor for key, tensor in stored.items()}
+        constants = [key for key in tensors if key.endswith("position_ids")]  # 0..76
+        for key in constants:
+            del tensors[key]
+        ignored += [f"{part}.{key}" for key in constants]
+        parts[part] = Part(part, network_config, tensors)
         notes += [note] if note else []
 
     tokenizer = path / "tokenizer"
@@ -78,23 +80,22 @@ def read_folder(path: Path, name: str = "") -> Layout:
 
 
 def choose_weights(names: set[str], part: str) -> list[str]:
-    """Which files of a folder's listing hold a network's weights: the shards' index first where there
-    is one. Empty when there are none. `names` are relative to the folder, with forward slashes."""
+    """Which files of a folder's listing hold a network's weights, none for a folder without them; for
+    shards the index comes first. `names` are relative to the folder, with forward slashes."""
     folder, stem = FOLDERS[part]
     for variant in VARIANTS:
         whole = f"{folder}/{stem}{variant}.safetensors"
         if whole in names:
             return [whole]
-        # transformers puts the variant before the index's suffix, diffusers (until 0.27) after it.
+        # Where the variant stands in the names of shards has changed from version to version.
+        shard = re.compile(rf"{folder}/{stem}(\.fp16)?-\d+-of-\d+(\.fp16)?\.safetensors")
         for index in (
             f"{folder}/{stem}.safetensors.index{variant}.json",
             f"{folder}/{stem}{variant}.safetensors.index.json",
         ):
             if index in names:
-                shard = re.compile(
-                    rf"{folder}/{stem}{re.escape(variant)}-\d+-of-\d+(\.fp16)?\.safetensors"
-                )
-                return [index, *sorted(n for n in names if shard.fullmatch(n))]
+                shards = [name for name in names if shard.fullmatch(name)]
+                return [index, *sorted(n for n in shards if (".fp16" in n) == bool(variant))]
     return []
 
 

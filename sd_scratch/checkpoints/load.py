@@ -130,17 +130,15 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
 
 def summarise(layout: Layout, unexpected: list[str], dtype: torch.dtype) -> str:
     """One line: what was loaded, as what, and what was left aside."""
-    parameters = sum(part.parameters for part in layout.parts.values())
-    tensors = sum(len(part.tensors) for part in layout.parts.values())
-    stored = sorted(
-        {t.dtype.lower() for part in layout.parts.values() for t in part.tensors.values()}
-    )
+    stored = [tensor for part in layout.parts.values() for tensor in part.tensors.values()]
+    dtypes = sorted({tensor.dtype.lower() for tensor in stored})
     line = (
-        f"{layout.config.name}: {tensors:,} tensors, {parameters / 1e6:,.1f} M parameters"
-        f" ({layout.kind}, {'+'.join(stored)} as {dtype_name(dtype)})"
+        f"{layout.config.name}: {len(stored):,} tensors,"
+        f" {sum(tensor.numel for tensor in stored) / 1e6:,.1f} M parameters"
+        f" ({layout.kind}, {'+'.join(dtypes)} as {dtype_name(dtype)})"
     )
     if layout.ignored:
-        line += f"; {len(layout.ignored)} ignored"
+        line += f"; {len(layout.ignored)} ignored, such as {layout.ignored[0]}"
     if unexpected:
         line += f"; {len(unexpected)} unexpected and not used, such as {unexpected[0]}"
     return "; ".join([line, *layout.notes])

@@ -19,11 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sd_scratch.checkpoints.json_file import parse_json
+from sd_scratch.checkpoints.sniff import AGAIN, PEEK, sniff
 from sd_scratch.errors import ScratchError
 
-HEADER_LIMIT = 16 << 20  # bytes; Stable Diffusion 1.x needs some 150 kB
 TENSOR_LIMIT = 10_000  # Stable Diffusion 1.x has 1,131, with a second (EMA) U-Net 1,817
-SNIFFED = 64  # bytes
 
 DTYPES = {
     "F64": torch.float64,
@@ -96,105 +95,69 @@ def read_header(path: Path) -> Header:
     unreadable file, anything that is not safetensors (`sniff` names it), a file that is cut or has
     extra bytes, and a header that is too large, malformed, or lists a tensor twice.
     """
+    text, start = _header_text(path)
+    entries = parse_json(text, f"{path} (header)")
+    metadata = entries.pop("__metadata__", {})
+    if not 0 < len(entries) <= TENSOR_LIMIT:
+        raise ScratchError(f"{path} - lists {len(entries):,} tensors - not a model of this kind")
+    tensors = {key: _entry(path, key, entry, start) for key, entry in entries.items()}
+    _check_size(path, max(tensor.end for tensor in tensors.values()))
+    _check_with_library(path)
+    named_so = path.suffix == ".safetensors"
+    note = "" if named_so else f"{path.name} is a safetensors file, whatever its name says"
+    return Header(path, tensors, metadata, note)
+
+
+def _header_text(path: Path) -> tuple[bytes, int]:
+    """The header's JSON, and where the tensors begin."""
+    if path.exists() and not path.is_file():
+        raise ScratchError(f"{path} - not a regular file")
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(SNIFFED)
-            other = sniff(start, size)
-            if other:
-                raise ScratchError(f"{path} - {other}")
-            length = int.from_bytes(start[:8], "little")
-            file.seek(8)
+            problem = sniff(file.read(PEEK))
+            if problem:
+                raise ScratchError(f"{path} - {problem}")
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
             text = file.read(length)
     except OSError as error:
         raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
     if len(text) < length:
-        raise ScratchError(f"{path} - {_cut(size, 8 + length, 'more than ')}")
-    entries = parse_json(text, f"{path} (header)")
-    metadata = entries.pop("__metadata__", {})
-    if len(entries) > TENSOR_LIMIT:
-        raise ScratchError(f"{path} - lists {len(entries):,} tensors - not a model of this kind")
-    tensors = {key: _entry(path, key, entry, 8 + length) for key, entry in entries.items()}
-    if not tensors:
-        raise ScratchError(f"{path} - holds no tensors - download it again")
-    _check_size(path, size, max(tensor.end for tensor in tensors.values()))
-    _check_with_library(path)
-    note = (
-        "" if path.suffix == ".safetensors" else f"{path.name} is a safetensors file by its content"
-    )
-    return Header(path, tensors, metadata, note)
+        raise _cut(path, 8 + len(text), 8 + length, "more than ")
+    return text, 8 + length
 
 
-def sniff_file(path: Path) -> str:
-    """`sniff` for a file on disk."""
-    with path.open("rb") as file:
-        return sniff(file.read(SNIFFED), path.stat().st_size)
-
-
-def sniff(start: bytes, size: int) -> str:
-    """What a file is, with what to do, if its first bytes show that it is no safetensors file; else ""."""
-    again = "download it again"
-    length = int.from_bytes(start[:8], "little")
-    text = start.lstrip().lower()
-    if not start:
-        return f"an empty file - {again}"
-    if start[8:9] == b"{":
-        return (
-            ""
-            if length <= HEADER_LIMIT
-            else (
-                f"a header of {length:,} bytes, and {HEADER_LIMIT:,} is the limit - damaged, or made to do harm"
-            )
-        )
-    if start.startswith(b"version https://git-lfs"):
-        return f"a git-lfs pointer, not the file itself - install git-lfs and run git lfs pull, or {again}"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
-        return f"looks like a web page - {again}; the site may want a login or a licence accepted"
-    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
-        return (
-            "a pickle checkpoint (.ckpt, .pt, .bin), which can run code when it is opened and is not"
-            " read here - convert it to .safetensors, or download that version of it"
-        )
-    if start.startswith((b"GGUF", b"GGJT")):
-        return (
-            "a GGUF file (quantised weights), which is not supported - use a .safetensors version"
-        )
-    if text.startswith(b"{"):
-        return f"looks like JSON, perhaps an error message of the site - {again}"
-    if size < 8:
-        return f"{size} bytes, too short for a safetensors file - {again}"
-    return f"not a safetensors file - check the name, or {again}"
-
-
-def _entry(path: Path, key: str, entry: Any, data_start: int) -> StoredTensor:
+def _entry(path: Path, key: str, entry: Any, start: int) -> StoredTensor:
     """One line of the header; the library checks afterwards that offsets, shapes and types agree."""
     try:
         begin, end = entry["data_offsets"]
         shape, dtype = entry["shape"], entry["dtype"]
-        integers = [begin, end, *shape]
-        if not all(type(n) is int and n >= 0 for n in integers) or not isinstance(dtype, str):
-            raise TypeError
+        well_formed = (
+            all(type(n) is int and n >= 0 for n in [begin, end, *shape])
+            and isinstance(dtype, str)
+            and key.isprintable()  # names are shown to people
+        )
     except (KeyError, TypeError, ValueError):
-        raise ScratchError(
-            f"{path} - the header's entry for {key[:60]!r} is malformed - download it again"
-        ) from None
-    return StoredTensor(path, key, dtype, tuple(shape), data_start + begin, data_start + end)
+        well_formed = False
+    if not well_formed:
+        raise ScratchError(f"{path} - the header's entry for {key[:60]!r} is malformed - {AGAIN}")
+    return StoredTensor(path, key, dtype, tuple(shape), start + begin, start + end)
 
 
-def _check_size(path: Path, size: int, expected: int) -> None:
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size
     if size < expected:
-        raise ScratchError(f"{path} - {_cut(size, expected)}")
+        raise _cut(path, size, expected)
     if size > expected:
         raise ScratchError(
-            f"{path} - {size - expected:,} extra bytes after the last tensor - download it again"
+            f"{path} - {size - expected:,} extra bytes after the last tensor - {AGAIN}"
         )
 
 
-def _cut(size: int, expected: int, more: str = "") -> str:
-    percent = math.floor(100 * size / expected)
-    return (
-        f"cut short: have {size:,} of {more}{expected:,} bytes ({percent} %) -"
-        " the download was interrupted, run it again"
+def _cut(path: Path, size: int, expected: int, more: str = "") -> ScratchError:
+    return ScratchError(
+        f"{path} - cut short: have {size:,} of {more}{expected:,} bytes"
+        f" ({100 * size // expected} %) - the download was interrupted, run it again"
     )
 
 
@@ -205,9 +168,7 @@ def _check_with_library(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0][:160]
-        raise ScratchError(
-            f"{path} - not a valid safetensors file ({reason}) - download it again"
-        ) from None
+        raise ScratchError(f"{path} - not a valid safetensors file ({reason}) - {AGAIN}") from None
 
 
 def _read_into(file: Any, target: memoryview, tensor: StoredTensor) -> None:

@@ -1,0 +1,44 @@
+"""What a file is by its first bytes, for files that were downloaded wrongly or are of another kind."""
+
+from pathlib import Path
+
+PEEK = 64  # bytes
+HEADER_LIMIT = 16 << 20  # bytes; the header of Stable Diffusion 1.x has some 150 kB
+
+AGAIN = "download it again"
+PICKLE = (
+    "a pickle checkpoint (.ckpt, .pt, .bin), which can run code when it is opened and is not read here"
+    " - convert it to .safetensors, or download that version of it"
+)
+# How files begin (white space and case aside) that are often found in place of a model.
+SIGNATURES = (
+    (b"version https://git-lfs", f"a git-lfs pointer, not the file - run git lfs pull, or {AGAIN}"),
+    (b"<", f"looks like a web page - {AGAIN}; the site may want a login or a licence accepted"),
+    (b"{", f"looks like JSON, perhaps an error message - {AGAIN}"),
+    (b"gguf", "a GGUF file (quantised weights) - use a .safetensors version"),
+    (b"pk\x03\x04", PICKLE),  # a zip archive, as torch.save writes since 2020
+    (b"\x80", PICKLE),  # a bare pickle, as it wrote before
+)
+
+
+def sniff(start: bytes) -> str:
+    """What is wrong with a file that begins with `start`, and what to do; "" for safetensors."""
+    length = int.from_bytes(start[:8], "little")
+    looks_right = start[8:9] == b"{"
+    if looks_right and length <= HEADER_LIMIT:
+        return ""
+    if not start:
+        return f"an empty file - {AGAIN}"
+    text = start.lstrip().lower()
+    for signature, meaning in SIGNATURES:
+        if text.startswith(signature):
+            return meaning
+    if looks_right:
+        return f"its header claims {length:,} bytes, and {HEADER_LIMIT:,} is the limit - {AGAIN}"
+    return f"not a safetensors file - check the name, or {AGAIN}"
+
+
+def sniff_file(path: Path) -> str:
+    """`sniff` for a file on disk."""
+    with path.open("rb") as file:
+        return sniff(file.read(PEEK))
