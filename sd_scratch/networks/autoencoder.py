@@ -54,8 +54,10 @@ class SpatialAttention(Attention):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         B, C, H, W = x.shape
-        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
-        return x + super().forward(h).transpose(1, 2).reshape(B, C, H, W)
+        x = self.tap("in", x)
+        h = self.tap("norm", self.group_norm(x)).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        h = super().forward(h).transpose(1, 2).reshape(B, C, H, W)
+        return self.tap("resid_out", x + h)
 
 
 class MidBlock(nn.Module):
@@ -194,7 +196,8 @@ class Autoencoder(Tapped):
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents ``[B, 4, h, w]`` -> images ``[B, 3, 8h, 8w]``, about -1..1 and not clamped."""
-        return self.tap("image", self.decoder(self.post_quant_conv(self.tap("z", z))))
+        h = self.tap("post_quant_conv", self.post_quant_conv(self.tap("z", z)))
+        return self.tap("image", self.decoder(h))
 
     def to_latent(self, z: Tensor) -> Tensor:
         """Raw latents to the unit-variance ones that the U-Net sees."""

@@ -5,12 +5,14 @@ of their own, ``[B, heads, N, C // heads]``. Attributes carry diffusers' names.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from sd_scratch.tensors import Tapped
+from sd_scratch.tensors import Probe, Rows, Tapped
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -47,30 +49,97 @@ def prefer_convolutions(module: nn.Module, prefer: bool = True) -> None:
             layer.by_convolution = prefer
 
 
-def explicit_attention(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """softmax(q k^T / sqrt(d)) v, spelled out (Vaswani et al. 2017, equation 1).
+def attention_scores(q: Tensor, k: Tensor, causal: bool = False, first: int = 0) -> Tensor:
+    """q k^T / sqrt(d): ``[B, heads, N, d]`` and ``[B, heads, M, d]`` -> ``[B, heads, N, M]``.
 
-    The readable twin of the fused kernel that `Attention` uses by default. Takes ``[B, heads, N, d]``
-    and ``[B, heads, M, d]``; returns scores and probs ``[B, heads, N, M]`` and z ``[B, heads, N, d]``.
+    In causal attention no row looks at a later one; `first` is the number of q's first row, where q
+    is only a part of the rows.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
-        n = q.shape[-2]
-        future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+        row = torch.arange(first, first + q.shape[-2], device=q.device)
+        future = torch.arange(k.shape[-2], device=q.device) > row[:, None]
         scores = scores.masked_fill(future, -math.inf)
-    probs = scores.softmax(dim=-1)
-    return scores, probs, probs @ v
+    return scores
 
 
-class Attention(Tapped):
-    """Multi-head attention of x to itself, or to a context.
+def differentiating_forward() -> bool:
+    """Whether forward-mode differentiation is on, for which the fused kernel has no rule."""
+    return forward_ad._current_level >= 0
 
-    The fused kernel runs unless `explicit` is set; both give the same numbers up to rounding.
+
+class MultiHead(Tapped):
+    """Attention with several heads, between the projections in front of it and the one behind.
+
+    The fused kernel runs, and never writes its probabilities down: who wants to see them gets them
+    computed beside it. It gives way to the spelled out form, equal up to rounding, where `explicit` is
+    set, where scores or probabilities are edited, and in forward-mode differentiation.
     """
 
     explicit = False
+    causal = False
+    heads: int
+
+    @property
+    def output(self) -> nn.Linear:
+        """The projection behind."""
+        raise NotImplementedError
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``[B, N, C]`` queries, ``[B, M, C]`` keys and values -> ``[B, N, C]``."""
+        q = self.tap("q", self.split_heads(q))
+        k = self.tap("k", self.split_heads(k))
+        v = self.tap("v", self.split_heads(v))
+        if self.explicit or self._edited("scores", "probs") or differentiating_forward():
+            scores = self.tap("scores", attention_scores(q, k, self.causal))
+            probs = self.tap("probs", scores.softmax(dim=-1))
+            z = probs @ v
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            if self.probe is not None:
+                self._show_scores(self.probe, q, k)
+        z = self.tap("z", z)
+        if self._edited("result"):
+            out = self.tap("result", self._by_head(z)).sum(dim=1) + self.output.bias
+        else:
+            out = self.output(z.transpose(1, 2).flatten(2))  # [B, N, C]
+            if self.probe is not None:
+                self._show_result(self.probe, z)
+        return self.tap("out", out)
+
+    def _edited(self, *leaves: str) -> bool:
+        return self.probe is not None and self.probe.needs(*leaves)
+
+    def _show_scores(self, probe: Probe, q: Tensor, k: Tensor) -> None:
+        def scores(batch: slice, rows: slice) -> Tensor:
+            return attention_scores(q[batch, :, rows], k[batch], self.causal, rows.start)
+
+        def probs(batch: slice, rows: slice) -> Tensor:
+            return scores(batch, rows).softmax(dim=-1)
+
+        shape = (q.shape[0], q.shape[2], self.heads * k.shape[2])
+        probe.show_rows("scores", Rows(scores, *shape))
+        probe.show_rows("probs", Rows(probs, *shape))
+
+    def _show_result(self, probe: Probe, z: Tensor) -> None:
+        def result(batch: slice, rows: slice) -> Tensor:
+            return self._by_head(z[batch, :, rows])
+
+        shape = (z.shape[0], z.shape[2], self.heads * self.output.out_features)
+        probe.show_rows("result", Rows(result, *shape))
+
+    def _by_head(self, z: Tensor) -> Tensor:
+        """What each head adds to the output, ``[B, heads, N, C]``; its sum lacks the bias."""
+        weight = self.output.weight.view(self.output.out_features, self.heads, -1)  # [C, heads, d]
+        return torch.einsum("bhnd,chd->bhnc", z, weight)
+
+
+class Attention(MultiHead):
+    """Multi-head attention of x to itself, or to a context."""
 
     def __init__(
         self, channels: int, heads: int, context_dim: int | None = None, bias: bool = False
@@ -82,21 +151,13 @@ class Attention(Tapped):
         self.to_v = Linear(context_dim or channels, channels, bias=bias)
         self.to_out = nn.ModuleList([Linear(channels, channels)])
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape
-        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+    @property
+    def output(self) -> nn.Linear:
+        return cast(nn.Linear, self.to_out[0])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-        q = self.tap("q", self.split_heads(self.to_q(x)))
-        k = self.tap("k", self.split_heads(self.to_k(context)))
-        v = self.tap("v", self.split_heads(self.to_v(context)))
-        if self.explicit:
-            scores, probs, z = explicit_attention(q, k, v)
-        else:
-            z = F.scaled_dot_product_attention(q, k, v)
-        z = self.tap("z", z)
-        return self.tap("out", self.to_out[0](z.transpose(1, 2).flatten(2)))  # [B, N, C]
+        return self.attend(self.to_q(x), self.to_k(context), self.to_v(context))
 
 
 class ResnetBlock(Tapped):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import TextEncoderConfig
-from sd_scratch.networks.layers import Linear, explicit_attention
+from sd_scratch.networks.layers import Linear, MultiHead
 from sd_scratch.tensors import Tapped
 
 
@@ -31,14 +31,14 @@ class Embeddings(Tapped):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         token = self.tap("token_embedding", self.token_embedding(token_ids))
-        position = self.tap("position_embedding", self.position_embedding.weight[: token.shape[1]])
-        return token + position
+        position = self.position_embedding.weight[: token.shape[1]].expand_as(token)
+        return token + self.tap("position_embedding", position)
 
 
-class CausalSelfAttention(Tapped):
+class CausalSelfAttention(MultiHead):
     """Each token attends to itself and to those before it."""
 
-    explicit = False
+    causal = True
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -48,20 +48,12 @@ class CausalSelfAttention(Tapped):
         self.v_proj = Linear(config.hidden_size, config.hidden_size)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape
-        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+    @property
+    def output(self) -> nn.Linear:
+        return self.out_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.tap("q", self.split_heads(self.q_proj(x)))
-        k = self.tap("k", self.split_heads(self.k_proj(x)))
-        v = self.tap("v", self.split_heads(self.v_proj(x)))
-        if self.explicit:
-            scores, probs, z = explicit_attention(q, k, v, causal=True)
-        else:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        z = self.tap("z", z)
-        return self.tap("out", self.out_proj(z.transpose(1, 2).flatten(2)))  # [B, N, C]
+        return self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x))
 
 
 class MLP(Tapped):
@@ -87,8 +79,10 @@ class EncoderLayer(Tapped):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.tap("resid_in", x)
-        x = self.tap("resid_mid", x + self.self_attn(self.layer_norm1(x)))
-        return self.tap("resid_out", x + self.mlp(self.layer_norm2(x)))
+        h = self.tap("layer_norm1", self.layer_norm1(x))
+        x = self.tap("resid_mid", x + self.self_attn(h))
+        h = self.tap("layer_norm2", self.layer_norm2(x))
+        return self.tap("resid_out", x + self.mlp(h))
 
 
 class Encoder(nn.Module):
@@ -115,4 +109,12 @@ class TextEncoder(Tapped):
         x = self.embeddings(token_ids)
         for layer in self.encoder.layers[: self.config.num_hidden_layers + 1 - clip_skip]:
             x = layer(x)
-        return self.tap("context", self.final_layer_norm(x))
+        x = self.tap("final_layer_norm", self.final_layer_norm(x))
+        self.show("pooled", lambda: _at_end(x, token_ids))
+        return x
+
+
+def _at_end(x: Tensor, token_ids: Tensor) -> Tensor:
+    """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. The end token has
+    the largest id of all, and `argmax` finds the first of several."""
+    return x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]

@@ -91,9 +91,9 @@ class TransformerBlock(Tapped):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x = self.tap("resid0", x)
-        x = self.tap("resid1", x + self.attn1(self.norm1(x)))
-        x = self.tap("resid2", x + self.attn2(self.norm2(x), context))
-        return self.tap("resid3", x + self.ff(self.norm3(x)))
+        x = self.tap("resid1", x + self.attn1(self.tap("norm1", self.norm1(x))))
+        x = self.tap("resid2", x + self.attn2(self.tap("norm2", self.norm2(x)), context))
+        return self.tap("resid3", x + self.ff(self.tap("norm3", self.norm3(x))))
 
 
 class SpatialTransformer(Tapped):
@@ -109,7 +109,7 @@ class SpatialTransformer(Tapped):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         B, C, H, W = x.shape
         x = self.tap("in", x)
-        h = self.tap("proj_in", self.proj_in(self.norm(x)))
+        h = self.tap("proj_in", self.proj_in(self.tap("norm", self.norm(x))))
         h = h.flatten(2).transpose(1, 2)  # [B, H*W, C]
         for block in self.transformer_blocks:
             h = block(h, context)
@@ -254,7 +254,7 @@ class UNet(Tapped):
     def forward(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """``x_t`` [B, in_channels, h, w], ``t`` [B] (0..999, may be fractional), ``context``
         [B, tokens, cross_attention_dim] -> prediction [B, out_channels, h, w]."""
-        x_t, t = self.tap("x", x_t), self.tap("t", t)
+        x_t, t, context = self.tap("x", x_t), self.tap("t", t), self.tap("context", context)
         time = timestep_embedding(t, self.config.block_out_channels[0]).to(x_t.dtype)
         time = self.tap("time_embedding", self.time_embedding(self.tap("time_proj", time)))
 

@@ -1,0 +1,169 @@
+"""Editing: an `Editor` puts other tensors in the place of named ones."""
+
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.tapped import Rows
+from sd_scratch.tensors.taps import Call, Run, Steps, Taps, choose_steps
+from sd_scratch.tensors.words import Worded, WordKey, look_up
+
+
+@dataclass(frozen=True)
+class At:
+    """Where in a run an edited tensor stands.
+
+    Attributes:
+        name: of the tensor; `axes` says what each of its axes is.
+        step: the U-Net's call, counted from 0; None for text and pictures. With it `t` and `sigma`.
+        branch: "cond" or "uncond", "" where there is none. An edit sees one at a time.
+        hw: height and width of the feature map that the tensor's positions belong to.
+        prompts: one for each row of the batch.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    step: int | None = None
+    t: float | None = None
+    sigma: float | None = None
+    branch: str = ""
+    hw: tuple[int, int] | None = None
+    prompts: tuple[Worded, ...] = ()
+
+    def axis(self, *wanted: str) -> int:
+        """The index of the first of these axes that the tensor has."""
+        for name in wanted:
+            if name in self.axes:
+                return self.axes.index(name)
+        raise ScratchError(
+            f"{self.name} has no axis '{wanted[0]}' - its axes are {', '.join(self.axes)}",
+            exit_code=2,
+        )
+
+    def positions(self, word: WordKey) -> list[list[int]]:
+        """For each row of the batch, where the word's tokens stand on the ``token`` axis."""
+        return [list(look_up(prompt, word).positions) for prompt in self.prompts]
+
+
+EditFunction = Callable[[Tensor, At], Tensor | None]
+"""Gets ``[B, ...]`` of one branch; returns what shall stand there, or None to leave it. It must not
+change the tensor that it gets."""
+
+
+class Editor(AbstractContextManager[None]):
+    """Applies an edit to the tensors that some globs match, while it is entered.
+
+    Args:
+        globs: one, or several in a sequence.
+        function: an `EditFunction`, or one of `sd_scratch.tensors.edits`.
+        steps, branch: where it acts; everywhere by default.
+
+    Raises:
+        ScratchError: a glob matches nothing or a tensor that is only shown; what the function returns
+            is not shaped like the tensor that it got.
+    """
+
+    order = 1
+    on_path = True
+
+    def __init__(
+        self,
+        taps: Taps,
+        globs: str | Sequence[str],
+        function: EditFunction,
+        *,
+        steps: Steps = None,
+        branch: str | None = None,
+    ) -> None:
+        self.taps = taps
+        self.globs = (globs,) if isinstance(globs, str) else tuple(globs)
+        self.names = taps.tensors(*self.globs)
+        for name, info in self.names.items():
+            if not info.editable:
+                raise ScratchError(f"{name} can only be seen: nothing is made from it", exit_code=2)
+        self.function = function
+        self.steps = steps
+        self.branch = branch or getattr(function, "default_branch", None)
+        self._chosen: Container[int] = choose_steps(steps, None)
+        self._ats: dict[tuple[str, str], At] = {}
+
+    def __enter__(self) -> None:
+        self.taps.enter(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.taps.leave(self)
+
+    def prepare(self, run: Run) -> None:
+        self._chosen = choose_steps(self.steps, run.calls)
+
+    def wants(self, call: Call) -> bool:
+        return call.edits and (call.step is None or call.step in self._chosen)
+
+    def begin(self, call: Call) -> None:
+        # Made here and not while the network runs: compiled code then depends on those values only
+        # that the function reads.
+        run = self.taps.run
+        table = self.taps.tensors(hw=run.hw)
+        self._ats = {
+            (name, branch): At(
+                name,
+                table[name].axes,
+                call.step,
+                call.t,
+                call.sigma,
+                branch,
+                table[name].hw,
+                tuple(run.prompts.get(branch, ())),
+            )
+            for name in self.names
+            for branch in call.branches
+            if branch is not None and (branch in ("", self.branch) or self.branch is None)
+        }
+
+    def hear(self, name: str, x: Tensor) -> Tensor:
+        parts = self.taps.call.parts(x.shape[0])
+        edited = [self._edited(name, branch, x[place]) for branch, place in parts]
+        if all(part is None for part in edited):
+            return x
+        pieces, end = [], 0
+        for part, (_, place) in zip(edited, parts, strict=True):
+            pieces += [x[end : place.start], x[place] if part is None else part]
+            end = place.stop
+        return torch.cat([*pieces, x[end:]])
+
+    def hear_rows(self, name: str, rows: Rows) -> None:
+        """Never called: what an editor listens to is on the path."""
+
+    def collect(self, call: Call | None) -> None:
+        pass
+
+    def _edited(self, name: str, branch: str, x: Tensor) -> Tensor | None:
+        at = self._ats.get((name, branch))
+        y = None if at is None else self.function(x, at)
+        if y is None:
+            return None
+        if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (
+            x.shape,
+            x.dtype,
+            x.device,
+        ):
+            raise ScratchError(
+                f"the edit of {name} returned {_describe(y)}, in the place of {_describe(x)}"
+            )
+        return y
+
+
+def _describe(x: object) -> str:
+    if isinstance(x, Tensor):
+        return f"a tensor {list(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    return f"a {type(x).__name__}"

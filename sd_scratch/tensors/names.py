@@ -1,0 +1,192 @@
+"""The names of all tensors, with their axes and shapes, found by a forward pass that computes nothing."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.tapped import Probe, Rows, Tapped
+
+ONCE = ("text", "vae")
+"""Roots whose tensors are made once in a run; all others are made at every step."""
+
+ALONE = ("vae", "guidance", "sampler")
+"""Roots whose tensors have no branch: the two of guidance are not, or no longer, apart."""
+
+PICTURE = ("batch", "channel", "height", "width")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor before anything runs.
+
+    Attributes:
+        name: its module's path plus `leaf`.
+        axes: what each axis is, the batch first.
+        shape: for one picture and one branch.
+        hw: height and width of the feature map that it belongs to, also where its positions stand
+            in one row; None for text and time.
+        editable: false for tensors that are only shown, because nothing follows from them.
+    """
+
+    name: str
+    leaf: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    hw: tuple[int, int] | None = None
+    editable: bool = True
+
+    @property
+    def root(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def path(self) -> str:
+        """The module that the tensor belongs to."""
+        return self.name[: -len(self.leaf) - 1]
+
+    @property
+    def stepwise(self) -> bool:
+        return self.root not in ONCE
+
+    @property
+    def branched(self) -> bool:
+        return self.root not in ALONE
+
+    @property
+    def bytes(self) -> int:
+        """Of one picture, one branch and one step."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
+    """The axes of tensor `leaf` of the module at `path`; one name for one meaning.
+
+    ``token`` is a place in the prompt, ``position`` one in a feature map. Attention goes from each
+    ``query`` to every ``key``, and where the keys are the prompt's, they are called ``token``.
+    """
+    text = path.startswith("text")
+    key = "token" if text or path.endswith("attn2") else "key"
+    attention = {
+        "q": ("batch", "head", "query", "dim"),
+        "k": ("batch", "head", key, "dim"),
+        "v": ("batch", "head", key, "dim"),
+        "scores": ("batch", "head", "query", key),
+        "probs": ("batch", "head", "query", key),
+        "z": ("batch", "head", "query", "dim"),
+        "result": ("batch", "head", "query", "channel"),
+    }
+    if leaf in attention:
+        return attention[leaf]
+    if leaf == "token_ids":
+        return ("batch", "token")
+    if leaf == "context":
+        return ("batch", "token", "channel")
+    sequence = ("batch", "token" if text else "position", "channel")
+    return {1: ("batch",), 2: ("batch", "channel"), 3: sequence, 4: PICTURE}.get(dims, ())
+
+
+class Surveyor(Probe):
+    """Writes down every tensor that its module shows."""
+
+    def __init__(self, path: str, found: dict[str, TensorInfo]) -> None:
+        super().__init__()
+        self.path = path
+        self.found = found
+
+    def tap(self, leaf: str, x: Tensor, editable: bool = True) -> Tensor:
+        name, axes = f"{self.path}.{leaf}", axes_of(self.path, leaf, x.dim())
+        self.found[name] = TensorInfo(
+            name, leaf, axes, tuple(x.shape), x.dtype, self._hw(x, axes), editable
+        )
+        return x
+
+    def show(self, leaf: str, make: Callable[[], Tensor]) -> None:
+        self.tap(leaf, make(), editable=False)
+
+    def show_rows(self, leaf: str, rows: Rows) -> None:
+        self.tap(leaf, rows.make(slice(None), slice(0, rows.rows)))
+
+    def _hw(self, x: Tensor, axes: tuple[str, ...]) -> tuple[int, int] | None:
+        if axes == PICTURE:
+            return x.shape[2], x.shape[3]
+        # A row of positions comes from the feature map that entered the module around it.
+        path = self.path if "query" in axes or "position" in axes else ""
+        while path:
+            if f"{path}.in" in self.found:
+                return self.found[f"{path}.in"].hw
+            path = path.rpartition(".")[0]
+        return None
+
+
+def survey(
+    roots: Mapping[str, nn.Module], forward: Callable[[Mapping[str, nn.Module]], None]
+) -> dict[str, TensorInfo]:
+    """All tensors that `forward` passes by, in the order in which they are made.
+
+    `forward` gets copies of the networks without numbers, on the ``meta`` device, and calls them with
+    inputs on that device. Nothing is computed, and no memory is taken.
+    """
+    found: dict[str, TensorInfo] = {}
+    copies = {root: meta_copy(network) for root, network in roots.items()}
+    for root, network in copies.items():
+        for path, module in network.named_modules():
+            if isinstance(module, Tapped):
+                module.probe = Surveyor(f"{root}.{path}".rstrip("."), found)
+    with torch.no_grad():
+        forward(copies)
+    return found
+
+
+def meta_copy(network: nn.Module) -> nn.Module:
+    """The network's structure with parameters and buffers on the ``meta`` device, and no probes."""
+    network = uncompiled(network)
+    memo: dict[int, object] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        for p in network.parameters()
+    }
+    memo |= {id(b): torch.empty_like(b, device="meta") for b in network.buffers()}
+    memo |= {id(m.probe): None for m in network.modules() if isinstance(m, Tapped)}
+    return copy.deepcopy(network, memo)
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile`` returns, or the module itself."""
+    inner = getattr(network, "_orig_mod", network)
+    return inner if isinstance(inner, nn.Module) else network
+
+
+def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors that at least one glob matches, in the order of the table. ``*`` crosses dots.
+
+    Raises ScratchError for a glob that matches none, with the names nearest to it.
+    """
+    globs = tuple(globs)
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in table):
+            near = ", ".join(nearest(glob, table))
+            raise ScratchError(f"no tensor is named '{glob}' - the nearest are {near}", exit_code=2)
+    return {
+        name: info for name, info in table.items() if any(fnmatchcase(name, glob) for glob in globs)
+    }
+
+
+def nearest(glob: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like a glob, with their numbers left open."""
+    patterns = dict.fromkeys(re.sub(r"\.\d+", ".*", name) for name in names)
+    wanted = [part for part in glob.split(".") if part.strip("*0123456789")]
+
+    def likeness(pattern: str) -> float:
+        parts = pattern.split(".")
+        best = [max(SequenceMatcher(None, a, b).ratio() for b in parts) for a in wanted]
+        return sum(best) - 0.01 * len(parts)
+
+    return sorted(patterns, key=likeness, reverse=True)[:count]

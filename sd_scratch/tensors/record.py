@@ -1,0 +1,296 @@
+"""Recording: a `Recorder` listens to tensors and fills a `Trace`, without changing a bit of the run."""
+
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
+from math import prod
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.names import TensorInfo
+from sd_scratch.tensors.reductions import AnyReduction, Bound, OverSteps, Words, bind
+from sd_scratch.tensors.tapped import Rows
+from sd_scratch.tensors.taps import Call, Run, Steps, StopRun, Taps, choose_steps
+from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
+
+CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
+UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
+
+
+class Recorder(AbstractContextManager[Trace, bool]):
+    """Records the tensors that some globs match, while it is entered.
+
+    Args:
+        globs: names with ``*`` (which crosses dots), ``?`` and ``[...]``.
+        steps: which steps: a number, a slice, several numbers; all by default.
+        branch: ``"cond"`` or ``"uncond"``; both by default, on an axis of their own.
+        reduce: one reduction or several, in order, applied before anything is kept; see
+            `sd_scratch.tensors.reductions`.
+        to: device of the copies; by default they stay where they are made.
+        dtype: of the copies.
+        budget: bytes that the whole recording may take, as a number or as "500MB".
+        when: "after" the edits of the same tensor, or "before" them.
+        stop_after: end the run once this tensor was made: "unet.h" or "unet.h@3".
+        gradients: keep the tensors' gradients too (`Trace.gradient`); needs a run with gradients, and
+            attention then writes down its probabilities, which changes its rounding.
+
+    Raises:
+        ScratchError: a glob matches nothing, a word or an axis is not there, the recording would be
+            larger than its budget (all before the run starts), or a second run begins.
+    """
+
+    def __init__(
+        self,
+        taps: Taps,
+        *globs: str,
+        steps: Steps = None,
+        branch: str | None = None,
+        reduce: AnyReduction | OverSteps | Sequence[AnyReduction | OverSteps] = (),
+        to: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        budget: str | int = "4GB",
+        when: str = "after",
+        stop_after: str | None = None,
+        gradients: bool = False,
+    ) -> None:
+        if when not in ("before", "after"):
+            raise ScratchError(f"when='{when}' - say 'before' or 'after' the edits", exit_code=2)
+        chain = list(reduce) if isinstance(reduce, Sequence) else [reduce]
+        if gradients and chain:
+            raise ScratchError("gradients belong to whole tensors - record without reduce=")
+        self.taps = taps
+        self.names = taps.tensors(*globs)
+        self.order = 0 if when == "before" else 2
+        self.branch = branch
+        self.reductions = [r for r in chain if not isinstance(r, OverSteps)]
+        self.averaged = len(self.reductions) < len(chain)
+        self.to, self.dtype = to, dtype
+        self.budget = budget_bytes(budget)
+        self.on_path = self.gradients = gradients
+        self.trace = Trace(branch=branch)
+        self._steps = steps
+        self._chosen: Container[int] = choose_steps(steps, None)
+        self._stop = _Stop(taps, stop_after) if stop_after else None
+        self._chains: dict[str, list[Bound]] = {}
+        self._fresh: dict[tuple[str, str], Tensor] = {}
+        self._live: dict[str, Tensor] = {}
+        self._averaged_steps = 0
+
+    # Coming and going -----------------------------------------------------------------------
+
+    def __enter__(self) -> Trace:
+        self._bind(Run())
+        self.taps.enter(self)
+        if self._stop:
+            self.taps.enter(self._stop)
+        return self.trace
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self._stop:
+            self.taps.leave(self._stop)
+        self.taps.leave(self)
+        if self.averaged and self.dtype is not None:
+            self.trace.values.update({a: x.to(self.dtype) for a, x in self.trace.values.items()})
+        return isinstance(error, StopRun) and error.args == (self._stop,)
+
+    def wants(self, call: Call) -> bool:
+        return call.step is None or call.step in self._chosen
+
+    def begin(self, call: Call) -> None:
+        pass
+
+    # Planning -------------------------------------------------------------------------------
+
+    def prepare(self, run: Run) -> None:
+        if self.trace.facts:
+            raise ScratchError("this recording holds a run already - make one for each run")
+        if self.branch and run.branches and self.branch not in run.branches:
+            raise ScratchError(
+                f"the run has no branch '{self.branch}', only {', '.join(run.branches)}"
+                " - another guidance scale needs both",
+                exit_code=2,
+            )
+        self._chosen = choose_steps(self._steps, run.calls)
+        self._check_budget(run)
+        self._bind(run)
+        self.trace.values.clear()  # of prompts that were encoded before; the run has its own
+        self.trace.facts = {"run": dict(run.facts)}
+
+    def _bind(self, run: Run) -> None:
+        """Fit the reductions to this run's prompts and sizes."""
+        table = self.taps.tensors(hw=run.hw)
+        words = [w for r in self.reductions if isinstance(r, Words) for w in r.words]
+        for name in self.names:
+            # A word is looked up in the run's prompts, which are not known before it starts.
+            unknown = bool(words) and not run.prompts
+            chain = [] if unknown else self._chain(table[name], run, self.taps.device)
+            self._chains[name] = chain
+            axes = chain[-1].axes if chain else table[name].axes
+            texts = tuple(w if isinstance(w, str) else f"{w[0]} ({w[1]})" for w in words)
+            self.trace.kept[name] = Kept(axes, table[name].hw, texts, self.averaged)
+
+    def _chain(self, info: TensorInfo, run: Run, device: torch.device) -> list[Bound]:
+        return bind(self.reductions, info, run.prompts, self.branch, device)
+
+    def _check_budget(self, run: Run) -> None:
+        """Refuse a run whose recording will be larger than the budget."""
+        table, meta = self.taps.tensors(hw=run.hw), torch.device("meta")
+        total = 0
+        for name in self.names:
+            info = table[name]
+            shape = (info.shape[0] * run.batch, *info.shape[1:])
+            x = torch.empty(shape, dtype=info.dtype, device=meta)
+            try:
+                for bound in self._chain(info, run, meta):
+                    x = bound.apply(x)
+            except ScratchError:
+                raise
+            except Exception:  # somebody's own function may not work without numbers
+                x = torch.empty(shape, dtype=info.dtype, device=meta)
+            steps = 1 if self.averaged or not info.stepwise else _count(self._chosen, run.calls)
+            branches = len(run.branches) if info.branched and self.branch is None else 1
+            total += prod(x.shape) * (self.dtype or x.dtype).itemsize * steps * branches
+        if total > self.budget:
+            raise ScratchError(
+                f"recording {len(self.names)} tensors of this run takes {show_bytes(total)}, more than"
+                f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer steps or one"
+                " branch, or raise the budget",
+                exit_code=2,
+            )
+
+    # Listening ------------------------------------------------------------------------------
+
+    def hear(self, name: str, x: Tensor) -> Tensor:
+        if self.gradients and x.requires_grad:
+            x.retain_grad()
+            self._live[name] = x
+        for branch, place in self.taps.call.parts(x.shape[0]):
+            if self._means(branch):
+                part = x[place].detach()
+                for bound in self._chains[name]:
+                    part = bound.apply(part)
+                self._keep(name, branch, part)
+        return x
+
+    def hear_rows(self, name: str, rows: Rows) -> None:
+        chain = self._chains[name]
+        by_rows = next((i for i, bound in enumerate(chain) if not bound.by_rows), len(chain))
+        axes = chain[by_rows - 1].axes if by_rows else self.names[name].axes
+        for branch, place in self.taps.call.parts(rows.batch):
+            if not self._means(branch):
+                continue
+            size = max(1, CHUNK // (rows.width * (place.stop - place.start)))
+            pieces = []
+            for start in range(0, rows.rows, size):
+                piece = rows.make(place, slice(start, min(start + size, rows.rows))).detach()
+                for bound in chain[:by_rows]:
+                    piece = bound.apply(piece)
+                pieces.append(piece)
+            x = torch.cat(pieces, dim=axes.index("query")) if len(pieces) > 1 else pieces[0]
+            for bound in chain[by_rows:]:
+                x = bound.apply(x)
+            self._keep(name, branch, x)
+
+    def _means(self, branch: str) -> bool:
+        return self.branch is None or branch in ("", self.branch)
+
+    def _keep(self, name: str, branch: str, x: Tensor) -> None:
+        if (name, branch) in self._fresh:
+            self.collect(self.taps.call)  # a second forward pass without `Taps.calling` around it
+        if self.dtype is not None and not self.averaged:
+            x = x.to(self.dtype)
+        # A dict that is emptied after every call: compiled code would compile itself anew for one,
+        # or a list, that grows.
+        self._fresh[name, branch] = x
+
+    # Putting away ---------------------------------------------------------------------------
+
+    def collect(self, call: Call | None) -> None:
+        fresh, live, self._fresh, self._live = self._fresh, self._live, {}, {}
+        if call is None or not fresh:
+            return
+        if call.step is not None:
+            self.trace.moments[call.step] = Moment(call.t or 0.0, call.sigma or 0.0)
+            self._averaged_steps += 1
+        for (name, branch), x in fresh.items():
+            step = None if self.averaged else call.step
+            self._put(Address(name, step, branch), x.to(self.to or x.device, copy=True))
+        for name, whole in live.items():
+            for branch, place in call.parts(whole.shape[0]):
+                self.trace.live[Address(name, call.step, branch)] = Live(whole, place)
+
+    def _put(self, address: Address, x: Tensor) -> None:
+        values = self.trace.values
+        if address not in values:
+            values[address] = x.float() if self.averaged else x
+        elif self.averaged:
+            values[address] = values[address].lerp(x.float(), 1 / self._averaged_steps)
+        elif address.step is None:
+            values[address] = torch.cat([values[address], x])  # one prompt, or picture, more
+        else:
+            raise ScratchError(f"{address} was recorded already - make a recording for each run")
+
+
+class _Stop:
+    """Ends the run when a tensor was made."""
+
+    on_path = False
+    order = 3
+
+    def __init__(self, taps: Taps, address: str) -> None:
+        self.taps = taps
+        self.address = Address.parse(address)
+        self.names = taps.tensors(self.address.name)
+
+    def prepare(self, run: Run) -> None:
+        if self.address.step is not None:
+            choose_steps(self.address.step, run.calls)
+
+    def wants(self, call: Call) -> bool:
+        return self.address.step in (None, call.step)
+
+    def begin(self, call: Call) -> None:
+        pass
+
+    def hear(self, name: str, x: Tensor) -> Tensor:
+        # Compiled code cannot raise; there, the call is finished first.
+        if not torch.compiler.is_compiling():
+            raise StopRun(self)
+        return x
+
+    def hear_rows(self, name: str, rows: Rows) -> None:
+        self.hear(name, torch.empty(0))
+
+    def collect(self, call: Call | None) -> None:
+        pass
+
+
+def budget_bytes(budget: str | int) -> int:
+    """A number of bytes, written as a number or as "2GB", "500 MB"."""
+    if isinstance(budget, int):
+        return budget
+    text = budget.strip().lower()
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    try:
+        return int(float(text.removesuffix(unit)) * UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        raise ScratchError(f"'{budget}' is no budget - write 2GB, or 500MB", exit_code=2) from None
+
+
+def show_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _count(chosen: Container[int], calls: int | None) -> int:
+    return sum(step in chosen for step in range(calls or 1))

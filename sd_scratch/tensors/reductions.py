@@ -1,0 +1,199 @@
+"""Making a recorded tensor small before it is kept.
+
+A reduction is bound to one tensor before the run, when the prompts are known; the bound function is
+what runs inside the forward pass. Any function of a tensor can serve too: it gets ``[B, ...]`` of one
+branch and returns what is to be kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.names import TensorInfo
+from sd_scratch.tensors.words import Prompts, WordKey, word_matrix
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A reduction, ready for one tensor.
+
+    Attributes:
+        axes: of the result; empty where they are not known.
+        by_rows: whether it may be applied to some of the queries at a time.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    axes: tuple[str, ...]
+    by_rows: bool = False
+
+
+class Reduction(Protocol):
+    def bind(
+        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
+    ) -> Bound: ...
+
+
+def _axis(info: TensorInfo, axes: tuple[str, ...], wanted: Sequence[str]) -> int:
+    for name in wanted:
+        if name in axes:
+            return axes.index(name)
+    have = ", ".join(axes) or "unknown"
+    raise ScratchError(
+        f"{info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}", exit_code=2
+    )
+
+
+def _without(axes: tuple[str, ...], *gone: int) -> tuple[str, ...]:
+    return tuple(axis for i, axis in enumerate(axes) if i not in gone)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over an axis."""
+
+    axis: str
+
+    def bind(
+        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
+    ) -> Bound:
+        i = _axis(info, axes, [self.axis])
+        return Bound(lambda x: x.mean(dim=i), _without(axes, i), self.axis != "query")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Some places along an axis."""
+
+    axis: str
+    places: tuple[int, ...]
+
+    def bind(
+        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
+    ) -> Bound:
+        i = _axis(info, axes, [self.axis])
+        size = info.shape[info.axes.index(self.axis)]
+        if not all(-size <= place < size for place in self.places):
+            raise ScratchError(
+                f"{info.name} has {size} places along '{self.axis}', not all of {self.places}",
+                exit_code=2,
+            )
+        index = torch.tensor([place % size for place in self.places], device=device)
+        return Bound(lambda x: x.index_select(i, index), axes, self.axis != "query")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The prompt's tokens put together into words: the sum of each word's tokens, or their mean."""
+
+    words: tuple[WordKey, ...]
+    mean: bool = False
+
+    def bind(
+        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
+    ) -> Bound:
+        i = _axis(info, axes, ["token"])
+        if not prompts:
+            raise ScratchError(
+                f"the words of {info.name} cannot be told without a prompt - record one branch, "
+                "'cond', during a run",
+                exit_code=2,
+            )
+        tokens = info.shape[info.axes.index("token")]
+        matrix = torch.stack([word_matrix(p, self.words, tokens, self.mean) for p in prompts])
+        between = [1] * (len(axes) - 3)
+        matrix = matrix.view(len(prompts), *between, tokens, len(self.words)).to(device)
+
+        def apply(x: Tensor) -> Tensor:
+            return (x.movedim(i, -1) @ matrix.to(x.dtype)).movedim(-1, i)
+
+        return Bound(apply, (*axes[:i], "word", *axes[i + 1 :]), by_rows=True)
+
+
+@dataclass(frozen=True)
+class Area:
+    """The mean over a box of the picture: top, left, bottom, right as parts of its sides, 0..1."""
+
+    box: tuple[float, float, float, float]
+
+    def bind(
+        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
+    ) -> Bound:
+        if info.hw is None:
+            raise ScratchError(f"{info.name} has no place in the picture to take an area of")
+        places = box_mask(self.box, info.hw).flatten().nonzero().squeeze(1).to(device)
+        picture = "height" in axes
+        i = axes.index("height") if picture else _axis(info, axes, ["query", "position"])
+
+        def apply(x: Tensor) -> Tensor:
+            x = x.flatten(i, i + 1) if picture else x
+            return x.index_select(i, places).mean(dim=i)
+
+        return Bound(apply, _without(axes, i, *([i + 1] if picture else [])))
+
+
+def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Tensor:
+    """True for the cells whose centres lie in the box: ``[h, w]``; never empty."""
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise ScratchError(
+            f"{box} is no area - give top, left, bottom and right, each from 0 to 1", exit_code=2
+        )
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in hw)
+    mask = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+    if not mask.any():
+        h, w = hw
+        mask[int((top + bottom) / 2 * h), int((left + right) / 2 * w)] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class OverSteps:
+    """The mean over the recorded steps, kept as it runs: one tensor, whatever the number of steps."""
+
+
+def words(*words: WordKey, mean: bool = False) -> Words:
+    """Keep words instead of tokens; ``("cat", 2)`` is the second "cat" of the prompt."""
+    return Words(words, mean)
+
+
+def heads(*which: int) -> Mean | Pick:
+    """Keep these attention heads; without any, the mean over all of them."""
+    return Pick("head", which) if which else Mean("head")
+
+
+def area(top: float, left: float, bottom: float, right: float) -> Area:
+    """Keep the mean over a box of the picture; sides as parts of the whole, 0..1."""
+    return Area((top, left, bottom, right))
+
+
+def mean_over_steps() -> OverSteps:
+    """Keep one running mean over the recorded steps (the last in the list of reductions)."""
+    return OverSteps()
+
+
+AnyReduction = Reduction | Callable[[Tensor], Tensor]
+
+
+def bind(
+    reductions: Sequence[AnyReduction],
+    info: TensorInfo,
+    prompts: Prompts,
+    branch: str | None,
+    device: torch.device,
+) -> list[Bound]:
+    """The chain of reductions for one tensor."""
+    rows = prompts.get(branch, ()) if branch is not None else ()
+    chain: list[Bound] = []
+    axes = info.axes
+    for reduction in reductions:
+        if hasattr(reduction, "bind"):
+            bound = reduction.bind(info, axes, rows, device)
+        else:
+            bound = Bound(reduction, ())
+        chain.append(bound)
+        axes = bound.axes
+    return chain

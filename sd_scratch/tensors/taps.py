@@ -1,0 +1,241 @@
+"""`Taps`: the switchboard between networks and those who listen to their tensors."""
+
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.names import TensorInfo, match, survey, uncompiled
+from sd_scratch.tensors.tapped import Listener, Probe, Tapped
+from sd_scratch.tensors.words import Prompts
+
+HW = tuple[int, int]
+DryRun = Callable[[Mapping[str, nn.Module], HW | None], None]
+"""Calls copies of the networks on the ``meta`` device, for latents of a size (None: any size)."""
+
+
+class StopRun(Exception):
+    """Ends a run early, at the wish of a recorder, which also catches it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward pass of a network, as far as listeners have to know of it.
+
+    `branches` are those in the batch, in order, each an equal share of it; a branch None is nobody's
+    business. `edits` is false where only recorders may act.
+    """
+
+    step: int | None = None
+    t: float | None = None
+    sigma: float | None = None
+    branches: tuple[str | None, ...] = ("",)
+    edits: bool = True
+
+    def parts(self, batch: int) -> list[tuple[str, slice]]:
+        """Each branch that concerns a listener, and its place in the batch."""
+        share = batch // len(self.branches)
+        return [
+            (branch, slice(i * share, (i + 1) * share))
+            for i, branch in enumerate(self.branches)
+            if branch is not None
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run before it starts.
+
+    Attributes:
+        hw: height and width of the latent.
+        calls: how often the U-Net will be called.
+        batch: how many pictures are made.
+        facts: what it takes to make the run again.
+    """
+
+    hw: HW | None = None
+    calls: int | None = None
+    batch: int = 1
+    branches: tuple[str, ...] = ()
+    prompts: Prompts = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Steps = int | slice | Iterable[int] | None
+
+
+def choose_steps(steps: Steps, calls: int | None) -> Container[int]:
+    """The steps that are meant, of a run with `calls` of them (None: as many as there will be).
+
+    Raises ScratchError for steps that the run does not have.
+    """
+    total = sys.maxsize if calls is None else calls
+    if steps is None or isinstance(steps, slice):
+        return range(total)[steps or slice(None)]
+    wanted = [steps] if isinstance(steps, int) else list(steps)
+    for step in wanted:
+        if not -total <= step < total:
+            raise ScratchError(f"there is no step {step}, the run has {calls}", exit_code=2)
+    return {step % total for step in wanted}
+
+
+class Member(Listener, Protocol):
+    """A listener that a `Taps` looks after."""
+
+    @property
+    def order(self) -> int:
+        """0 records before the edits, 1 edits, 2 records after them."""
+
+    @property
+    def names(self) -> Mapping[str, TensorInfo]:
+        """What it listens to."""
+
+    def prepare(self, run: Run) -> None:
+        """A run begins: plan for it, or refuse."""
+
+    def wants(self, call: Call) -> bool:
+        """Whether it listens to this call."""
+
+    def begin(self, call: Call) -> None:
+        """A call that it wants begins."""
+
+    def collect(self, call: Call | None) -> None:
+        """The call is over: put away what was heard, or forget it where the call failed (None)."""
+
+
+class Taps:
+    """Names, recordings and edits of the tensors of some networks.
+
+    Args:
+        roots: the networks, and the first part of their tensors' names.
+        dry_run: calls every one of them once; see `DryRun`.
+    """
+
+    def __init__(self, roots: Mapping[str, nn.Module], dry_run: DryRun) -> None:
+        self.roots = roots
+        self.call = Call()
+        self.run = Run()
+        self._dry_run = dry_run
+        self._tables: dict[HW | None, dict[str, TensorInfo]] = {}
+        self._members: list[Member] = []
+        self._attached: list[Member] = []
+        self._probed: list[Tapped] = []
+
+    @classmethod
+    def of(cls, root: str, network: nn.Module, *inputs: Tensor) -> "Taps":
+        """The taps of one network that is called with inputs like these."""
+        empty = [torch.empty_like(x, device="meta") for x in inputs]
+        return cls({root: network}, lambda roots, hw: roots[root](*empty))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        tensors = (p for network in self.roots.values() for p in network.parameters())
+        return next(tensors, torch.empty(0)).device
+
+    # Names ----------------------------------------------------------------------------------
+
+    def tensors(self, *globs: str, hw: HW | None = None) -> dict[str, TensorInfo]:
+        """The tensors that the globs match (all by default), without running anything.
+
+        `hw` is the latent's size. Raises ScratchError for a glob without a match.
+        """
+        if hw not in self._tables:
+            self._tables[hw] = survey(self.roots, lambda roots: self._dry_run(roots, hw))
+        return match(globs, self._tables[hw]) if globs else self._tables[hw]
+
+    # Listeners ------------------------------------------------------------------------------
+
+    def enter(self, member: Member) -> None:
+        if member in self._members:
+            raise ScratchError("this recording or edit is active already - make a second one")
+        if self.run.calls is not None:
+            member.prepare(self.run)
+        self._members.append(member)
+        self._attach()
+        member.begin(self.call)
+
+    def leave(self, member: Member) -> None:
+        self._members.remove(member)
+        self._attach()
+        member.collect(self.call)
+
+    def wants(self, root: str, *but: str) -> bool:
+        """Whether anybody listens to a tensor under `root`, apart from those named `but`."""
+        return any(
+            info.root == root and name not in but
+            for member in self._members
+            for name, info in member.names.items()
+        )
+
+    # Runs and calls -------------------------------------------------------------------------
+
+    @contextmanager
+    def running(self, run: Run) -> Iterator[None]:
+        """A run: every listener plans for it first, and may refuse it."""
+        for member in self._members:
+            member.prepare(run)
+        self.run = run
+        try:
+            yield
+        finally:
+            self.run = Run()
+
+    @contextmanager
+    def calling(
+        self,
+        step: int | None = None,
+        t: float | None = None,
+        sigma: float | None = None,
+        branches: Sequence[str | None] = ("",),
+        edits: bool = True,
+    ) -> Iterator[None]:
+        """One forward pass: says what it is, and puts away what was heard at its end."""
+        if not self._members:
+            yield
+            return
+        outer, self.call = self.call, Call(step, t, sigma, tuple(branches), edits)
+        self._attach()
+        for member in self._attached:
+            member.begin(self.call)
+        complete = False
+        try:
+            yield
+            complete = True
+        except StopRun:
+            complete = True  # what was heard until then is what was asked for
+            raise
+        finally:
+            for member in self._attached:
+                member.collect(self.call if complete else None)
+            self.call = outer
+            self._attach()
+
+    def _attach(self) -> None:
+        """Put a probe at every module that somebody listens to now, and at no other."""
+        wanted = [m for m in self._members if m.wants(self.call)]
+        wanted.sort(key=lambda member: member.order)
+        if wanted == self._attached:
+            return
+        for module in self._probed:
+            del module.probe  # not None: compiled code then finds the module as it was at first
+        probes: dict[str, Probe] = {}
+        for member in wanted:
+            for name, info in member.names.items():
+                probe = probes.setdefault(info.path, Probe())
+                probe.listeners.setdefault(info.leaf, []).append((name, member))
+        self._probed = [self._module(path) for path in probes]
+        for module, probe in zip(self._probed, probes.values(), strict=True):
+            module.probe = probe
+        self._attached = wanted
+
+    def _module(self, path: str) -> Tapped:
+        root, _, rest = path.partition(".")
+        module = uncompiled(self.roots[root]).get_submodule(rest)
+        assert isinstance(module, Tapped)
+        return module

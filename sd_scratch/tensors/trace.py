@@ -1,0 +1,177 @@
+"""`Trace`: what a recording holds, in memory or on disk, by name, step and branch."""
+
+import math
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.names import nearest
+
+
+class Address(NamedTuple):
+    """Where one value comes from, written ``name@step:branch``; parts that it has not are left out.
+
+    `step` counts the U-Net's calls in a run from 0. It is never the timestep: PNDM visits one twice.
+    """
+
+    name: str
+    step: int | None = None
+    branch: str = ""
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f"@{self.step}"
+        return self.name + step + (f":{self.branch}" if self.branch else "")
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        rest, _, branch = text.partition(":")
+        name, _, step = rest.partition("@")
+        if step and not step.isdecimal():
+            raise ScratchError(f"'{text}' is no address - write name@step:branch", exit_code=2)
+        return cls(name, int(step) if step else None, branch)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one recorded name keeps: its axes after the reductions, and what stands on them."""
+
+    axes: tuple[str, ...]
+    hw: tuple[int, int] | None = None
+    words: tuple[str, ...] = ()
+    averaged: bool = False  # over the steps
+
+
+class Live(NamedTuple):
+    """A recorded tensor itself, still part of the computation, and one branch's place in it."""
+
+    whole: Tensor
+    place: slice
+
+
+class Moment(NamedTuple):
+    """Where in a run a step was: its timestep, and its noise relative to the signal."""
+
+    t: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One tensor over the recorded steps and branches.
+
+    Attributes:
+        tensor: its axes are named by `axes`; ``step`` and ``branch`` come first where it has them.
+        steps: the step of each place on the ``step`` axis, with `t` and `sigma` beside it. For a
+            running mean there is no such axis, and these are the steps that went into it.
+        hw: height and width of the feature map that its positions belong to.
+        words: what stands on the ``word`` axis.
+    """
+
+    name: str
+    tensor: Tensor
+    axes: tuple[str, ...]
+    steps: tuple[int, ...] = ()
+    t: tuple[float, ...] = ()
+    sigma: tuple[float, ...] = ()
+    branches: tuple[str, ...] = ()
+    hw: tuple[int, int] | None = None
+    words: tuple[str, ...] = ()
+
+    def maps(self) -> Tensor:
+        """The tensor with its row of positions folded back into height and width."""
+        for axis in ("query", "position"):
+            if axis in self.axes and self.hw is not None:
+                i, shape = self.axes.index(axis), self.tensor.shape
+                return self.tensor.reshape(*shape[:i], *self.hw, *shape[i + 1 :])
+        raise ScratchError(f"{self.name} has no row of positions - its axes are {self.axes}")
+
+
+@dataclass(eq=False)
+class Trace:
+    """What was recorded: ``trace["unet.h"]``, ``trace["unet.h@3"]``, ``trace["unet.h@3:cond"]``.
+
+    Attributes:
+        values: every value under its address; a trace from disk reads them when they are asked for.
+        moments: timestep and sigma of every recorded step.
+        facts: everything that makes the run again: prompt, seeds, sampler, edits, ...
+    """
+
+    values: MutableMapping[Address, Tensor] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    moments: dict[int, Moment] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    branch: str | None = None  # the only one that was recorded: then there is no axis for it
+    live: dict[Address, Live] = field(default_factory=dict)  # on request, for their gradients
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(address.name for address in self.values))
+
+    @property
+    def bytes(self) -> int:
+        return sum(value.nbytes for value in self.values.values())
+
+    def __contains__(self, name: str) -> bool:
+        return any(address.name == name for address in self.values)
+
+    def __getitem__(self, address: str) -> Recording:
+        return self._read(Address.parse(address), self.values)
+
+    def gradient(self, address: str) -> Recording:
+        """The gradient of a tensor recorded with ``gradients=True``, after ``backward()``."""
+        wanted = Address.parse(address)
+        grads = {
+            address: live.whole.grad[live.place]
+            for address, live in self.live.items()
+            if live.whole.grad is not None
+        }
+        if not any(a.name == wanted.name for a in grads):
+            raise ScratchError(
+                f"no gradient of {wanted.name} - record with gradients=True and call backward() first"
+            )
+        return self._read(wanted, grads)
+
+    def _read(self, wanted: Address, values: Mapping[Address, Tensor]) -> Recording:
+        found = [address for address in values if address.name == wanted.name]
+        if not found:
+            near = ", ".join(nearest(wanted.name, self.names)) or "nothing was"
+            raise ScratchError(f"'{wanted.name}' was not recorded - nearest: {near}", exit_code=2)
+        steps = sorted({a.step for a in found}, key=lambda step: -1 if step is None else step)
+        branches = list(dict.fromkeys(a.branch for a in found))
+        if wanted.step is not None:
+            steps = [wanted.step]
+        if wanted.branch:
+            branches = [wanted.branch]
+        grid = [[Address(wanted.name, step, branch) for branch in branches] for step in steps]
+        for address in (address for row in grid for address in row):
+            if address not in values:
+                have = ", ".join(str(a) for a in found[:4])
+                raise ScratchError(f"'{address}' was not recorded - there is {have}", exit_code=2)
+
+        kept = self.kept[wanted.name]
+        axes, rows = kept.axes, [[values[address] for address in row] for row in grid]
+        if wanted.branch or self.branch or branches == [""]:
+            by_step = [row[0] for row in rows]
+        else:
+            by_step, axes = [torch.stack(row) for row in rows], ("branch", *axes)
+        if wanted.step is not None or steps == [None]:
+            tensor = by_step[0]
+        else:
+            tensor, axes = torch.stack(by_step), ("step", *axes)
+        numbers = sorted(self.moments) if kept.averaged else [s for s in steps if s is not None]
+        moments = [self.moments.get(step, Moment(math.nan, math.nan)) for step in numbers]
+        return Recording(
+            name=wanted.name,
+            tensor=tensor,
+            axes=axes,
+            steps=tuple(numbers),
+            t=tuple(moment.t for moment in moments),
+            sigma=tuple(moment.sigma for moment in moments),
+            branches=tuple(branch for branch in branches if branch),
+            hw=kept.hw,
+            words=kept.words,
+        )
