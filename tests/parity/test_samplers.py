@@ -18,6 +18,8 @@ from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import Schedule
 from tests.denoisers import Recorder, lively
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 TOLERANCE = 1e-5
 SHIPPED = {
     "beta_start": 0.00085,
@@ -187,3 +189,59 @@ def test_lms_of_lower_order(order: int, kind: str, monkeypatch: pytest.MonkeyPat
     model = lively(schedule)
     expected = theirs(scheduler, model, 10, monkeypatch, order=order)
     assert_close(ours("lms", model, schedule, 10, order=order)[-1], expected[-1])
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigmas", ["discrete", "karras"])
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_euler_and_heun(
+    name: str, sigmas: str, kind: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = {"euler": diffusers.EulerDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler}
+    scheduler = make[name](**SHIPPED, prediction_type=kind, use_karras_sigmas=sigmas == "karras")
+    schedule = schedule_for(kind)
+    model = Recorder(lively(schedule))
+    expected = theirs(scheduler, model, steps, monkeypatch)
+    asked, model.timesteps = model.timesteps, []
+    actual = ours(name, model, schedule, steps, sigmas=sigmas)
+    assert model.timesteps == pytest.approx(asked, abs=1e-2)
+    levels = scheduler.sigmas[1:]
+    if name == "heun":  # two of diffusers' steps, and two equal sigmas, but for the last
+        expected, levels = [*expected[1::2], expected[-1]], scheduler.sigmas[1::2]
+    for a, b, sigma in zip(actual, expected, levels, strict=True):
+        assert_close(a, b / (sigma**2 + 1) ** 0.5)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_euler_a(kind: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**SHIPPED, prediction_type=kind)
+    schedule = schedule_for(kind)
+    model = lively(schedule)
+    expected = theirs(scheduler, model, steps, monkeypatch)
+    actual = ours("euler_a", model, schedule, steps)
+    for a, b, sigma in zip(actual, expected, scheduler.sigmas[1:], strict=True):
+        assert_close(a, b / (sigma**2 + 1) ** 0.5)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigmas", ["discrete", "karras"])
+def test_dpmpp_2m(sigmas: str, kind: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the ladder that diffusers' other samplers use; its DPM solvers have one of their own."""
+    ladder = diffusers.EulerDiscreteScheduler(**SHIPPED, use_karras_sigmas=sigmas == "karras")
+    ladder.set_timesteps(steps)
+    scheduler = diffusers.DPMSolverMultistepScheduler(**SHIPPED, prediction_type=kind)
+    set_timesteps = scheduler.set_timesteps
+
+    def set_same_timesteps(steps: int) -> None:
+        set_timesteps(steps)
+        scheduler.sigmas, scheduler.timesteps = ladder.sigmas, ladder.timesteps
+
+    monkeypatch.setattr(scheduler, "set_timesteps", set_same_timesteps)
+    schedule = schedule_for(kind)
+    model = lively(schedule)
+    expected = theirs(scheduler, model, steps, monkeypatch)
+    for a, b in zip(ours("dpmpp_2m", model, schedule, steps, sigmas=sigmas), expected, strict=True):
+        assert_close(a, b)

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from sd_scratch.diffusion.samplers.ddim import ddim
 from sd_scratch.diffusion.samplers.ddpm import ddpm
+from sd_scratch.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from sd_scratch.diffusion.samplers.euler import euler
+from sd_scratch.diffusion.samplers.euler_a import euler_a
+from sd_scratch.diffusion.samplers.heun import heun
 from sd_scratch.diffusion.samplers.lms import lms
 from sd_scratch.diffusion.samplers.pndm import pndm
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
@@ -69,6 +73,10 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("ddim", ddim, "DDIM", "first order; eta > 0 adds noise at every step"),
         Sampler("ddpm", ddpm, "DDPM", "the original random walk; wants hundreds of steps"),
         Sampler("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4"),
+        Sampler("euler", euler, "Euler", "first order in sigma; DDIM in other coordinates"),
+        Sampler("euler_a", euler_a, "Euler a", "Euler with fresh noise at every step"),
+        Sampler("heun", heun, "Heun", "second order; two model calls a step"),
+        Sampler("dpmpp_2m", dpmpp_2m, "DPM++ 2M", "second order multistep; good in 20 steps"),
     )
 }
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, predict
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, fraction, predict
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
 
 
 def ddim(
@@ -33,8 +32,7 @@ def ddim(
     `eta` is from 0 (no noise, the default) to 1.
     Raises `ScratchError` (exit 2) for another eta or for steps outside 1..T.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ScratchError(f"eta {eta} is out of range - give a number from 0 to 1", exit_code=2)
+    fraction("eta", eta)
     timesteps = schedule.timesteps(steps)
     alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [schedule.final_alpha_bar]
     x_t = noise

@@ -65,3 +65,11 @@ def choice(option: str, value: object, known: Sequence[object]) -> None:
             f"{option} {value!r} is unknown - choose from {', '.join(map(str, known))}",
             exit_code=2,
         )
+
+
+def fraction(option: str, value: float) -> None:
+    """`ScratchError` (exit 2) unless the option's value is from 0 to 1."""
+    if not 0.0 <= value <= 1.0:
+        raise ScratchError(
+            f"{option} {value} is out of range - give a number from 0 to 1", exit_code=2
+        )

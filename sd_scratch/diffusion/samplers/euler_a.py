@@ -1,0 +1,51 @@
+"""Euler's method with ancestral noise: go down too far, then add fresh noise back up to the level.
+
+Katherine Crowson's k-diffusion. The noise that is put back has the variance of DDPM's posterior,
+
+    up^2   = eta^2 sigma'^2 (sigma^2 - sigma'^2) / sigma^2
+    down^2 = sigma'^2 - up^2
+
+so that eta = 1 on the schedule's own sigmas is DDPM with its small variance, in other coordinates.
+"""
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, fraction
+from sd_scratch.diffusion.schedule import Schedule
+
+
+def euler_a(
+    model: Denoiser,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    draw: Draw,
+    *,
+    eta: float = 1.0,
+    sigmas: str = "discrete",
+) -> Iterator[Step]:
+    """One model call a step, and noise in every step but the last; ends at sigma = 0.
+
+    `eta` is from 0 (Euler's method) to 1; `sigmas` is "discrete" (the schedule's own) or "karras".
+    Raises `ScratchError` (exit 2) for other values or for steps outside 1..T.
+    """
+    fraction("eta", eta)
+    rungs = ladder(schedule, steps, sigmas)
+    x = rungs.start * noise
+    for i, t in enumerate(rungs.timesteps):
+        sigma, sigma_next = rungs.sigmas[i : i + 2]
+        up = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
+        down = math.sqrt(sigma_next**2 - up**2)
+        prediction = predict_at(model, x, sigma, t, schedule)
+        x_next = x + (down - sigma) * prediction.eps
+
+        step_noise = None
+        if up > 0.0:
+            step_noise = draw()
+            x_next = x_next + up * step_noise
+        yield sigma_step(i, rungs, x, prediction, x_next, step_noise)
+        x = x_next
