@@ -1,0 +1,146 @@
+"""The command line: ``sd-scratch COMMAND``.
+
+A command is a module with `add_arguments(parser)`, which imports nothing heavy, and `run(args)`, which
+may, and returns an exit status. PyTorch takes longer to import than all of ``--help`` may take.
+"""
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+import sd_scratch
+from sd_scratch.cli.console import report_error, set_up_console
+from sd_scratch.cli.options import add_message_arguments
+from sd_scratch.errors import ScratchError
+
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        return f"sd_scratch.cli.{self.name}"
+
+
+COMMANDS = (
+    Command("generate", "make pictures from a prompt"),
+    Command("train", "train a model from scratch, on a CPU if need be"),
+    Command("sample", "a sheet of pictures from a trained model"),
+    Command("weights", "list, download and inspect models"),
+    Command("bench", "measure speed and memory, beside diffusers where it is installed"),
+    Command("doctor", "show versions, devices, memory, caches and models"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 (failed), 2 (bad usage) or 130 (interrupted)."""
+    arguments = [_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
+    debug = "--debug" in arguments
+    _protect_streams()
+    try:
+        with _terminated_cleanly():
+            args = _parser(arguments).parse_args(arguments)
+            set_up_console(quiet="quiet" in args, verbose="verbose" in args, debug=debug)
+            code: int = importlib.import_module(args.module).run(args)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return BROKEN_PIPE
+    except SystemExit as stop:  # from argparse after --help, or from SIGTERM
+        return stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:
+        return report_error(error, debug)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, and no guessing from abbreviations."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise ScratchError(f"{message} - see {self.prog} --help", exit_code=2)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Choices with the nearest name first (argparse has no public hook for this)."""
+        choices = [str(choice) for choice in action.choices or ()]
+        if action.choices is None or value in action.choices:
+            return
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise argparse.ArgumentError(
+            action, f"unknown '{value}' - {hint}there is {', '.join(choices)}"
+        )
+
+
+def _parser(arguments: Sequence[str]) -> Parser:
+    """The parser, with the arguments of those commands only that may be meant."""
+    parser = Parser(prog="sd-scratch", description="Stable Diffusion 1.x from scratch.")
+    parser.add_argument(
+        "--version", action="version", version=f"sd-scratch {sd_scratch.__version__}"
+    )
+    commands = parser.add_subparsers(
+        metavar="COMMAND", title="commands", required=True, parser_class=Parser
+    )
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        if command.name in arguments:
+            sub.set_defaults(module=command.module)
+            importlib.import_module(command.module).add_arguments(sub)
+            add_message_arguments(sub)
+    return parser
+
+
+def _dashes(word: str) -> str:
+    """``--batch_count`` is taken for ``--batch-count``; what follows a ``=`` is left alone."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _protect_streams() -> None:
+    """Characters that the terminal's encoding lacks are written as escapes, not raised about."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Nobody reads any more: let the interpreter's last flush go nowhere instead of failing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """SIGTERM unwinds the program like an exception, so that temporary files are removed."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,3 @@
+from sd_scratch.cli import main
+
+raise SystemExit(main())

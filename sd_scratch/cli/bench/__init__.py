@@ -1,0 +1,76 @@
+"""``sd-scratch bench``: speed and memory, beside diffusers where it is installed.
+
+Networks are timed in one process, ours and theirs in turn, on the same weights; start-up and peak
+memory are of whole processes, in turn too.
+"""
+
+import argparse
+import json
+import logging
+
+from sd_scratch.cli.options import add_device_arguments, integer, side
+
+log = logging.getLogger(__name__)
+
+RANDOM_MODELS = ("random-sd15", "random-tiny")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=RANDOM_MODELS[0],
+        help="a model, or random weights of SD 1.5's size (random-sd15, the default)",
+    )
+    parser.add_argument("--against", choices=("diffusers", "nothing"), default="diffusers")
+    parser.add_argument("--size", type=side, help="of the picture (default: the model's own)")
+    parser.add_argument("--repeats", type=integer(1, 1000), default=5, help="(default 5)")
+    parser.add_argument(
+        "--steps", type=integer(1, 1000), default=2, help="of the run for --memory (default 2)"
+    )
+    parser.add_argument("--compile", action="store_true", help="time the compiled U-Net too")
+    parser.add_argument(
+        "--startup",
+        action="store_true",
+        help="time from process start to the first U-Net call, too",
+    )
+    parser.add_argument("--memory", action="store_true", help="peak memory of a whole run, too")
+    parser.add_argument("--no-networks", action="store_true", help="leave out the networks' times")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_device_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from sd_scratch.cli.bench.networks import compiled_row, network_rows
+    from sd_scratch.cli.bench.processes import process_rows
+    from sd_scratch.cli.bench.rows import as_text
+    from sd_scratch.cli.bench.subjects import load_subject
+    from sd_scratch.cli.machine import set_threads
+
+    set_threads(args.threads)
+    ours, theirs = load_subject(args)
+    size = args.size or ours.config.sample_size
+    rows = []
+    if args.startup or args.memory:
+        rows += process_rows(args, ours, size, with_theirs=theirs is not None)
+    if not args.no_networks:
+        rows += network_rows(ours, theirs, size, args.repeats)
+    if args.compile:
+        rows.append(compiled_row(ours, theirs, size, args.repeats))
+
+    settings = {
+        "model": args.model,
+        "size": size,
+        "dtype": str(ours.dtype).removeprefix("torch."),
+        "device": str(ours.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeats": args.repeats,
+    }
+    if args.json:
+        print(json.dumps({"settings": settings, "rows": [vars(row) for row in rows]}, indent=2))
+    else:
+        print(as_text(settings, rows))
+    return 0

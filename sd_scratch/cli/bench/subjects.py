@@ -1,0 +1,100 @@
+"""The two sides of a benchmark: our model, and diffusers' networks that share its weights."""
+
+import argparse
+import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints import Components, load_components
+from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_json, unet_json
+from sd_scratch.cli.machine import choose_device, choose_dtype
+from sd_scratch.config import SD15, TINY, ModelConfig
+from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+RANDOM = {"random-sd15": SD15, "random-tiny": TINY}
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Networks of diffusers and transformers, as they come, with our weights."""
+
+    text: Any
+    unet: Any
+    vae: Any
+
+
+def load_subject(args: argparse.Namespace) -> tuple[StableDiffusion, Theirs | None]:
+    """Our model, and theirs where it is wanted and there."""
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device)
+    if args.model in RANDOM:
+        components = random_components(RANDOM[args.model], device, dtype)
+    else:
+        components = load_components(args.model, device=device, dtype=dtype)
+    return StableDiffusion(components), load_theirs(components, args.against)
+
+
+def random_components(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Components:
+    """A whole model with random weights: real sizes and speeds, and no picture."""
+    generator = torch.Generator().manual_seed(0)
+    text, vae, unet = (
+        _randomised(empty_network(network), generator, device, dtype)
+        for network in (config.text, config.vae, config.unet)
+    )
+    tokenizer = Tokenizer.clip(config.text.max_position_embeddings)
+    return Components(config, text, vae, unet, tokenizer, config.name)
+
+
+def load_theirs(components: Components, against: str) -> Theirs | None:
+    if against == "nothing":
+        return None
+    if not all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
+        log.warning("diffusers and transformers are not installed: nothing to compare with")
+        return None
+    # By name, so that the type check neither needs them nor looks into them.
+    diffusers: Any = importlib.import_module("diffusers")
+    transformers: Any = importlib.import_module("transformers")
+
+    config = components.config
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel.from_config(unet_json(config.unet, 64))
+        vae_config = autoencoder_json(config.vae, config.sample_size)
+        vae = diffusers.AutoencoderKL.from_config(vae_config)
+    text_config = transformers.CLIPTextConfig.from_dict(text_encoder_json(config.text))
+    text = transformers.CLIPTextModel(text_config)
+    prefix = "text_model." if "text_model.final_layer_norm.bias" in text.state_dict() else ""
+    unet.load_state_dict(components.unet.state_dict(), assign=True)
+    vae.load_state_dict(components.vae.state_dict(), assign=True)
+    state = {prefix + key: value for key, value in components.text.state_dict().items()}
+    text.load_state_dict(state, assign=True)
+    device = components.unet.conv_in.weight.device
+    for network in (text, unet, vae):
+        network.to(device).eval().requires_grad_(False)
+    return Theirs(text, unet, vae)
+
+
+def _randomised(
+    network: nn.Module, generator: torch.Generator, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """Weights that keep the variance of what passes through; norms and biases as they start."""
+
+    def fill(name: str, like: Tensor) -> Tensor:
+        if like.ndim > 1:
+            return torch.randn(like.shape, generator=generator).div(like[0].numel() ** 0.5)
+        is_scale = "norm" in name and name.endswith("weight")
+        return torch.full(like.shape, 1.0 if is_scale else 0.0)
+
+    state = {
+        name: fill(name, like).to(device, dtype) for name, like in network.state_dict().items()
+    }
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)

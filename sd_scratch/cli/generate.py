@@ -1,0 +1,231 @@
+"""``sd-scratch generate``: text to pictures."""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.options import (
+    add_device_arguments,
+    add_model_arguments,
+    integer,
+    number,
+    seed,
+    side,
+)
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
+from sd_scratch.text_cleaning import STYLES
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from sd_scratch.cli.interrupt import StopRequest
+    from sd_scratch.cli.output import Output
+    from sd_scratch.image_noise import ImageNoise
+    from sd_scratch.pipeline import StableDiffusion
+    from sd_scratch.recipe import Recipe
+
+INTERRUPTED = 130
+MAX_PICTURES, MAX_BATCH = 100_000, 256
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    picture = parser.add_argument_group("picture")
+    picture.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to show")
+    picture.add_argument("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
+    picture.add_argument(
+        "-n", "--negative-prompt", metavar="PROMPT", help="what to steer away from"
+    )
+    picture.add_argument(
+        "-s", "--seed", type=seed, help="of the first picture; -1 draws one (default)"
+    )
+    picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
+    picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
+    picture.add_argument(
+        "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
+    )
+
+    _add_sampling_arguments(parser)
+    _add_output_arguments(parser)
+    add_model_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net first; pays over many steps"
+    )
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    way = parser.add_argument_group("sampling (default: the model's own)")
+    way.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
+    way.add_argument(
+        "--cfg-scale",
+        "--guidance-scale",
+        type=number(*GUIDANCE),
+        metavar="SCALE",
+        help="classifier-free guidance: 1 for none, usually 4 to 12",
+    )
+    way.add_argument(
+        "--sampler",
+        "--sampling-method",
+        metavar="NAME",
+        help="such as pndm, ddim or euler_a; sd-scratch doctor lists them",
+    )
+    way.add_argument("--schedule", metavar="NAME", help="of noise levels: discrete or karras")
+    way.add_argument("--eta", type=number(0, 1), help="fresh noise of ddim and euler_a, 0 to 1")
+    way.add_argument(
+        "--sampler-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of the sampler, such as order=2",
+    )
+    way.add_argument(
+        "--clip-skip",
+        type=integer(*CLIP_SKIP),
+        help="leave out the last N-1 text layers (default 1)",
+    )
+    way.add_argument(
+        "--text-cleaning",
+        choices=STYLES,
+        help="of the prompt: as CLIP was trained (default), or as diffusers does it",
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-b", "--batch-count", type=integer(1, MAX_PICTURES), default=1, help="how many pictures"
+    )
+    output.add_argument(
+        "--batch-size", type=integer(1, MAX_BATCH), default=1, help="how many at a time"
+    )
+    output.add_argument(
+        "-o",
+        "--output",
+        help="a file, - for standard output, or a template of {seed} {index} {prompt} {model} "
+        "{sampler} {steps} {cfg} {width} {height} (default: out/{seed}-{index:04}.png)",
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output.add_argument("--save-latents", type=Path, metavar="FILE.safetensors")
+    output.add_argument(
+        "--no-metadata", action="store_true", help="store no prompt and settings in the pictures"
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON object, not paths")
+
+
+def run(args: argparse.Namespace) -> int:
+    # What only a run needs: PyTorch, above all.
+    from sd_scratch.cli.interrupt import StopRequest
+    from sd_scratch.cli.load import load_model
+    from sd_scratch.cli.output import Output, check_file
+    from sd_scratch.cli.request import read_request, sampler_options
+
+    started = time.perf_counter()
+    output = Output(args.output, pictures=args.batch_count, overwrite=args.overwrite)
+    options = sampler_options(args)
+    recipe = read_request(args)
+    output.check()
+    if args.save_latents is not None:
+        check_file(args.save_latents, args.overwrite)
+
+    model, recipe = load_model(args, recipe, options)
+    kept: list[dict[str, object]] = []
+    latents: list[Tensor] = []
+    with StopRequest() as stop, closing(make_batches(model, recipe, args, stop)) as batches:
+        for batch in batches:
+            for picture, picture_seed in zip(batch.to_pil(), batch.seeds, strict=True):
+                one = recipe.over(seed=picture_seed)
+                path = save_picture(picture, one, output, metadata=not args.no_metadata)
+                kept.append({"path": path, **one.known})
+                if not args.json and not output.to_stdout:
+                    print(path, flush=True)
+            if args.save_latents is not None:
+                latents.append(batch.latent.cpu())
+                save_latents(args.save_latents, latents, recipe)
+    if args.json:
+        seconds = round(time.perf_counter() - started, 3)
+        print(json.dumps({"images": kept, "seconds": seconds}, indent=2))
+    if stop.wanted:
+        log.warning(
+            f"interrupted: {len(kept)} of {args.batch_count} pictures are finished and kept"
+        )
+    return INTERRUPTED if stop.wanted else 0
+
+
+def make_batches(
+    model: "StableDiffusion", recipe: "Recipe", args: argparse.Namespace, stop: "StopRequest"
+) -> "Generator[ImageNoise, None, None]":
+    """The finished latents, a batch at a time; ends early, without the batch at hand, when asked to
+    stop. Picture i of the run has the recipe's seed + i."""
+    prompts = []
+    for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
+        prompts.append(model.prompt(text, clip_skip=recipe.clip_skip or 1))
+        for note in prompts[-1].encoding.notes:
+            log.warning(f"{name}: {note}")
+    settings: dict[str, Any] = {
+        "negative": prompts[1],
+        "sampler": recipe.sampler,
+        "steps": recipe.steps,
+        "guidance": recipe.guidance,
+        **recipe.sampler_options,
+    }
+    first, steps = recipe.seed or 0, recipe.steps or 0
+    seeds = range(first, first + args.batch_count)
+    with progress_bar(steps * len(seeds), "steps") as bar:
+        for start in range(0, len(seeds), args.batch_size):
+            chunk = seeds[start : start + args.batch_size]
+            noise = model.noise(chunk, recipe.width, recipe.height)
+            latent = noise.latent
+            for step in model.steps(prompts[0], noise, **settings):
+                latent = step.x_next
+                bar.update(len(chunk))
+                if stop.wanted and step.index + 1 < steps:
+                    return
+            yield noise.with_latent(latent, t=0)
+            if stop.wanted:
+                return
+
+
+def save_picture(picture: "Image.Image", recipe: "Recipe", output: "Output", metadata: bool) -> str:
+    """Encode and write one picture; returns its path."""
+    from sd_scratch.png import encode_png
+
+    if is_plain(picture):
+        log.warning(f"the picture of seed {recipe.seed} is of one colour: it shows nothing")
+    values = {
+        "seed": recipe.seed,
+        "prompt": recipe.prompt,
+        "model": recipe.model,
+        "sampler": recipe.sampler,
+        "steps": recipe.steps,
+        "cfg": f"{recipe.guidance:g}",
+        "width": recipe.width,
+        "height": recipe.height,
+    }
+    return output.save(encode_png(picture, recipe if metadata else None), values)
+
+
+def is_plain(picture: "Image.Image") -> bool:
+    """Whether all pixels have one colour, but for rounding."""
+    import numpy as np
+
+    return bool(np.ptp(np.asarray(picture), axis=(0, 1)).max() < 3)
+
+
+def save_latents(path: Path, batches: "list[Tensor]", recipe: "Recipe") -> None:
+    """All finished latents as ``latents`` ``[B, 4, h, w]`` fp32, scaled as the U-Net sees them."""
+    import torch
+    from safetensors.torch import save
+
+    from sd_scratch.files import write_file
+
+    latents = torch.cat(batches).contiguous()
+    write_file(path, save({"latents": latents}, {"sd_scratch": recipe.to_json()}), overwrite=True)

@@ -1,0 +1,86 @@
+"""A model for a command: everything cheap is checked before any weights are read."""
+
+import argparse
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.load import Components, build_components, read_layout
+from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+from sd_scratch.cli.request import DEFAULT_MODEL, complete
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.recipe import Recipe
+from sd_scratch.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def load_model(
+    args: argparse.Namespace, recipe: Recipe, options: Mapping[str, str]
+) -> tuple[StableDiffusion, Recipe]:
+    """Load the model that `recipe` names, on the device and with the threads that `args` name.
+
+    Returns the recipe, too, with everything filled in that only the model could say; `options` are
+    the sampler's. Raises ScratchError.
+    """
+    device = choose_device(args.device)
+    dtype = choose_dtype(recipe.dtype, device)
+    set_threads(args.threads)
+    source = recipe.model or DEFAULT_MODEL
+    layout = read_layout(source, revision=recipe.revision, offline=args.offline)
+    recipe = complete(recipe, layout.config, options)
+
+    components = build_components(layout, source, dtype, device, force=args.force)
+    log.info(components.summary)
+    model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))
+    if args.compile:
+        compile_unet(model.unet)
+    return model, _with_identity(recipe, layout, components)
+
+
+def compile_unet(unet: UNet) -> None:
+    """Let the U-Net be compiled, weights frozen in, when it is first called with a new size."""
+    on_cpu = unet.conv_in.weight.device.type == "cpu"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if on_cpu and not any(shutil.which(name) for name in compilers if name):
+        raise ScratchError("--compile needs a C++ compiler - install g++, or set CXX to yours")
+    unet.compile(options={"freezing": True})
+
+
+def _with_cleaning(components: Components, style: str | None) -> Components:
+    """The same with a tokenizer that cleans prompts in that style."""
+    old = components.tokenizer
+    if style in (None, old.text_cleaning):
+        return components
+    return replace(
+        components, tokenizer=Tokenizer(old.vocab, old.merges, old.max_length, style or "")
+    )
+
+
+def _with_identity(recipe: Recipe, layout: Layout, components: Components) -> Recipe:
+    """The recipe with the model's name, commit and hash; the paths of this machine are nobody's
+    business."""
+    source = components.source
+    path = Path(source).expanduser()
+    if source not in list_shipped() and path.exists():
+        source = path.resolve().name if path.is_dir() else path.stem
+    # The hub's cache keeps every commit in a folder of that name.
+    cached = layout.path.parent.name == "snapshots"
+    if recipe.model_hash not in (None, components.hash):
+        log.warning(
+            f"the picture was made by a model with hash {recipe.model_hash}, and {source} has "
+            f"{components.hash}: it will differ"
+        )
+    return replace(
+        recipe,
+        model=source,
+        revision=layout.path.name if cached else None,
+        model_hash=components.hash or None,
+    )

@@ -1,0 +1,110 @@
+"""Arguments that several commands share, and the types that check values while they are parsed."""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+
+from sd_scratch.limits import DTYPES, SEED, SIDE
+
+CELL = 8  # pixels that one latent cell covers
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A type for argparse: an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not an integer from {low} to {high}"
+            )
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A type for argparse: a finite number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not a number from {low:g} to {high:g}"
+            )
+        return value
+
+    return parse
+
+
+def side(text: str) -> int:
+    """A type for argparse: a picture's width or height in pixels."""
+    value = integer(*SIDE)(text)
+    if value % CELL:
+        below = value - value % CELL
+        raise argparse.ArgumentTypeError(
+            f"{value} is not a multiple of {CELL}: use {below} or {below + CELL}"
+        )
+    return value
+
+
+def seed(text: str) -> int:
+    """A type for argparse: a seed, or -1 for a random one."""
+    if text.strip() == "-1":
+        return -1
+    try:
+        return integer(*SEED)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a seed: give -1 for a random one, or 0 to 2^64-1"
+        ) from None
+
+
+def add_message_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command; one that is not given leaves no attribute, so that the parser of an
+    action below a command does not undo what stood before it."""
+    group = parser.add_argument_group("messages")
+    for short, name, text in (
+        ("-q", "--quiet", "warnings and errors only"),
+        ("-v", "--verbose", "say more"),
+        (None, "--debug", "show tracebacks"),
+    ):
+        names = [short, name] if short else [name]
+        group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m",
+        "--model",
+        help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
+    )
+    add_source_arguments(group)
+    group.add_argument(
+        "--force", action="store_true", help="load even if memory seems too small for it"
+    )
+
+
+def add_source_arguments(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--offline", action="store_true", help="use what is cached, no network")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    group.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float32)")
+    group.add_argument(
+        "-t",
+        "--threads",
+        type=integer(1, 4 * (os.cpu_count() or 1)),
+        help="CPU threads (default: one per core)",
+    )

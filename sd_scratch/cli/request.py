@@ -1,0 +1,181 @@
+"""What a person asks ``generate`` for: flags over a picture's own recipe over the model's defaults."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.checkpoints.source import HUB_ID
+from sd_scratch.config import ModelConfig
+from sd_scratch.diffusion.noise import random_seed
+from sd_scratch.diffusion.samplers import Sampler, get_sampler
+from sd_scratch.errors import ScratchError
+from sd_scratch.limits import DTYPES, SEED
+from sd_scratch.png import read_recipe
+from sd_scratch.recipe import Option, Recipe
+from sd_scratch.text_cleaning import STYLES, check_text
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "scenes"
+SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
+
+
+def read_request(args: argparse.Namespace) -> Recipe:
+    """The recipe that was asked for, as far as it can be known before a model is: what only the model
+    can say stays None. Nothing is loaded.
+
+    Raises ScratchError for bad usage.
+    """
+    if args.prompt is not None and args.prompt_option is not None:
+        raise ScratchError("the prompt was given twice: in its place and with -p", exit_code=2)
+    given = args.prompt if args.prompt is not None else args.prompt_option
+    if given is None and args.from_image is None:
+        raise ScratchError('no prompt: sd-scratch generate "a red circle"', exit_code=2)
+
+    recipe = (
+        Recipe(prompt="") if args.from_image is None else _recipe_in(args.from_image, args.model)
+    )
+    if args.sampler is not None and args.sampler != recipe.sampler:
+        recipe = replace(recipe, sampler_options={})  # those of another sampler
+    recipe = recipe.over(
+        prompt=given,
+        negative_prompt=args.negative_prompt,
+        seed=_drawn(args.seed),
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance=args.cfg_scale,
+        width=args.width,
+        height=args.height,
+        clip_skip=args.clip_skip,
+        text_cleaning=args.text_cleaning,
+        dtype=args.dtype,
+        model=args.model,
+    )
+    if args.model is not None or args.revision is not None:
+        recipe = replace(recipe, revision=args.revision)
+    if recipe.sampler is not None:
+        get_sampler(recipe.sampler)
+    check_text(recipe.prompt)
+    check_text(recipe.negative_prompt)
+    recipe = _with_seed(recipe, args.batch_count)
+    return recipe if recipe.model is not None else _with_default_model(recipe)
+
+
+def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) -> Recipe:
+    """Fill what was not said with the model's own defaults; warn about what will not come out well.
+
+    `options` are the sampler's, still as text.
+    """
+    defaults = Recipe(
+        prompt="",
+        steps=config.steps,
+        sampler=config.sampler,
+        guidance=config.guidance,
+        width=config.sample_size,
+        height=config.sample_size,
+        clip_skip=1,
+        text_cleaning=STYLES[0],
+        dtype=DTYPES[0],
+    )
+    recipe = defaults.over(**recipe.known)
+    sampler = get_sampler(recipe.sampler or config.sampler)
+    chosen = {**recipe.sampler_options, **options}
+    typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
+    recipe = replace(recipe, sampler_options=typed)
+    _warn(recipe, config)
+    return recipe
+
+
+def sampler_options(args: argparse.Namespace) -> dict[str, str]:
+    """``--eta``, ``--schedule``, and every ``--sampler-option NAME=VALUE``."""
+    options = {} if args.eta is None else {"eta": str(args.eta)}
+    options |= {} if args.schedule is None else {"sigmas": args.schedule}
+    for pair in args.sampler_option:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ScratchError(
+                f"--sampler-option {pair} - write NAME=VALUE, such as order=2", exit_code=2
+            )
+        options[name.replace("-", "_")] = value
+    return options
+
+
+def _recipe_in(path: Path, model: str | None) -> Recipe:
+    """The recipe in a picture. The model that it names is used only where the name cannot be a path."""
+    recipe, left = read_recipe(path)
+    if "RNG" in left:
+        log.warning(f"{path} was made from noise drawn on a graphics card: the picture will differ")
+    if others := [name for name in left if name != "RNG"]:
+        log.warning(f"settings in {path} that are not repeated: {', '.join(others)[:200]}")
+    name = recipe.model or "an unnamed model"
+    named = recipe.model in (*list_shipped(), "sd15")
+    on_hub = bool(HUB_ID.fullmatch(recipe.model or "")) and not Path(name).exists()
+    if model is None and not named and not on_hub:
+        weights = f" (hash {recipe.model_hash})" if recipe.model_hash else ""
+        raise ScratchError(
+            f"{path} was made by {name}{weights} - a picture cannot choose a file - name it with -m",
+            exit_code=2,
+        )
+    return recipe
+
+
+def _drawn(seed: int | None) -> int | None:
+    """The seed; for -1 a random one."""
+    if seed != -1:
+        return seed
+    drawn = random_seed()
+    log.info(f"seed {drawn}")
+    return drawn
+
+
+def _with_seed(recipe: Recipe, count: int) -> Recipe:
+    recipe = recipe if recipe.seed is not None else recipe.over(seed=_drawn(-1))
+    if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
+        raise ScratchError(
+            f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "
+            "choose a smaller seed",
+            exit_code=2,
+        )
+    return recipe
+
+
+def _with_default_model(recipe: Recipe) -> Recipe:
+    log.info(
+        f"model: {DEFAULT_MODEL}, small and shipped; "
+        'for Stable Diffusion 1.5 (4 GB): sd-scratch generate -m sd15 "..."'
+    )
+    return recipe.over(model=DEFAULT_MODEL)
+
+
+def _option(sampler: Sampler, name: str, value: Option) -> Option:
+    """The value of a sampler's option, of the type that its default has."""
+    if name not in sampler.options:
+        raise ScratchError(
+            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}",
+            exit_code=2,
+        )
+    kind = type(sampler.options[name])
+    text = str(value)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return text if kind is str else float(text) if kind is float else int(text)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
+        raise ScratchError(
+            f"{sampler.name}'s {name} is {wanted}, not {text!r}", exit_code=2
+        ) from None
+
+
+def _warn(recipe: Recipe, config: ModelConfig) -> None:
+    sides = [side for side in (recipe.width, recipe.height) if side is not None]
+    if config.sample_size >= 512 and (min(sides) < SD_SIDES[0] or max(sides) > SD_SIDES[1]):
+        log.warning(
+            f"{recipe.width}x{recipe.height} - {config.name} was trained at {config.sample_size}: "
+            f"sides from {SD_SIDES[0]} to {SD_SIDES[1]} come out best"
+        )
+    if recipe.guidance is not None and abs(recipe.guidance) > 30:
+        log.warning(f"guidance {recipe.guidance:g} is far beyond the usual 1 to 15: expect noise")

@@ -1,0 +1,83 @@
+"""``sd-scratch weights``: which models there are, get one, and what a file is."""
+
+import argparse
+import json
+
+from sd_scratch.cli.options import add_message_arguments, add_source_arguments
+from sd_scratch.errors import ScratchError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", title="actions", required=True, dest="action")
+
+    listing = actions.add_parser("list", help="models that are shipped, or in the hub's cache")
+    listing.set_defaults(act=list_models)
+
+    download = actions.add_parser("download", help="fetch a model of the hub into its cache")
+    download.add_argument("model", help="sd15, or a hub id such as owner/name")
+    download.set_defaults(act=download_model)
+
+    inspect = actions.add_parser("inspect", help="say what a file or folder is, without loading it")
+    inspect.add_argument("model", help="a name, a file, a folder or a hub id")
+    inspect.add_argument("--check", action="store_true", help="look for NaN and infinities, too")
+    inspect.set_defaults(act=inspect_model)
+
+    for action in (listing, download, inspect):
+        action.add_argument("--json", action="store_true", help="print JSON")
+        add_message_arguments(action)
+    for action in (download, inspect):
+        add_source_arguments(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    code: int = args.act(args)
+    return code
+
+
+def list_models(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.hub import PINNED, list_cached
+    from sd_scratch.checkpoints.shipped import list_shipped, shipped_model
+
+    models: list[dict[str, str | int]] = []
+    for name in list_shipped():
+        folder = shipped_model(name)
+        files = folder.rglob("*.safetensors") if folder else ()
+        size = sum(file.stat().st_size for file in files)
+        models.append({"model": name, "where": "shipped", "bytes": size})
+    for cached in list_cached():
+        where = f"hub cache, commit {cached.revision[:10]}"
+        models.append({"model": cached.repo, "where": where, "bytes": cached.size})
+    for name, pin in PINNED.items():
+        if all(model["model"] != pin.repo for model in models):
+            where = f"sd-scratch weights download {name}"
+            models.append({"model": name, "where": where, "bytes": 0})
+    if args.json:
+        print(json.dumps(models, indent=2))
+        return 0
+    for model in models:
+        size_text = f"{int(model['bytes']) / 1e6:,.0f} MB" if model["bytes"] else ""
+        print(f"{model['model']:48} {size_text:>10}  {model['where']}")
+    return 0
+
+
+def download_model(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.hub import download
+    from sd_scratch.checkpoints.shipped import list_shipped
+    from sd_scratch.checkpoints.source import HUB_ID
+
+    if args.model in list_shipped():
+        raise ScratchError(f"{args.model} is shipped: there is nothing to download", exit_code=2)
+    if args.model != "sd15" and not HUB_ID.fullmatch(args.model):
+        raise ScratchError(f"{args.model} is no hub id - write owner/name, or sd15", exit_code=2)
+    path = download(args.model, revision=args.revision, offline=args.offline)
+    print(json.dumps({"model": args.model, "path": str(path)}) if args.json else path)
+    return 0
+
+
+def inspect_model(args: argparse.Namespace) -> int:
+    """Exit status 1 when the model could not be loaded, or holds numbers that are none."""
+    from sd_scratch.checkpoints.report import inspect
+
+    report = inspect(args.model, revision=args.revision, offline=args.offline, check=args.check)
+    print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(report.lines()))
+    return 1 if report.problem or report.not_finite else 0

@@ -1,0 +1,9 @@
+"""What values a run may have, both from the command line and from a file. Inclusive."""
+
+STEPS = (1, 1000)
+GUIDANCE = (-1e9, 1e9)
+SIDE = (8, 8192)  # pixels
+SEED = (0, 2**64 - 1)
+CLIP_SKIP = (1, 24)
+
+DTYPES = ("float32", "float16", "bfloat16")

@@ -1,0 +1,262 @@
+"""`Recipe`: everything that makes a picture, so that it can be made again.
+
+It is stored inside the picture (see `png`) twice: as JSON, from which a run is repeated, and as the
+text that AUTOMATIC1111's web interface writes, which many other programs read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import sd_scratch
+from sd_scratch.checkpoints.json_file import Fields, parse_json
+from sd_scratch.diffusion.samplers import SAMPLERS
+from sd_scratch.errors import ScratchError
+from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
+from sd_scratch.text_cleaning import STYLES
+
+A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
+
+AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde"}  # whose schedule A1111 takes for "Automatic"
+
+Option = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture was made, or is to be made. None leaves a value to the model's own default.
+
+    Attributes:
+        sampler_options: what the sampler takes beside steps, such as ``eta``.
+        guidance: classifier-free guidance scale.
+        width, height: in pixels.
+        model: a shipped model's name, a hub id, or a file's or folder's name without its path.
+        revision: the hub commit, for a hub id.
+        model_hash: the first 10 hex digits of the weights' sha256.
+        dtype: what the networks computed in.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    sampler_options: Mapping[str, Option] = field(default_factory=dict)
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+    clip_skip: int | None = None
+    text_cleaning: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    model_hash: str | None = None
+    dtype: str | None = None
+
+    def over(self, **values: Any) -> "Recipe":
+        """The same with other values; a value that is None leaves what is there."""
+        return replace(self, **{key: value for key, value in values.items() if value is not None})
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All that is not None, as plain data."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def to_json(self) -> str:
+        return json.dumps({"version": sd_scratch.__version__, **self.known}, ensure_ascii=False)
+
+    def to_parameters(self) -> str:
+        """The text that AUTOMATIC1111 writes: the prompt, the negative prompt, one line of settings."""
+        options = dict(self.sampler_options)
+        size = f"{self.width}x{self.height}" if self.width and self.height else None
+        settings = {
+            "Steps": self.steps,
+            "Sampler": A1111_SAMPLERS.get(self.sampler or "", self.sampler),
+            "Schedule type": "Karras" if options.get("sigmas") == "karras" else None,
+            "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
+            "Seed": self.seed,
+            "Size": size,
+            "Model hash": self.model_hash,
+            "Model": self.model,
+            "Clip skip": self.clip_skip if self.clip_skip != 1 else None,
+            "Eta DDIM" if self.sampler == "ddim" else "Eta": options.get("eta"),
+            "RNG": "CPU",
+            "Version": f"sd_scratch {sd_scratch.__version__}",
+        }
+        line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
+        negative = f"Negative prompt: {self.negative_prompt}\n" if self.negative_prompt else ""
+        return f"{self.prompt}\n{negative}{line}"
+
+
+def recipe_from_json(text: str, where: str) -> Recipe:
+    """The inverse of `Recipe.to_json`, for text from strangers: every value's type and range is
+    checked, and keys that are not known are left out.
+
+    Raises ScratchError that names `where` and the key.
+    """
+    data = {
+        key: value for key, value in parse_json(text.encode(), where).items() if value is not None
+    }
+    fields = Fields(data, where)
+
+    def words(key: str) -> str | None:
+        value = data.get(key)
+        if value is not None and not isinstance(value, str):
+            fields.fail(key, "a text")
+        return value
+
+    def integer(key: str, low: int, high: int) -> int | None:
+        return fields.integer(key, low, high) if key in data else None
+
+    def choice(key: str, allowed: tuple[str, ...]) -> str | None:
+        return fields.choice(key, allowed) if key in data else None
+
+    options = data.get("sampler_options", {})
+    plain = isinstance(options, dict) and all(isinstance(v, Option) for v in options.values())
+    if not plain:
+        fields.fail("sampler_options", "an object of numbers and texts")
+    return Recipe(
+        prompt=words("prompt") or "",
+        negative_prompt=words("negative_prompt") or "",
+        seed=integer("seed", *SEED),
+        steps=integer("steps", *STEPS),
+        sampler=words("sampler"),
+        sampler_options=options,
+        guidance=fields.number("guidance", *GUIDANCE) if "guidance" in data else None,
+        width=integer("width", *SIDE),
+        height=integer("height", *SIDE),
+        clip_skip=integer("clip_skip", *CLIP_SKIP),
+        text_cleaning=choice("text_cleaning", STYLES),
+        model=words("model"),
+        revision=words("revision"),
+        model_hash=words("model_hash"),
+        dtype=choice("dtype", DTYPES),
+    )
+
+
+def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:
+    """The inverse of `Recipe.to_parameters`, for text that any program wrote.
+
+    Returns the recipe, and the names of the settings that it has no place for. Raises ScratchError
+    where there are no settings, or where one is not what its name says.
+    """
+    lines = text.strip().split("\n")
+    starts = [i for i, line in enumerate(lines) if line.startswith("Steps: ")]
+    if not starts:
+        raise ScratchError(
+            f"{where} - no line of settings that starts with 'Steps: ' - not repeatable"
+        )
+    prompt, marker, negative = ("\n" + "\n".join(lines[: starts[-1]])).partition(
+        "\nNegative prompt:"
+    )
+    settings = _Settings(_split_settings(lines[starts[-1]]), where)
+
+    sampler, options = settings.sampler()
+    width, height = settings.size("Size")
+    recipe = Recipe(
+        prompt=prompt.strip(),
+        negative_prompt=negative.strip(),
+        seed=settings.integer("Seed", *SEED),
+        steps=settings.integer("Steps", *STEPS),
+        sampler=sampler,
+        sampler_options=options,
+        guidance=settings.number("CFG scale", *GUIDANCE),
+        width=width,
+        height=height,
+        clip_skip=settings.integer("Clip skip", *CLIP_SKIP),
+        model=settings.take("Model"),
+        model_hash=settings.take("Model hash"),
+    )
+    # Without "RNG: CPU" the noise was drawn on a graphics card, and cannot be drawn again here.
+    noise = () if settings.take("RNG") == "CPU" else ("RNG",)
+    settings.take("Version")
+    return recipe, (*noise, *settings.left)
+
+
+class _Settings:
+    """The settings line as a table, each value taken out with its type and range checked."""
+
+    def __init__(self, values: dict[str, str], where: str) -> None:
+        self.left = values
+        self.where = where
+
+    def take(self, key: str) -> str | None:
+        return self.left.pop(key, None)
+
+    def integer(self, key: str, low: int, high: int) -> int | None:
+        value = self.take(key)
+        return None if value is None else self._integer(key, value, low, high)
+
+    def number(self, key: str, low: float, high: float) -> float | None:
+        text = self.take(key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            self._fail(key, text, f"a number from {low:g} to {high:g}")
+        return value
+
+    def sampler(self) -> tuple[str | None, dict[str, Option]]:
+        """The sampler by our name (or by a name that we do not know), and its options."""
+        written = self.take("Sampler")
+        if written is None:
+            return None, {}
+        # Before version 1.9 the spacing was a part of the name: "DPM++ 2M Karras".
+        base = written.removesuffix(" Karras")
+        names = {name.casefold(): ours for ours, name in A1111_SAMPLERS.items()}
+        name = names.get(base.casefold(), base)
+        known = SAMPLERS[name].options if name in SAMPLERS else {}
+        options: dict[str, Option] = {}
+        eta = self.number("Eta DDIM" if name == "ddim" else "Eta", 0.0, 1.0)
+        if eta is not None and "eta" in known:
+            options["eta"] = eta
+        spacing = self.left.get("Schedule type", "Karras" if base != written else "Automatic")
+        karras = spacing == "Karras" or (spacing == "Automatic" and name in AUTOMATIC_KARRAS)
+        if karras and "sigmas" in known:
+            options["sigmas"] = "karras"
+        if spacing in ("Karras", "Automatic", "Uniform"):
+            self.take("Schedule type")
+        return name, options
+
+    def size(self, key: str) -> tuple[int | None, int | None]:
+        text = self.take(key)
+        if text is None:
+            return None, None
+        width, _, height = text.partition("x")
+        return self._integer(key, width, *SIDE), self._integer(key, height, *SIDE)
+
+    def _integer(self, key: str, text: str, low: int, high: int) -> int:
+        # At most 20 digits, and only 0-9: int() alone would take other scripts' digits and "1_000".
+        value = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
+        if not low <= value <= high:
+            self._fail(key, text, f"an integer from {low} to {high}")
+        return value
+
+    def _fail(self, key: str, text: str, expected: str) -> None:
+        raise ScratchError(f"{self.where} - '{key}' must be {expected}, found {text[:40]!r}")
+
+
+def _split_settings(line: str) -> dict[str, str]:
+    """``Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"`` to a table; the first of a name wins."""
+    parts, start, quoted = [], 0, False
+    for i, char in enumerate(line):
+        if char == '"' and line[i - 1 : i] != "\\":
+            quoted = not quoted
+        elif char == "," and not quoted:
+            parts.append(line[start:i])
+            start = i + 1
+    parts.append(line[start:])
+    settings: dict[str, str] = {}
+    for part in parts:
+        key, _, value = part.partition(":")
+        if value.strip():
+            settings.setdefault(key.strip(), value.strip())
+    return settings
+
+
+def _plain(value: object) -> str:
+    """A value that readers can split off: commas, colons and line ends mean something to them."""
+    return "".join("_" if c in ',:"\n\r' else c for c in str(value)).strip()
