@@ -1,0 +1,103 @@
+"""``sd-scratch train``: train a model from scratch, go on with a training, or score a trained one."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.options import integer, number
+from sd_scratch.errors import ScratchError
+
+if TYPE_CHECKING:
+    from sd_scratch.training.scenes.evaluate import Row
+
+PRESETS = ("scenes",)
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", choices=PRESETS, help="what to train")
+    parser.add_argument(
+        "--stage", choices=("vae", "unet"), help="which part (scenes: the vae first)"
+    )
+    parser.add_argument("-o", "--out", type=Path, help="folder for states, journal and model")
+    parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
+    parser.add_argument("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest state")
+    parser.add_argument("-t", "--threads", type=integer(1, 1024), help="CPU threads")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
+    )
+    parser.add_argument(
+        "--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder"
+    )
+    parser.add_argument(
+        "--count", type=integer(1, 10_000), default=200, help="prompts for --evaluate (200)"
+    )
+    parser.add_argument("--steps", type=integer(1, 1000), default=25, help="sampling steps (25)")
+    parser.add_argument("--cfg-scale", type=number(0, 30), help="guidance (default: the model's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.evaluate:
+        return _evaluate(args)
+    if args.out is None:
+        raise ScratchError("where to? - name a folder with --out", exit_code=2)
+    if args.export:
+        from sd_scratch.training.scenes.train import export_scenes
+
+        export_scenes(args.out, args.export)
+        print(args.export)
+        return 0
+    return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from sd_scratch.training.loop import Budget
+    from sd_scratch.training.scenes.train import train_scenes
+
+    if args.stage is None:
+        raise ScratchError("which part? - --stage vae, then --stage unet", exit_code=2)
+    if args.max_minutes is None and args.max_steps is None:
+        raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
+    with progress_bar(1000, args.stage) as bar:
+
+        def show(step: int, used: float, figures: dict[str, float]) -> None:
+            bar.n = int(1000 * used)
+            bar.set_postfix_str(f"step {step} loss {figures['loss']:.4f}", refresh=False)
+            bar.update(0)
+
+        budget = Budget(args.max_minutes, args.max_steps)
+        outcome = train_scenes(args.stage, args.out, budget, resume=args.resume, on_step=show)
+    if outcome.interrupted:
+        print(f"stopped at step {outcome.step}; go on with --resume", file=sys.stderr)
+        return INTERRUPTED
+    print(args.out / ("model" if args.stage == "unet" else "vae"))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints import load_components
+    from sd_scratch.training.scenes.evaluate import evaluate_scenes
+
+    components = load_components(args.evaluate)
+    rows = evaluate_scenes(components, count=args.count, steps=args.steps, guidance=args.cfg_scale)
+    print(_table(rows))
+    return 0
+
+
+def _table(rows: "list[Row]") -> str:
+    """The scores as a Markdown table, in percent."""
+    lines = [
+        "| attribute | chance | true renderings | VAE reconstructions | generated |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = (row.chance, row.rendered, row.reconstructed, row.generated)
+        lines.append(f"| {row.attribute} | " + " | ".join(f"{x:.1%}" for x in shares) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,281 @@
+"""The frame of every training run: steps, learning rate, average, journal, states on the disk.
+
+What is trained is a `Task`: a network, its loss on batch number n, and a look at what it can do. A
+run is cut by a budget of steps or of minutes, by Ctrl-C, or by a kill, and goes on from its newest
+state as if it had never stopped: weights, average, optimiser, random numbers and place in the data.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.training.ema import Ema
+from sd_scratch.training.journal import Journal
+from sd_scratch.training.state import RunState, check_settings, load_state, save_state
+
+LONGEST_STEP = 30.0  # seconds; a process that was stopped for an hour has not trained for an hour
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Intervals are in steps where they say so and in seconds otherwise."""
+
+    batch: int
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    decay_share: float = 0.2  # the last part of the run, in which the rate falls linearly
+    final_lr_share: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    log_steps: int = 100
+    save_seconds: float = 120.0
+    look_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to end: after `minutes` of training time, after `steps`, or at the first of both."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def share(self, step: int, seconds: float) -> float:
+        """How much of it is used up, 0..1."""
+        by_steps = step / self.steps if self.steps else 0.0
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+
+class Task(Protocol):
+    """What `train` trains."""
+
+    model: nn.Module
+
+    def settings(self) -> dict[str, Any]:
+        """What a state of this task fits: plain numbers and strings."""
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss on batch number `step`, and figures for the journal. All randomness that is not
+        a function of `step` comes from `generator`."""
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        """What the averaged `model` can do by now: figures for the journal, pictures on the disk."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `interrupted` is true when it was cut before its budget was used up."""
+
+    model: nn.Module
+    ema: nn.Module
+    step: int
+    seconds: float
+    interrupted: bool
+
+
+class Stop:
+    """Whether a run should end after the step that it is in."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask; a second Ctrl-C interrupts as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: object) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+        for name in before:
+            signal.signal(name, ask)
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+class Run:
+    """A task, its optimiser and its average, between two states on the disk."""
+
+    def __init__(self, task: Task, config: TrainConfig, folder: Path) -> None:
+        self.task, self.config, self.folder = task, config, folder
+        self.ema = Ema(task.model, config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            task.model.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        self.seconds = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        fixed = asdict(self.config)
+        for key in ("log_steps", "save_seconds", "look_seconds"):
+            del fixed[key]  # these change nothing that is learnt
+        return {**fixed, "betas": list(self.config.betas), **self.task.settings()}
+
+    def save(self) -> Path:
+        state = RunState(
+            settings=self.settings(),
+            step=self.step,
+            seconds=self.seconds,
+            model=self.task.model.state_dict(),
+            ema=self.ema.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            generator=self.generator.get_state(),
+        )
+        return save_state(self.folder, state)
+
+    def restore(self, state: RunState) -> None:
+        check_settings(state.settings, self.settings(), self.folder)
+        self.task.model.load_state_dict(state.model)
+        self.ema.model.load_state_dict(state.ema)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.generator.set_state(state.generator)
+        self.step, self.seconds = state.step, state.seconds
+
+    def learning_rate(self, used: float) -> float:
+        """Linear warm-up, then constant, then linear down over the last part of the budget."""
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        cool = min(1.0, max(config.final_lr_share, (1 - used) / max(config.decay_share, 1e-9)))
+        return config.lr * warm * cool
+
+    def take_step(self, used: float) -> dict[str, float]:
+        """One step of AdamW, and figures about it.
+
+        Raises `ScratchError` when the loss or its gradient is not finite, before anything changed.
+        """
+        rate = self.learning_rate(used)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, figures = self.task.loss(self.step, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.clip)
+        if not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm)):
+            raise ScratchError(
+                f"the loss is not finite at step {self.step} - the learning rate is too high"
+                f" - lower it, or resume from the last state in {self.folder}"
+            )
+        self.optimizer.step()
+        self.ema.update(self.task.model, self.step)
+        self.step += 1
+        return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": rate, **figures}
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    budget: Budget,
+    folder: Path,
+    *,
+    resume: bool = False,
+    stop: Stop | None = None,
+    on_step: Callable[[int, float, dict[str, float]], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Train `task` until the budget is used up or somebody asks it to stop.
+
+    `on_step` is told the step, the used share of the budget and the step's figures. Raises
+    `ScratchError` when `folder` holds a run and `resume` is false, when the settings are not those
+    of the run that is resumed, when the loss is not finite, or when the last state cannot be
+    written; states that were written before stay.
+    """
+    run = Run(task, config, folder)
+    _start(run, resume)
+    stop = stop or Stop()
+    rhythm = _Rhythm(run.seconds)
+    with Journal(folder, run.step) as journal, stop.on_signals():
+        sums = _Means()
+        while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
+            began = clock()
+            figures = run.take_step(used)
+            run.seconds += min(LONGEST_STEP, clock() - began)
+            sums.add(figures)
+            if run.step % config.log_steps == 0:
+                journal.write(run.step, minutes=run.seconds / 60, **sums.take())
+            if rhythm.due("save", config.save_seconds, run.seconds):
+                _save_or_note(run, journal)
+            if rhythm.due("look", config.look_seconds, run.seconds):
+                journal.write(run.step, **task.look(run.ema.model, run.step))
+            if on_step is not None:
+                on_step(run.step, budget.share(run.step, run.seconds), figures)
+        run.save()
+        if used >= 1:
+            journal.write(run.step, **task.look(run.ema.model, run.step))
+    return Outcome(task.model, run.ema.model, run.step, run.seconds, interrupted=used < 1)
+
+
+def _start(run: Run, resume: bool) -> None:
+    state = load_state(run.folder)
+    if state is None:
+        return
+    if not resume:
+        raise ScratchError(
+            f"{run.folder} holds a run at step {state.step} - it would be overwritten"
+            " - add --resume to go on with it, or name another folder",
+            exit_code=2,
+        )
+    run.restore(state)
+
+
+def _save_or_note(run: Run, journal: Journal) -> None:
+    """In the middle of a run a full disk is no reason to stop: there may be room by the next time."""
+    try:
+        run.save()
+    except ScratchError as error:
+        journal.write(run.step, problem=str(error))
+
+
+class _Rhythm:
+    """Which of several things are due, by training time."""
+
+    def __init__(self, now: float) -> None:
+        self._start = now
+        self._last: dict[str, float] = {}
+
+    def due(self, name: str, interval: float, now: float) -> bool:
+        if now - self._last.get(name, self._start) < interval:
+            return False
+        self._last[name] = now
+        return True
+
+
+class _Means:
+    """Means of figures since they were last taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        means = {key: value / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means

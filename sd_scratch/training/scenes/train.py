@@ -1,0 +1,116 @@
+"""The two stages of the `scenes` model, and the folder that comes out of them.
+
+out/vae/    states, journal and pictures of the autoencoder's training
+out/unet/   the same for the U-Net and the text encoder, and the latents that they are trained on
+out/model/  the model in diffusers' folder layout, in half precision
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.save import save_folder
+from sd_scratch.config import SCENES, ModelConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.training.bpe import train_merges
+from sd_scratch.training.loop import Budget, Outcome, TrainConfig, train
+from sd_scratch.training.scenes.captions import corpus
+from sd_scratch.training.scenes.latents import cached_latents
+from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNet, UNetTask
+from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
+from sd_scratch.training.state import load_state
+from sd_scratch.vocabulary import number_tokens
+
+log = logging.getLogger(__name__)
+
+STAGES = ("vae", "unet")
+SCENE_COUNT = 80_000  # what the U-Net sees, again and again
+CAPTIONS_PER_SCENE = 4
+CORPUS_SIZE = 20_000
+SHARD_BYTES = 15 << 20
+
+OnStep = Callable[[int, float, dict[str, float]], None]
+
+
+def train_scenes(
+    stage: str,
+    out: Path,
+    budget: Budget,
+    *,
+    resume: bool = False,
+    config: ModelConfig = SCENES,
+    settings: TrainConfig | None = None,
+    scene_count: int = SCENE_COUNT,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    """Train one stage into `out`; after the U-Net's, the model is in ``out/model``.
+
+    Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
+    whatever `sd_scratch.training.loop.train` raises it for.
+    """
+    if stage == "vae":
+        train_config = settings or VAE_TRAINING
+        task = VaeTask(config, train_config, out / "vae")
+        return train(task, train_config, budget, out / "vae", resume=resume, on_step=on_step)
+    if stage != "unet":
+        raise ScratchError(f"no stage {stage!r} - there is {' and '.join(STAGES)}", exit_code=2)
+    train_config = settings or UNET_TRAINING
+    unet_task = _unet_task(out, config, train_config, scene_count)
+    outcome = train(unet_task, train_config, budget, out / "unet", resume=resume, on_step=on_step)
+    _export(unet_task.components(outcome.ema), out / "model")
+    return outcome
+
+
+def export_scenes(out: Path, folder: Path, config: ModelConfig = SCENES) -> None:
+    """Write the newest states of a run, finished or not, as a model folder."""
+    vae, config = trained_autoencoder(out, config)
+    state = load_state(out / "unet")
+    if state is None:
+        raise ScratchError(f"{out / 'unet'} - no state of a U-Net - train the stage unet first")
+    networks = TextAndUNet(config)
+    networks.load_state_dict(state.ema)
+    tokenizer = make_tokenizer(config)
+    _export(Components(config, networks.text, vae, networks.unet, tokenizer), folder)
+
+
+def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, ModelConfig]:
+    """The averaged autoencoder of the newest state, and the configuration with its measured scale."""
+    state = load_state(out / "vae")
+    if state is None:
+        raise ScratchError(
+            f"{out / 'vae'} - no state of an autoencoder - train it first, with --stage vae",
+            exit_code=2,
+        )
+    vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae.load_state_dict(state.ema)
+    vae.eval().requires_grad_(False)
+    scale = round(measure_scale(vae, config.sample_size), 4)
+    config = replace(config, vae=replace(config.vae, scaling_factor=scale))
+    vae.config = config.vae
+    return vae, config
+
+
+def make_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The vocabulary of the captions: the same every time."""
+    merges = train_merges(corpus(0, CORPUS_SIZE), config.text.vocab_size)
+    return Tokenizer(number_tokens(merges), merges, config.text.max_position_embeddings)
+
+
+def _unet_task(out: Path, config: ModelConfig, train_config: TrainConfig, count: int) -> UNetTask:
+    vae, config = trained_autoencoder(out, config)
+    tokenizer = make_tokenizer(config)
+    latents = cached_latents(
+        out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
+    )
+    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents)
+
+
+def _export(components: Components, folder: Path) -> None:
+    save_folder(components, folder, torch.float16, shard_bytes=SHARD_BYTES, overwrite=True)
+    log.info("model written to %s", folder)

@@ -1,0 +1,121 @@
+"""Trains the U-Net together with the text encoder, on latents of the trained autoencoder.
+
+v-prediction (Salimans and Ho 2022, arXiv:2202.00512) with uniform weight: unlike the error of eps, it
+also counts what the model says of the picture where there is almost only noise. One caption in ten
+is empty, for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints import Components
+from sd_scratch.config import ModelConfig
+from sd_scratch.diffusion.prediction import target
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
+from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.training.grid import save_grid
+from sd_scratch.training.loop import TrainConfig
+from sd_scratch.training.scenes.evaluate import CHECK_SEED, generate_scenes, score_generated
+from sd_scratch.training.scenes.latents import Latents
+
+UNET_TRAINING = TrainConfig(batch=64, lr=1e-3, ema_decay=0.999, look_seconds=600.0)
+P_EMPTY = 0.1
+DATA_SEED = 2
+LOOK_COUNT = 64
+TEXT_INIT_STD = 0.02
+
+
+class TextAndUNet(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.text = TextEncoder(config.text)
+        self.unet = UNet(config.unet)
+        # PyTorch's unit variance for embeddings would drown what the layers add to them.
+        nn.init.normal_(self.text.embeddings.token_embedding.weight, std=TEXT_INIT_STD)
+        nn.init.normal_(self.text.embeddings.position_embedding.weight, std=TEXT_INIT_STD)
+        nn.init.zeros_(self.unet.conv_out.weight)
+
+
+class UNetTask:
+    """Denoises the latents of scenes, told by their captions."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        folder: Path,
+        vae: Autoencoder,
+        tokenizer: Tokenizer,
+        latents: Latents,
+    ) -> None:
+        self.config, self.train, self.folder = config, train, folder
+        self.vae, self.tokenizer, self.latents = vae, tokenizer, latents
+        self.schedule = Schedule(config.schedule)
+        self.empty = torch.tensor(tokenizer.encode("").ids)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            self.networks = TextAndUNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = self.networks
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def settings(self) -> dict[str, Any]:
+        unet = asdict(self.config.unet)
+        return {
+            "unet": {key: list(x) if isinstance(x, tuple) else x for key, x in unet.items()},
+            "text": asdict(self.config.text),
+            "schedule": asdict(self.config.schedule),
+            "scaling_factor": self.config.vae.scaling_factor,
+            "scenes": len(self.latents),
+            "p_empty": P_EMPTY,
+        }
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The mean squared error of v."""
+        x0, token_ids = self.batch(step, generator)
+        t = torch.randint(0, len(self.schedule), (len(x0),), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        x_t = self.schedule.add_noise(x0, noise, t)
+        goal = target(x0, noise, self.schedule.alpha_bar[t], self.config.schedule.prediction_type)
+        context = self.networks.text(token_ids)
+        return F.mse_loss(self.networks.unet(x_t, t.float(), context), goal), {}
+
+    def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents with unit variance and token ids: every epoch in an order of its own, and with the
+        next of each scene's captions."""
+        per_epoch = len(self.latents) // self.train.batch
+        epoch, place = divmod(step, per_epoch)
+        rows = self._shuffled(epoch)[place * self.train.batch : (place + 1) * self.train.batch]
+        mean, std = self.latents.mean[rows].float(), self.latents.std[rows].float()
+        z = mean + std * torch.randn(mean.shape, generator=generator)
+        token_ids = self.latents.token_ids[rows, epoch % self.latents.token_ids.shape[1]].long()
+        dropped = torch.rand(len(rows), generator=generator) < P_EMPTY
+        token_ids = torch.where(dropped[:, None], self.empty, token_ids)
+        return z * self.config.vae.scaling_factor, token_ids
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + epoch)
+            self._order = (epoch, torch.randperm(len(self.latents), generator=generator))
+        return self._order[1]
+
+    def components(self, model: nn.Module) -> Components:
+        """What a picture is made with, from the (averaged) networks of a training run."""
+        assert isinstance(model, TextAndUNet)
+        return Components(self.config, model.text, self.vae, model.unet, self.tokenizer, "training")
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        scenes, images = generate_scenes(self.components(model), CHECK_SEED, LOOK_COUNT)
+        prefer_convolutions(model, False)
+        save_grid(images, self.folder / f"samples-{step:07d}.png")
+        return {f"check {name}": value for name, value in score_generated(scenes, images).items()}

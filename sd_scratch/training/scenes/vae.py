@@ -1,0 +1,109 @@
+"""Trains the autoencoder on rendered scenes: reconstruction, and a little KL.
+
+Kingma and Welling 2013 (arXiv:1312.6114) with Rombach et al. 2022's small weight on the KL term. The
+posterior starts narrow (`start_narrow`): from a standard deviation of 1 the noise drowns the latent
+before the decoder has learnt to read it, and the posterior collapses.
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.config import ModelConfig
+from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.training.grid import save_grid
+from sd_scratch.training.loop import TrainConfig
+from sd_scratch.training.scenes import oracle
+from sd_scratch.training.scenes.evaluate import check_scenes, reconstruct, reconstruction_by_size
+from sd_scratch.training.scenes.graph import sample_scene
+from sd_scratch.training.scenes.render import render
+
+VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)
+KL_WEIGHT = 1e-3  # against a reconstruction error that is summed over the picture
+DATA_SEED = 1
+CHECK_COUNT = 200
+LOGVAR_START = -5.0
+
+
+class VaeTask:
+    """Reconstructs fresh scenes; every picture is seen once."""
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, folder: Path) -> None:
+        self.config, self.train, self.folder = config, train, folder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            self.vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        start_narrow(self.vae)
+        self.model: nn.Module = self.vae
+
+    def settings(self) -> dict[str, Any]:
+        vae = asdict(self.config.vae) | {
+            "block_out_channels": list(self.config.vae.block_out_channels)
+        }
+        del vae["scaling_factor"]  # measured when the training is over
+        return {"vae": vae, "side": self.config.sample_size, "kl_weight": KL_WEIGHT}
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """|d| + d^2 for the difference d of each pixel, plus KL, both as means over the pixels."""
+        first = step * self.train.batch
+        scenes = [sample_scene(DATA_SEED, first + i) for i in range(self.train.batch)]
+        images = render(scenes, self.config.sample_size).images
+        images = images.contiguous(memory_format=torch.channels_last)
+        posterior = self.vae.encode(images)
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        difference = self.vae.decode(posterior.sample(noise)) - images
+        squared = difference.square().mean()
+        kl = posterior.kl().mean()
+        loss = difference.abs().mean() + squared + KL_WEIGHT * kl / images[0].numel()
+        return loss, {"psnr": psnr(float(squared.detach())), "kl": float(kl.detach())}
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(model, Autoencoder)
+        figures, again = check_reconstructions(model, self.config.sample_size, CHECK_COUNT)
+        save_grid(again[:64], self.folder / f"reconstructions-{step:07d}.png")
+        return {f"check {name}": value for name, value in figures.items()}
+
+
+def start_narrow(vae: Autoencoder) -> None:
+    """Let the posterior start with a small standard deviation that hardly depends on the picture."""
+    half = vae.config.latent_channels
+    with torch.no_grad():
+        vae.quant_conv.weight[half:] *= 0.1
+        assert vae.quant_conv.bias is not None
+        vae.quant_conv.bias[half:] = LOGVAR_START
+
+
+def psnr(mean_square: float) -> float:
+    """Decibels for a mean squared error of values in -1..1."""
+    return 10 * math.log10(4 / max(mean_square, 1e-12))
+
+
+def check_reconstructions(
+    vae: Autoencoder, side: int, count: int
+) -> tuple[dict[str, float], Tensor]:
+    """The oracle's score on reconstructions of unseen scenes, shape and colour also for each size,
+    and PSNR; and the reconstructions ``[count, 3, side, side]``."""
+    scenes = check_scenes(count)
+    images = render(scenes, side).images
+    again = reconstruct(vae, images)
+    figures = oracle.score(oracle.read(again), scenes)
+    for size, share in reconstruction_by_size(scenes, again).items():
+        figures[f"shape and colour, {size}"] = share
+    return figures | {"psnr": psnr(float((again - images).square().mean()))}, again
+
+
+@torch.no_grad()
+def measure_scale(vae: Autoencoder, side: int, count: int = 2000, batch: int = 50) -> float:
+    """1 / std of the latents, so that the U-Net sees unit variance (Rombach et al. 2022, appendix
+    G)."""
+    total, squares, values = 0.0, 0.0, 0
+    for first in range(0, count, batch):
+        scenes = [sample_scene(DATA_SEED, i) for i in range(first, first + batch)]
+        mean = vae.encode(render(scenes, side).images).mean.double()
+        total, squares = total + float(mean.sum()), squares + float(mean.square().sum())
+        values += mean.numel()
+    return 1 / math.sqrt(squares / values - (total / values) ** 2)

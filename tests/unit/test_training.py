@@ -1,0 +1,206 @@
+"""The frame of training: exact resume, refusals, and what is left after an accident."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.training import state as state_module
+from sd_scratch.training.ema import Ema
+from sd_scratch.training.journal import read_journal
+from sd_scratch.training.loop import Budget, Run, Stop, TrainConfig, train
+from sd_scratch.training.state import load_state
+
+CONFIG = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, log_steps=2, save_seconds=1e9)
+
+
+class Line:
+    """Learns y = 2 x + 1 from noisy points."""
+
+    def __init__(self, hidden: int = 8) -> None:
+        torch.manual_seed(0)
+        self.hidden = hidden
+        self.model: nn.Module = nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        self.poison_at: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        return {"hidden": self.hidden}
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(4, 1, generator=generator) + 0.01 * step
+        if step == self.poison_at:
+            x = x * math.nan
+        y = 2 * x + 1 + 0.1 * torch.randn(4, 1, generator=generator)
+        error = self.model(x) - y
+        return error.square().mean(), {"bias": float(error.mean().detach())}
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        return {"looked": 1.0}
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return list(module.state_dict().values())
+
+
+def stop_after(steps: int) -> tuple[Stop, Any]:
+    stop = Stop()
+
+    def on_step(step: int, used: float, figures: dict[str, float]) -> None:
+        stop.asked = stop.asked or step >= steps
+
+    return stop, on_step
+
+
+def test_n_steps_and_n_more_are_2n_steps_bit_for_bit(tmp_path: Path) -> None:
+    budget = Budget(steps=20)
+    whole = train(Line(), CONFIG, budget, tmp_path / "whole")
+    stop, on_step = stop_after(9)
+    first = train(Line(), CONFIG, budget, tmp_path / "cut", stop=stop, on_step=on_step)
+    assert first.interrupted and first.step == 9
+    torch.manual_seed(123)  # whatever the new process' own random state is
+    again = Line()
+    nn.init.zeros_(again.model[0].weight)  # type: ignore[index, arg-type]
+    second = train(again, CONFIG, budget, tmp_path / "cut", resume=True)
+    assert not second.interrupted and second.step == 20
+    for a, b in zip(weights(whole.model), weights(second.model), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(weights(whole.ema), weights(second.ema), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_journal_has_every_row_once_after_a_crash(tmp_path: Path) -> None:
+    budget = Budget(steps=12)
+    stop, on_step = stop_after(4)
+    train(Line(), CONFIG, budget, tmp_path, stop=stop, on_step=on_step)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "loss": 0.5}) + "\n")  # after the last state
+        file.write('{"step": 8, "lo')  # cut short
+    train(Line(), CONFIG, budget, tmp_path, resume=True)
+    steps = [row["step"] for row in read_journal(tmp_path) if "loss" in row]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert read_journal(tmp_path)[-1] == {"step": 12, "looked": 1.0}
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    with pytest.raises(ScratchError, match=r"at step 2 .* --resume") as error:
+        train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    assert error.value.exit_code == 2
+
+
+def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    other = TrainConfig(batch=4, lr=5e-3, warmup_steps=3)
+    with pytest.raises(ScratchError, match=r"hidden was 8 and is now 9; lr was 0.01 and is now"):
+        train(Line(hidden=9), other, Budget(steps=4), tmp_path, resume=True)
+
+
+def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    other = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, log_steps=1, save_seconds=5)
+    assert train(Line(), other, Budget(steps=4), tmp_path, resume=True).step == 4
+
+
+def test_an_average_follows_its_closed_form() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    ema = Ema(model, decay=0.5)
+    expected = 0.0
+    for step, value in enumerate([1.0, 2.0, -3.0, 4.0, 0.5, 7.0]):
+        nn.init.constant_(model.weight, value)
+        ema.update(model, step)
+        d = min(0.5, (1 + step) / (10 + step))
+        expected = d * expected + (1 - d) * value
+        assert float(ema.model.weight) == pytest.approx(expected, rel=1e-6)  # type: ignore[arg-type]
+    assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_the_rate_warms_up_stays_and_falls_in_the_last_fifth(tmp_path: Path) -> None:
+    run = Run(Line(), CONFIG, tmp_path)
+    rates = []
+    for step in range(100):
+        run.step = step
+        rates.append(run.learning_rate(step / 100))
+    assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert set(rates[2:80]) == {1e-2}
+    assert rates[90] == pytest.approx(0.5e-2)
+    assert rates[99] == pytest.approx(0.05e-2)
+
+
+def test_minutes_count_training_and_not_a_pause(tmp_path: Path) -> None:
+    """Ten seconds a step by the clock, and one step during which the process was stopped for a day."""
+    times = iter(
+        [0.0, 10.0, 10.0, 86_410.0, *(86_410.0 + 10.0 * i for i in (0, 1, 1, 2, 2, 3, 3, 4))]
+    )
+    outcome = train(Line(), CONFIG, Budget(minutes=1.0), tmp_path, clock=lambda: next(times))
+    assert outcome.step == 4 and outcome.seconds == pytest.approx(10 + 30 + 10 + 10)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(tmp_path: Path) -> None:
+    task = Line()
+    task.poison_at = 5
+    eager = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, save_seconds=0)
+    with pytest.raises(ScratchError, match="not finite at step 5"):
+        train(task, eager, Budget(steps=20), tmp_path)
+    state = load_state(tmp_path)
+    assert state is not None and state.step == 5
+    assert all(value.isfinite().all() for value in state.model.values())
+    assert all(parameter.isfinite().all() for parameter in task.model.parameters())
+
+
+def test_a_signal_ends_the_run_with_a_state(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def on_step(step: int, used: float, figures: dict[str, float]) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = train(Line(), CONFIG, Budget(steps=20), tmp_path, on_step=on_step)
+    assert outcome.interrupted and outcome.step == 3
+    state = load_state(tmp_path)
+    assert state is not None and state.step == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_states_are_kept(tmp_path: Path) -> None:
+    eager = TrainConfig(batch=4, lr=1e-2, save_seconds=0)
+    train(Line(), eager, Budget(steps=5), tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert names == ["state-000000004.pt", "state-000000005.pt"]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_damaged_newest_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    eager = TrainConfig(batch=4, lr=1e-2, save_seconds=0)
+    train(Line(), eager, Budget(steps=5), tmp_path)
+    newest = tmp_path / "state-000000005.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    state = load_state(tmp_path)
+    assert state is not None and state.step == 4
+    (tmp_path / "state-000000004.pt").write_bytes(b"")
+    with pytest.raises(ScratchError, match="no state .* can be read"):
+        load_state(tmp_path)
+
+
+def test_a_full_disk_costs_no_state_and_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+
+    def full(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+        raise ScratchError(f"cannot write {path} - the disk is full: make room and run again")
+
+    monkeypatch.setattr(state_module, "write_file", full)
+    eager = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, save_seconds=0)
+    with pytest.raises(ScratchError, match="disk is full"):
+        train(Line(), eager, Budget(steps=4), tmp_path, resume=True)
+    state = load_state(tmp_path)
+    assert state is not None and state.step == 2
+    assert [row["step"] for row in read_journal(tmp_path) if "problem" in row] == [3, 4]
