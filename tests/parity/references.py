@@ -40,5 +40,5 @@ def reference_vae(config: AutoencoderConfig) -> AutoencoderKL:
 
 
 def reference_text_encoder(config: TextEncoderConfig) -> CLIPTextModel:
-    fields = {name: value for name, value in vars(config).items()}
+    fields = dict(vars(config))
     return CLIPTextModel(CLIPTextConfig(**fields, bos_token_id=0, eos_token_id=2))

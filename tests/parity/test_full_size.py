@@ -75,7 +75,7 @@ def test_unet_eps(folder, ours):
 def test_vae_moments_and_image(folder, ours):
     theirs = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
     torch.manual_seed(0)
-        image, z = torch.rand(1, 3, 512, 512) * 2 - 1, torch.randn(1, 4, 64, 64)
+    image, z = torch.rand(1, 3, 512, 512) * 2 - 1, torch.randn(1, 4, 64, 64)
     expected = theirs.encode(image).latent_dist
     posterior = ours.vae.encode(image)
     report("VAE mean", posterior.mean, expected.mean, 1e-4)
