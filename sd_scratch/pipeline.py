@@ -8,14 +8,27 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components, load_components
-from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.noise import NoiseSource
-from sd_scratch.diffusion.samplers import Step, get_sampler
+from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.prompt import Prompt
+from sd_scratch.run_tensors import (
+    COND,
+    UNCOND,
+    Guidance,
+    Sampling,
+    Watch,
+    branches_of,
+    count_calls,
+    describe_machine,
+    describe_prompt,
+    digest,
+    dry_run,
+)
+from sd_scratch.tensors import EditFunction, Editor, Recorder, Run, Taps, TensorInfo
 
 
 class StableDiffusion:
@@ -37,6 +50,12 @@ class StableDiffusion:
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         for network in (self.text, self.unet, self.vae):
             prefer_convolutions(network, onednn and fp32_on_cpu)
+        self.guidance, self.sampling = Guidance(), Sampling()
+        self.networks = {"text": self.text, "unet": self.unet, "vae": self.vae}
+        self.taps = Taps(
+            {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
+            dry_run(self.config),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +77,8 @@ class StableDiffusion:
             raise ScratchError(f"clip skip {clip_skip} is not in 1..{layers}", exit_code=2)
         encoding, empty = self.tokenizer.encode(text), self.tokenizer.encode("")
         token_ids = torch.tensor([encoding.ids, empty.ids], device=self.device)
-        context = self.text(token_ids, clip_skip)
+        with self.taps.calling(branches=(COND, None), edits=False):
+            context = self.text.tap("context", self.text(token_ids, clip_skip))
         return Prompt(text, encoding, context[:1], context[1:], clip_skip)
 
     def noise(
@@ -125,25 +145,37 @@ class StableDiffusion:
         chosen = get_sampler(sampler or self.config.sampler)
         count = self.config.steps if steps is None else steps
         scale = self.config.guidance if guidance is None else guidance
-        cond, uncond = self._contexts(prompt, negative, len(noise))
-
-        def predict(x_t: Tensor, t: float) -> Tensor:
-            return self._predict(x_t, t, cond, uncond, scale)
-
-        source = NoiseSource(noise.seeds)
+        rows = self._rows(prompt, negative, len(noise), branches_of(scale))
+        source, watch = NoiseSource(noise.seeds), Watch(self.taps, self.schedule)
 
         def draw() -> Tensor:
-            return source.draw(noise.latent.shape[1:], self.device, torch.float32)
+            with watch.draw():
+                step_noise = source.draw(noise.latent.shape[1:], self.device, torch.float32)
+                return self.sampling.step_noise(step_noise)
 
-        draw()  # each seed's first draw is the noise that the run starts from
-        for step in chosen.run(predict, noise.latent, self.schedule, count, draw, **options):
-            if not step.x_next.isfinite().all():
-                raise ScratchError(
-                    f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {count} - "
-                    "overflow in half precision, or a guidance scale that is too large - "
-                    "try --dtype float32 or a smaller --cfg-scale"
-                )
-            yield step
+        def predict(x_t: Tensor, t: float) -> Tensor:
+            return self._predict(x_t, t, context, scale, watch)
+
+        def finish_step(step: Step) -> Tensor:
+            with watch.step(step):
+                return self.sampling.step(step)
+
+        with self.taps.running(lambda: self._describe(rows, noise, chosen, count, scale, options)):
+            context = self._context(rows)
+            start = self.sampling.noise(noise.latent)
+            source.draw(
+                start.shape[1:]
+            )  # each seed's first draw is the noise that a run starts from
+            sampling = chosen.run(predict, start, self.schedule, count, draw, **options)
+            for step in walk(sampling, finish_step):
+                if not step.x_next.isfinite().all():
+                    raise ScratchError(
+                        f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {count}"
+                        " - overflow in half precision, or a guidance scale that is too large -"
+                        " try --dtype float32 or a smaller --cfg-scale"
+                    )
+                yield step
+            self.taps.finish(latent=lambda: digest(step.x_next))
 
     def generate(
         self, prompt: Prompt | str | Sequence[Prompt], noise: ImageNoise, **settings: Any
@@ -156,23 +188,25 @@ class StableDiffusion:
             latent = step.x_next
         return noise.with_latent(latent, t=0)
 
-    def _predict(self, x_t: Tensor, t: float, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    def _predict(
+        self, x_t: Tensor, t: float, context: Tensor, scale: float, watch: Watch
+    ) -> Tensor:
         """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
-        x_t = x_t.to(self.dtype)
+        branches = branches_of(scale)
+        x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
         timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
-        if scale in (0.0, 1.0):
-            eps: Tensor = self.unet(x_t, timestep, cond if scale == 1.0 else uncond)
-            return eps.float()
-        both: Tensor = self.unet(
-            torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), torch.cat([uncond, cond])
-        )
-        eps_uncond, eps_cond = both.float().chunk(2)
-        return guide(eps_uncond, eps_cond, scale)
+        with watch.call(t, branches):
+            eps: Tensor = self.guidance(self.unet(x_t, timestep, context).float(), scale)
+            return eps
 
-    def _contexts(
-        self, prompt: Prompt | Sequence[Prompt], negative: Prompt | str, batch: int
-    ) -> tuple[Tensor, Tensor]:
-        """Text vectors of both branches, ``[batch, tokens, channels]`` each."""
+    def _rows(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        negative: Prompt | str,
+        batch: int,
+        branches: Sequence[str],
+    ) -> dict[str, list[Prompt]]:
+        """For each branch, one prompt for every image."""
         if self.unet.config.in_channels != self.config.vae.latent_channels:
             raise ScratchError(
                 f"{self.components.source} is an inpainting checkpoint "
@@ -185,8 +219,87 @@ class StableDiffusion:
             raise ScratchError(f"{len(prompts)} prompts for {batch} images - give one or {batch}")
         if isinstance(negative, str):
             negative = self.prompt(negative, clip_skip=prompts[0].clip_skip)
-        cond = torch.cat([p.context for p in prompts])
-        return cond.to(self.dtype), negative.context.expand_as(cond).to(self.dtype)
+        rows = {UNCOND: [negative] * batch, COND: prompts}
+        return {branch: rows[branch] for branch in branches}
+
+    def _context(self, rows: dict[str, list[Prompt]]) -> Tensor:
+        """The text vectors of all branches, ``[branches * B, tokens, channels]``."""
+        prompts = [prompt for branch in rows.values() for prompt in branch]
+        context = torch.cat([prompt.context for prompt in prompts])
+        with self.taps.calling(branches=tuple(rows)):
+            if self.taps.wants("text", "text.context"):
+                context = self._encode_again(prompts, context)
+            return self.text.tap("context", context).to(self.dtype)
+
+    def _encode_again(self, prompts: list[Prompt], context: Tensor) -> Tensor:
+        """Show the text encoder at work, which a prompt has been through before the run.
+
+        What comes out is used only where it was edited: another batch may change the last bits.
+        """
+        edited = self.taps.edits("text", "text.context")
+        if any(prompt.by_hand for prompt in prompts):
+            if edited:
+                raise ScratchError(
+                    "the text encoder is edited, but a prompt's vectors were set by hand - edit"
+                    " text.context instead, or use the prompt as model.prompt made it"
+                )
+            return context
+        ids = torch.tensor([prompt.encoding.ids for prompt in prompts], device=self.device)
+        again = self.text(ids, prompts[0].clip_skip)
+        return again if edited else context
+
+    # Every tensor -----------------------------------------------------------------------------
+
+    def tensors(
+        self, *globs: str, width: int | None = None, height: int | None = None
+    ) -> list[TensorInfo]:
+        """The tensors of a run that the globs match, all by default, in the order in which they are
+        made: names, axes, shapes, bytes. Nothing is run. Sizes are those of a picture of that width and
+        height. Raises ScratchError for a glob that matches nothing."""
+        cell = self.config.vae.downscale
+        hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
+        return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())
+
+    def record(self, *globs: str, **options: Any) -> Recorder:
+        """``with model.record("unet.*.attn2.probs") as trace``: record the tensors that the globs match.
+
+        Options are those of `sd_scratch.tensors.Recorder`: steps, branch, reduce, to, dtype, budget,
+        when, stop_after, gradients.
+        """
+        return Recorder(self.taps, *globs, **options)
+
+    def edit(self, globs: str | Sequence[str], function: EditFunction, **options: Any) -> Editor:
+        """``with model.edit("unet.h", scale(1.1))``: put other tensors in the place of named ones.
+
+        Options are those of `sd_scratch.tensors.Editor`: steps, branch.
+        """
+        return Editor(self.taps, globs, function, **options)
+
+    def _describe(
+        self,
+        rows: dict[str, list[Prompt]],
+        noise: ImageNoise,
+        sampler: Sampler,
+        steps: int,
+        scale: float,
+        options: dict[str, Any],
+    ) -> Run:
+        """A run as those see it who listen to its tensors."""
+        facts = {
+            "prompts": {branch: [describe_prompt(p) for p in rows[branch]] for branch in rows},
+            "seeds": list(noise.seeds),
+            "width": noise.width,
+            "height": noise.height,
+            "sampler": sampler.name,
+            "sampler_options": options,
+            "steps": steps,
+            "guidance": scale,
+            "model": self.components.source,
+            **describe_machine(self.networks),
+        }
+        h, w = noise.latent.shape[-2:]
+        calls = count_calls(sampler, self.schedule, steps, options)
+        return Run((h, w), calls, len(noise), tuple(rows), rows, facts)
 
 
 def check_side(name: str, side: int, multiple: int) -> None:

@@ -21,6 +21,7 @@ class Prompt:
         context: one vector per token, ``[1, tokens, channels]`` (77 and 768 for SD 1.x).
         empty: the same for the empty prompt, the origin of `scale(..., origin="empty")`.
         clip_skip: which layer of the text encoder the vectors come from (1: the last).
+        by_hand: whether the vectors are others than the text encoder's.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Prompt:
     context: Tensor = field(repr=False)
     empty: Tensor = field(repr=False)
     clip_skip: int = 1
+    by_hand: bool = False
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -73,7 +75,7 @@ class Prompt:
             raise ScratchError(
                 f"vectors of shape {tuple(context.shape)} do not fit a prompt of {tuple(self.context.shape)}"
             )
-        return replace(self, context=context)
+        return replace(self, context=context, by_hand=True)
 
     def scale(
         self, word: Word | str, factor: float, *, origin: str = "zero", nth: int | None = None

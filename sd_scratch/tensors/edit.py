@@ -125,13 +125,13 @@ class Editor(AbstractContextManager[None]):
                 table[name].hw,
                 tuple(run.prompts.get(branch, ())),
             )
-            for name in self.names
-            for branch in call.branches
+            for name, info in self.names.items()
+            for branch in (call.branches if info.branched else ("",))
             if branch is not None and (branch in ("", self.branch) or self.branch is None)
         }
 
     def hear(self, name: str, x: Tensor) -> Tensor:
-        parts = self.taps.call.parts(x.shape[0])
+        parts = self.taps.call.parts(self.names[name], x.shape[0])
         edited = [self._edited(name, branch, x[place]) for branch, place in parts]
         if all(part is None for part in edited):
             return x

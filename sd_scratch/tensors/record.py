@@ -77,6 +77,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self._fresh: dict[tuple[str, str], Tensor] = {}
         self._live: dict[str, Tensor] = {}
         self._averaged_steps = 0
+        self._holds_run = False
 
     # Coming and going -----------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
     # Planning -------------------------------------------------------------------------------
 
     def prepare(self, run: Run) -> None:
-        if self.trace.facts:
+        if self._holds_run:
             raise ScratchError("this recording holds a run already - make one for each run")
         if self.branch and run.branches and self.branch not in run.branches:
             raise ScratchError(
@@ -120,8 +121,10 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self._chosen = choose_steps(self._steps, run.calls)
         self._check_budget(run)
         self._bind(run)
-        self.trace.values.clear()  # of prompts that were encoded before; the run has its own
-        self.trace.facts = {"run": dict(run.facts)}
+        for address in [a for a in self.trace.values if a.name.startswith("text.")]:
+            del self.trace.values[address]  # prompts encoded before the run; it shows its own
+        self.trace.facts = run.facts
+        self._holds_run = True
 
     def _bind(self, run: Run) -> None:
         """Fit the reductions to this run's prompts and sizes."""
@@ -171,7 +174,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if self.gradients and x.requires_grad:
             x.retain_grad()
             self._live[name] = x
-        for branch, place in self.taps.call.parts(x.shape[0]):
+        for branch, place in self.taps.call.parts(self.names[name], x.shape[0]):
             if self._means(branch):
                 part = x[place].detach()
                 for bound in self._chains[name]:
@@ -183,7 +186,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         chain = self._chains[name]
         by_rows = next((i for i, bound in enumerate(chain) if not bound.by_rows), len(chain))
         axes = chain[by_rows - 1].axes if by_rows else self.names[name].axes
-        for branch, place in self.taps.call.parts(rows.batch):
+        for branch, place in self.taps.call.parts(self.names[name], rows.batch):
             if not self._means(branch):
                 continue
             size = max(1, CHUNK // (rows.width * (place.stop - place.start)))
@@ -217,13 +220,13 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if call is None or not fresh:
             return
         if call.step is not None:
-            self.trace.moments[call.step] = Moment(call.t or 0.0, call.sigma or 0.0)
+            self.trace.moments[call.step] = Moment(float(call.t or 0), float(call.sigma or 0))
             self._averaged_steps += 1
         for (name, branch), x in fresh.items():
             step = None if self.averaged else call.step
             self._put(Address(name, step, branch), x.to(self.to or x.device, copy=True))
         for name, whole in live.items():
-            for branch, place in call.parts(whole.shape[0]):
+            for branch, place in call.parts(self.names[name], whole.shape[0]):
                 self.trace.live[Address(name, call.step, branch)] = Live(whole, place)
 
     def _put(self, address: Address, x: Tensor) -> None:

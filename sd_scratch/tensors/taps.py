@@ -27,8 +27,8 @@ class StopRun(Exception):
 class Call:
     """One forward pass of a network, as far as listeners have to know of it.
 
-    `branches` are those in the batch, in order, each an equal share of it; a branch None is nobody's
-    business. `edits` is false where only recorders may act.
+    `branches` are those in the batch, in order, each an equal share of it; a branch None concerns
+    nobody. `edits` is false where only recorders may act.
     """
 
     step: int | None = None
@@ -37,8 +37,10 @@ class Call:
     branches: tuple[str | None, ...] = ("",)
     edits: bool = True
 
-    def parts(self, batch: int) -> list[tuple[str, slice]]:
+    def parts(self, info: TensorInfo, batch: int) -> list[tuple[str, slice]]:
         """Each branch that concerns a listener, and its place in the batch."""
+        if not info.branched:
+            return [("", slice(0, batch))]
         share = batch // len(self.branches)
         return [
             (branch, slice(i * share, (i + 1) * share))
@@ -63,7 +65,7 @@ class Run:
     batch: int = 1
     branches: tuple[str, ...] = ()
     prompts: Prompts = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 Steps = int | slice | Iterable[int] | None
@@ -119,7 +121,7 @@ class Taps:
     def __init__(self, roots: Mapping[str, nn.Module], dry_run: DryRun) -> None:
         self.roots = roots
         self.call = Call()
-        self.run = Run()
+        self._run: Run | Callable[[], Run] = Run()
         self._dry_run = dry_run
         self._tables: dict[HW | None, dict[str, TensorInfo]] = {}
         self._members: list[Member] = []
@@ -154,7 +156,7 @@ class Taps:
     def enter(self, member: Member) -> None:
         if member in self._members:
             raise ScratchError("this recording or edit is active already - make a second one")
-        if self.run.calls is not None:
+        if self.run.calls is not None:  # in the middle of a run
             member.prepare(self.run)
         self._members.append(member)
         self._attach()
@@ -167,24 +169,42 @@ class Taps:
 
     def wants(self, root: str, *but: str) -> bool:
         """Whether anybody listens to a tensor under `root`, apart from those named `but`."""
-        return any(
-            info.root == root and name not in but
-            for member in self._members
-            for name, info in member.names.items()
-        )
+        return any(self._under(member, root, but) for member in self._members)
+
+    def edits(self, root: str, *but: str) -> bool:
+        """Whether anybody needs such a tensor on the path to the picture."""
+        return any(m.on_path and self._under(m, root, but) for m in self._members)
+
+    @staticmethod
+    def _under(member: Member, root: str, but: Sequence[str]) -> bool:
+        return any(i.root == root and name not in but for name, i in member.names.items())
 
     # Runs and calls -------------------------------------------------------------------------
 
+    @property
+    def run(self) -> Run:
+        """The run that goes on; without one, an empty description."""
+        if isinstance(self._run, Run):
+            return self._run
+        self._run = self._run()
+        return self._run
+
     @contextmanager
-    def running(self, run: Run) -> Iterator[None]:
-        """A run: every listener plans for it first, and may refuse it."""
-        for member in self._members:
-            member.prepare(run)
-        self.run = run
+    def running(self, describe: Callable[[], Run]) -> Iterator[None]:
+        """A run: every listener plans for it first, and may refuse it. `describe` is called when
+        somebody listens."""
+        outer, self._run = self._run, describe
         try:
+            for member in self._members:
+                member.prepare(self.run)
             yield
         finally:
-            self.run = Run()
+            self._run = outer
+
+    def finish(self, **facts: Callable[[], Any]) -> None:
+        """Add what is only known at the end to the description of the run, where there is one."""
+        if isinstance(self._run, Run):
+            self._run.facts.update({key: value() for key, value in facts.items()})
 
     @contextmanager
     def calling(
@@ -199,6 +219,8 @@ class Taps:
         if not self._members:
             yield
             return
+        for member in self._attached:
+            member.collect(self.call)  # what was heard between the calls
         outer, self.call = self.call, Call(step, t, sigma, tuple(branches), edits)
         self._attach()
         for member in self._attached:

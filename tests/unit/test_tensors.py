@@ -160,8 +160,11 @@ def test_probabilities_beside_the_fused_kernel_are_those_of_the_explicit_path(
     with Recorder(taps, "*.scores", "*.probs", "*.result") as explicit:
         unet(*inputs)
     for name in whole.names:
+        tolerance = 1e-4 if name.endswith("scores") else 1e-5
         for other in (chunked, explicit):
-            torch.testing.assert_close(other[name].tensor, whole[name].tensor, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                other[name].tensor, whole[name].tensor, rtol=1e-5, atol=tolerance
+            )
 
 
 def test_results_of_the_heads_add_up_to_the_output(unet, taps, inputs):
@@ -190,7 +193,7 @@ def test_reductions(unet, taps, inputs):
     with (
         pytest.raises(ScratchError, match="no axis 'token'"),
         Recorder(taps, name, reduce=words("cat"), branch="cond"),
-        taps.running(Run(prompts={"cond": [object()]})),
+        taps.running(lambda: Run(prompts={"cond": [object()]})),
     ):
         pass
     with pytest.raises(ScratchError, match="2 places along 'head'"):
@@ -229,17 +232,20 @@ def test_copies_have_the_dtype_that_was_asked_for_and_are_copies(unet, taps, inp
 def test_a_recording_over_its_budget_is_refused_before_the_run(unet, taps):
     run = Run(calls=50, batch=2, branches=BRANCHES)
     size = sum(info.bytes for info in taps.tensors("*.probs").values()) * 50 * 2 * 2
-    with Recorder(taps, "*.probs", budget=size), taps.running(run):
+    with Recorder(taps, "*.probs", budget=size), taps.running(lambda: run):
         pass
     with (
         pytest.raises(ScratchError, match=f"takes {show_bytes(size)}, more than the budget"),
         Recorder(taps, "*.probs", budget=size - 1),
-        taps.running(run),
+        taps.running(lambda: run),
     ):
         raise AssertionError("the run must not begin")
     # Reductions, precision, steps and branches all count.
     small = {"reduce": heads(), "dtype": torch.float16, "steps": [3], "branch": "cond"}
-    with Recorder(taps, "*.probs", budget=size // (2 * 2 * 50 * 2), **small), taps.running(run):
+    with (
+        Recorder(taps, "*.probs", budget=size // (2 * 2 * 50 * 2), **small),
+        taps.running(lambda: run),
+    ):
         pass
     with pytest.raises(ScratchError, match="no budget"):
         Recorder(taps, "*.probs", budget="much")
@@ -249,10 +255,10 @@ def test_steps_that_a_run_does_not_have_are_refused(taps):
     with (
         pytest.raises(ScratchError, match="no step 60"),
         Recorder(taps, "unet.h", steps=60),
-        taps.running(Run(calls=50, branches=BRANCHES)),
+        taps.running(lambda: Run(calls=50, branches=BRANCHES)),
     ):
         pass
-    with Recorder(taps, "unet.h", steps=-1) as trace, taps.running(Run(calls=50)):
+    with Recorder(taps, "unet.h", steps=-1) as trace, taps.running(lambda: Run(calls=50)):
         pass
     assert trace.names == []
 
@@ -393,9 +399,9 @@ def test_a_context_cannot_be_entered_twice(taps):
 def test_a_recording_holds_one_run(taps):
     run = Run(calls=2, facts={"seed": 1})
     with Recorder(taps, "unet.h"):
-        with taps.running(run):
+        with taps.running(lambda: run):
             pass
-        with pytest.raises(ScratchError, match="holds a run already"), taps.running(run):
+        with pytest.raises(ScratchError, match="holds a run already"), taps.running(lambda: run):
             pass
 
 

@@ -5,7 +5,7 @@ A new sampler is a file with one generator function beside these, and one entry 
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,11 +18,11 @@ from sd_scratch.diffusion.samplers.euler_a import euler_a
 from sd_scratch.diffusion.samplers.heun import heun
 from sd_scratch.diffusion.samplers.lms import lms
 from sd_scratch.diffusion.samplers.pndm import pndm
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, walk
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 
-__all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "get_sampler"]
+__all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "Steps", "get_sampler", "walk"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sampler:
     """A sampler and what the command line and the pictures' metadata say about it."""
 
     name: str
-    function: Callable[..., Iterator[Step]]
+    function: Callable[..., Steps]
     metadata_name: str  # as AUTOMATIC1111 writes it
     description: str
 
@@ -48,7 +48,7 @@ class Sampler:
         steps: int,
         draw: Draw,
         **options: object,
-    ) -> Iterator[Step]:
+    ) -> Steps:
         """The sampler's steps, lazily; the arguments are those of every sampler function.
 
         Raises `ScratchError` (exit 2), at once for an unknown option or a bad number of steps, and

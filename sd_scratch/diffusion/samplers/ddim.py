@@ -10,11 +10,10 @@ eta = 0 is deterministic; eta = 1 has the variance of DDPM's "fixed_small".
 """
 
 import math
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, fraction, predict
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, fraction, predict
 from sd_scratch.diffusion.schedule import Schedule
 
 
@@ -26,7 +25,7 @@ def ddim(
     draw: Draw,
     *,
     eta: float = 0.0,
-) -> Iterator[Step]:
+) -> Steps:
     """One model call a step; ends at the schedule's `final_alpha_bar`.
 
     `eta` is from 0 (no noise, the default) to 1.
@@ -47,5 +46,5 @@ def ddim(
         if sigma > 0.0:
             step_noise = draw()
             x_next = x_next + sigma * step_noise
-        yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
-        x_t = x_next
+        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        x_t = x_next if sent is None else sent

@@ -11,11 +11,10 @@ given x_t and x0 is Gaussian (equations 6 and 7):
 """
 
 import math
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, predict
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, choice, predict
 from sd_scratch.diffusion.schedule import Schedule
 
 VARIANCES = ("fixed_small", "fixed_large")
@@ -29,7 +28,7 @@ def ddpm(
     draw: Draw,
     *,
     variance: str = "fixed_small",
-) -> Iterator[Step]:
+) -> Steps:
     """Ancestral sampling; one model call a step, and noise in every step but the last.
 
     `variance` is "fixed_small" or "fixed_large", section 3.2 of the paper.
@@ -54,5 +53,5 @@ def ddpm(
             sigma = math.sqrt(beta * (1.0 - there) / (1.0 - here) if small else beta)
             step_noise = draw()
             x_next = x_next + sigma * step_noise
-        yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
-        x_t = x_next
+        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        x_t = x_next if sent is None else sent

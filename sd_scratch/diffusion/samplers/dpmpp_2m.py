@@ -9,12 +9,11 @@ The first step, which has no step before it, and the last, where h is infinite, 
 """
 
 import math
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps
 from sd_scratch.diffusion.schedule import Schedule
 
 
@@ -26,7 +25,7 @@ def dpmpp_2m(
     draw: Draw,
     *,
     sigmas: str = "discrete",
-) -> Iterator[Step]:
+) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `sigmas` is "discrete" (the schedule's own) or "karras".
@@ -44,5 +43,5 @@ def dpmpp_2m(
             step_ratio = math.log(sigma / sigma_next) / math.log(rungs.sigmas[i - 1] / sigma)
             image = image + (step_ratio / 2) * (image - x0_before)
         x_next = (sigma_next / sigma) * x + (1.0 - sigma_next / sigma) * image
-        yield sigma_step(i, rungs, x, prediction, x_next)
-        x, x0_before = x_next, prediction.x0
+        sent = yield sigma_step(i, rungs, x, prediction, x_next)
+        x, x0_before = resume(x_next, sent, rungs.sigmas[i + 1]), prediction.x0

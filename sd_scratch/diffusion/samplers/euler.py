@@ -4,12 +4,10 @@ Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364) without its second-order co
 On the schedule's own sigmas this is DDIM without noise, in other coordinates.
 """
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps
 from sd_scratch.diffusion.schedule import Schedule
 
 
@@ -21,7 +19,7 @@ def euler(
     draw: Draw,
     *,
     sigmas: str = "discrete",
-) -> Iterator[Step]:
+) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `sigmas` is "discrete" (the schedule's own) or "karras".
@@ -33,5 +31,5 @@ def euler(
         sigma, sigma_next = rungs.sigmas[i : i + 2]
         prediction = predict_at(model, x, sigma, t, schedule)
         x_next = x + (sigma_next - sigma) * prediction.eps
-        yield sigma_step(i, rungs, x, prediction, x_next)
-        x = x_next
+        sent = yield sigma_step(i, rungs, x, prediction, x_next)
+        x = resume(x_next, sent, rungs.sigmas[i + 1])

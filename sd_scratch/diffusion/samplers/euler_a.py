@@ -9,12 +9,11 @@ so that eta = 1 on the schedule's own sigmas is DDPM with its small variance, in
 """
 
 import math
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, fraction
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
 from sd_scratch.diffusion.schedule import Schedule
 
 
@@ -27,7 +26,7 @@ def euler_a(
     *,
     eta: float = 1.0,
     sigmas: str = "discrete",
-) -> Iterator[Step]:
+) -> Steps:
     """One model call a step, and noise in every step but the last; ends at sigma = 0.
 
     `eta` is from 0 (Euler's method) to 1; `sigmas` is "discrete" (the schedule's own) or "karras".
@@ -47,5 +46,5 @@ def euler_a(
         if up > 0.0:
             step_noise = draw()
             x_next = x_next + up * step_noise
-        yield sigma_step(i, rungs, x, prediction, x_next, step_noise)
-        x = x_next
+        sent = yield sigma_step(i, rungs, x, prediction, x_next, step_noise)
+        x = resume(x_next, sent, rungs.sigmas[i + 1])

@@ -3,12 +3,10 @@
 Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364) without churn.
 """
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps
 from sd_scratch.diffusion.schedule import Schedule
 
 
@@ -20,7 +18,7 @@ def heun(
     draw: Draw,
     *,
     sigmas: str = "discrete",
-) -> Iterator[Step]:
+) -> Steps:
     """Deterministic: `draw` is never called. Ends at sigma = 0, where the last step is Euler's.
 
     Model calls: two a step and one in the last. `sigmas` is "discrete" (the schedule's own) or
@@ -37,5 +35,5 @@ def heun(
             there = predict_at(model, ahead, sigma_next, rungs.timesteps[i + 1], schedule)
             slope = (slope + there.eps) / 2
         x_next = x + (sigma_next - sigma) * slope
-        yield sigma_step(i, rungs, x, prediction, x_next)
-        x = x_next
+        sent = yield sigma_step(i, rungs, x, prediction, x_next)
+        x = resume(x_next, sent, rungs.sigmas[i + 1])

@@ -10,12 +10,12 @@ polynomial of Lagrange through the last k slopes eps, and integrate it over the 
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, sigma_step
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, weighted
+from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, choice, weighted
 from sd_scratch.diffusion.schedule import Schedule
 
 ORDERS = (1, 2, 3, 4)
@@ -30,7 +30,7 @@ def lms(
     *,
     order: int = 4,
     sigmas: str = "discrete",
-) -> Iterator[Step]:
+) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `order`, 1 to 4, is how many slopes are used once there are so many; order 1 is Euler's method.
@@ -47,8 +47,8 @@ def lms(
 
         nodes = [rungs.sigmas[i - j] for j in range(len(slopes))]
         x_next = x + weighted(lagrange_weights(nodes, rungs.sigmas[i + 1]), slopes)
-        yield sigma_step(i, rungs, x, prediction, x_next)
-        x = x_next
+        sent = yield sigma_step(i, rungs, x, prediction, x_next)
+        x = resume(x_next, sent, rungs.sigmas[i + 1])
 
 
 def lagrange_weights(nodes: Sequence[float], end: float) -> list[float]:

@@ -13,13 +13,12 @@ model twice, and then the second and third order until there are four answers.
 
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sd_scratch.diffusion.prediction import interpret
-from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, choice, weighted
+from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, choice, weighted
 from sd_scratch.diffusion.schedule import Schedule
 
 ADAMS_BASHFORTH = (  # by the number of answers there are, newest first
@@ -41,7 +40,7 @@ def pndm(
     *,
     prk: bool = False,
     mix: str = "eps",
-) -> Iterator[Step]:
+) -> Steps:
     """Deterministic: `draw` is never called. Ends at the schedule's `final_alpha_bar`.
 
     Model calls: steps + 1, or steps + 9 with `prk` (from 4 steps on); a single step takes one.
@@ -70,8 +69,8 @@ def pndm(
         else:
             answer = weighted(ADAMS_BASHFORTH[len(history) - 1], history)
         x_next = answers.move(x_t, answer, here, there)
-        yield Step(i, t, here, x_t, eps, x0, x_next)
-        x_t = x_next
+        sent = yield Step(i, t, here, x_t, eps, x0, x_next)
+        x_t = x_next if sent is None else sent
 
 
 def transfer(x_t: Tensor, eps: Tensor, here: float, there: float) -> Tensor:

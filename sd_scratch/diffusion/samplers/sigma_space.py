@@ -59,6 +59,11 @@ def variance_preserving(x: Tensor, sigma: float) -> Tensor:
     return x / math.hypot(sigma, 1.0)
 
 
+def resume(x_next: Tensor, sent: Tensor | None, sigma: float) -> Tensor:
+    """Where to go on: at the sampler's own x_next, or at a variance-preserving one that was sent."""
+    return x_next if sent is None else sent * math.hypot(sigma, 1.0)
+
+
 def alpha_bar_of(sigma: float) -> float:
     return 1.0 / (sigma**2 + 1.0)
 

@@ -1,8 +1,8 @@
 """What goes into a sampler and what comes out of it at every step."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -39,6 +39,25 @@ class Step:
     def sigma(self) -> float:
         """The noise of x_t relative to its signal, sqrt((1 - alpha_bar) / alpha_bar)."""
         return math.sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+
+
+Steps = Generator[Step, Tensor | None, None]
+"""A sampler at work. It goes on from the `Step.x_next` that it made, or from the sample that is sent
+in its place."""
+
+
+def walk(steps: Steps, change: Callable[[Step], Tensor]) -> Iterator[Step]:
+    """The sampler's steps, each going on from what `change` makes of it: `Step.x_next`, or another
+    sample."""
+    step = next(steps, None)
+    while step is not None:
+        x_next = change(step)
+        changed = x_next is not step.x_next
+        yield replace(step, x_next=x_next) if changed else step
+        try:
+            step = steps.send(x_next if changed else None)
+        except StopIteration:
+            return
 
 
 def predict(

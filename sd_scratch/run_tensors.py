@@ -1,0 +1,187 @@
+"""What a run shows beside its networks: guidance's and the sampler's tensors, and its own description."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sd_scratch
+from sd_scratch.config import ModelConfig
+from sd_scratch.diffusion.guidance import guide
+from sd_scratch.diffusion.samplers import Sampler, Step
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.prompt import Prompt
+from sd_scratch.tensors import Tapped, Taps
+
+UNCOND, COND = "uncond", "cond"
+FINGERPRINT_VALUES = 1024  # of each parameter
+
+
+def branches_of(scale: float) -> tuple[str, ...]:
+    """What the U-Net is asked at a guidance scale, in the order of the batch."""
+    return {0.0: (UNCOND,), 1.0: (COND,)}.get(scale, (UNCOND, COND))
+
+
+class Guidance(Tapped):
+    """Classifier-free guidance with names. Its eps are what the network predicts: eps or v."""
+
+    def forward(self, predictions: Tensor, scale: float) -> Tensor:
+        """``[branches * B, ...]`` -> ``[B, ...]``."""
+        branches = branches_of(scale)
+        parts = [
+            self.tap(f"eps_{branch}", part)
+            for branch, part in zip(branches, predictions.chunk(len(branches)), strict=True)
+        ]
+        if len(parts) == 1:
+            return self.tap("eps", parts[0])
+        eps_uncond, eps_cond = parts
+        if self.probe is not None:
+            delta = eps_cond - eps_uncond
+            edited = self.tap("delta", delta)
+            # Only after an edit: adding the difference again is not the same to the last bit.
+            eps_cond = eps_cond if edited is delta else eps_uncond + edited
+        return self.tap("eps", guide(eps_uncond, eps_cond, scale))
+
+
+class Sampling(Tapped):
+    """The sampler's tensors. What goes in and what a step hands on can be edited; the rest is shown."""
+
+    def noise(self, latent: Tensor) -> Tensor:
+        return self.tap("noise", latent)
+
+    def step_noise(self, noise: Tensor) -> Tensor:
+        return self.tap("step_noise", noise)
+
+    def step(self, step: Step) -> Tensor:
+        """Show a step; returns the sample to go on from."""
+
+        def each(number: float) -> Tensor:
+            return torch.full(step.x_t.shape[:1], number, device=step.x_t.device)
+
+        self.show("t", lambda: each(step.t))
+        self.show("sigma", lambda: each(step.sigma))
+        self.show("alpha_bar", lambda: each(step.alpha_bar))
+        self.show("x_t", lambda: step.x_t)
+        self.show("x0", lambda: step.x0)
+        return self.tap("x_next", step.x_next)
+
+
+class Watch:
+    """Tells the listeners where a run is.
+
+    A step is a call of the U-Net, counted from 0. What the sampler makes of it belongs to the first
+    call of the sampler's own step: PNDM's first calls the U-Net twice.
+    """
+
+    def __init__(self, taps: Taps, schedule: Schedule) -> None:
+        self.taps = taps
+        self.schedule = schedule
+        self.calls = 0
+        self._first = 0
+
+    @contextmanager
+    def call(self, t: float, branches: Sequence[str]) -> Iterator[None]:
+        with self.taps.calling(self.calls, t, self.schedule.sigma_at(t), branches):
+            yield
+        self.calls += 1
+
+    @contextmanager
+    def draw(self) -> Iterator[None]:
+        with self.taps.calling(max(self.calls - 1, 0)):
+            yield
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        with self.taps.calling(self._first, step.t, step.sigma):
+            yield
+        self._first = self.calls
+
+
+def count_calls(
+    sampler: Sampler, schedule: Schedule, steps: int, options: Mapping[str, object]
+) -> int:
+    """How often a sampler will call the U-Net: it is run with one that answers zero."""
+    calls = 0
+
+    def zero(x_t: Tensor, t: float) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.zeros_like(x_t)
+
+    noise = torch.zeros(1, 1)
+    for _ in sampler.run(zero, noise, schedule, steps, lambda: noise, **options):
+        pass
+    return calls
+
+
+def dry_run(
+    config: ModelConfig,
+) -> Callable[[Mapping[str, nn.Module], tuple[int, int] | None], None]:
+    """How `Taps` finds the names: every part is called once, on tensors without numbers."""
+
+    def run(roots: Mapping[str, Any], hw: tuple[int, int] | None) -> None:
+        cell = config.vae.downscale
+        h, w = hw or (config.sample_size // cell,) * 2
+        dtype = roots["unet"].conv_in.weight.dtype
+        with torch.device("meta"):
+            ids = torch.zeros(1, config.text.max_position_embeddings, dtype=torch.long)
+            latent = torch.zeros(1, config.vae.latent_channels, h, w)
+            x = torch.zeros(1, config.unet.in_channels, h, w, dtype=dtype)
+            image = torch.zeros(1, config.vae.in_channels, cell * h, cell * w, dtype=dtype)
+            t = torch.zeros(1)
+        context = roots["text"].tap("context", roots["text"](ids))
+        roots["sampler"].noise(latent)
+        eps = roots["unet"](x, t, context)
+        roots["guidance"](torch.cat([eps, eps]).float(), 7.5)
+        roots["sampler"].step_noise(latent)
+        roots["sampler"].step(Step(0, 0.0, 0.5, latent, latent, latent, latent))
+        roots["vae"].encode(image)
+        roots["vae"].decode(latent.to(dtype))
+
+    return run
+
+
+def describe_prompt(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "clip_skip": prompt.clip_skip,
+        "token_ids": list(prompt.encoding.ids),
+        "words": [[word.text, word.start, word.end, *word.positions] for word in prompt.words],
+    }
+
+
+def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """What the last bit of a picture depends on, beside the run's own settings."""
+    parameter = next(networks["unet"].parameters())
+    return {
+        "weights": fingerprint(networks),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": parameter.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "version": sd_scratch.__version__,
+    }
+
+
+def fingerprint(networks: Mapping[str, nn.Module]) -> str:
+    """Ten hex digits that tell weights apart: of a sample of every parameter, as it is in memory."""
+    total = hashlib.sha256()
+    for root, network in networks.items():
+        for name, parameter in network.state_dict().items():
+            stride = max(parameter.numel() // FINGERPRINT_VALUES, 1)
+            total.update(f"{root}.{name}{tuple(parameter.shape)}".encode())
+            total.update(_bytes(parameter.reshape(-1)[::stride]))
+    return total.hexdigest()[:10]
+
+
+def digest(x: Tensor) -> str:
+    """The sha256 of a tensor's numbers."""
+    return hashlib.sha256(_bytes(x)).hexdigest()
+
+
+def _bytes(x: Tensor) -> bytes:
+    # As bytes before numpy, which has no bfloat16.
+    return x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
