@@ -185,7 +185,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(tmp_path: Path) -> N
     state = load_state(tmp_path)
     assert state is not None and state.step == 4
     (tmp_path / "state-000000004.pt").write_bytes(b"")
-    with pytest.raises(ScratchError, match="no state .* can be read"):
+    with pytest.raises(ScratchError, match=r"no state .* can be read"):
         load_state(tmp_path)
 
 
