@@ -37,6 +37,7 @@ class Command:
 
 COMMANDS = (
     Command("generate", "make pictures from a prompt"),
+    Command("map", "experiments: what in the prompt makes what in the picture"),
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),
     Command("weights", "list, download and inspect models"),

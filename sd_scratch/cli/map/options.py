@@ -1,0 +1,101 @@
+"""Arguments that several experiments share."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from sd_scratch.cli.options import (
+    add_device_arguments,
+    add_model_arguments,
+    integer,
+    number,
+    seed,
+    side,
+)
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
+
+LAMBDA = (-1000.0, 1000.0)
+
+
+def add_prompt(parser: argparse.ArgumentParser, words: str = "to map") -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="what to show")
+    parser.add_argument(
+        "-w",
+        "--word",
+        action="append",
+        default=[],
+        help=f"a word of the prompt {words}, cat:2 for the second cat (default: every word)",
+    )
+
+
+def add_origin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--origin",
+        choices=("zero", "empty"),
+        default="zero",
+        help="what a word is scaled away from: zero, or what the empty prompt has in its place",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser, *, samplers: bool = False) -> None:
+    """Everything about the run but the prompt, and where the results go."""
+    run = parser.add_argument_group("run (default: the model's own)")
+    run.add_argument("-n", "--negative-prompt", default="", help="what to steer away from")
+    run.add_argument("-s", "--seed", type=seed, default=0, help="-1 draws one (default: 0)")
+    run.add_argument("-W", "--width", type=side, help="pixels")
+    run.add_argument("-H", "--height", type=side, help="pixels")
+    run.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
+    run.add_argument(
+        "--cfg-scale",
+        "--guidance-scale",
+        type=number(*GUIDANCE),
+        metavar="SCALE",
+        help="classifier-free guidance: 1 for none",
+    )
+    if samplers:
+        run.add_argument(
+            "--samplers", type=texts, metavar="NAMES", help="one or several, such as lms,ddim,pndm"
+        )
+    else:
+        run.add_argument("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
+    run.add_argument("--clip-skip", type=integer(*CLIP_SKIP), help="see generate")
+    run.add_argument(
+        "--batch-size", type=integer(1, 256), default=8, help="pictures at a time (default: 8)"
+    )
+    add_output(parser)
+    add_model_arguments(parser)
+    add_device_arguments(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="(default: out/EXPERIMENT-NUMBER)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+
+def texts(text: str) -> list[str]:
+    """A type for argparse: texts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(low: float, high: float) -> Callable[[str], list[float]]:
+    """A type for argparse: numbers between commas, at least one."""
+
+    def parse(text: str) -> list[float]:
+        values = [number(low, high)(part) for part in texts(text)]
+        if not values:
+            raise argparse.ArgumentTypeError("the list is empty - give some, such as -1,0,1")
+        return values
+
+    return parse
+
+
+def nonzero(text: str) -> float:
+    """A type for argparse: a lambda that changes something."""
+    value = number(*LAMBDA)(text)
+    if math.isclose(value, 0.0, abs_tol=1e-9):
+        raise argparse.ArgumentTypeError("0 changes nothing - give another number")
+    return value

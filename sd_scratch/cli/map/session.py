@@ -1,0 +1,143 @@
+"""What every experiment begins with: a plan that is checked before any weights are read, then a model."""
+
+import argparse
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer
+from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+from sd_scratch.cli.request import DEFAULT_MODEL, complete
+from sd_scratch.diffusion.samplers import get_sampler
+from sd_scratch.errors import ScratchError
+from sd_scratch.mapping.maps import require_full_precision
+from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.prompt import Prompt
+from sd_scratch.recipe import Recipe
+from sd_scratch.text_cleaning import check_text
+from sd_scratch.tokenizer import Word
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """A model that is known but not yet loaded, and the recipe of the run.
+
+    Raises ScratchError (mostly bad usage) for everything that can be told without weights.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.device = choose_device(args.device)
+        self.dtype = choose_dtype(args.dtype, self.device)
+        if getattr(args, "sampler", None) is not None:
+            get_sampler(args.sampler)
+        for name in getattr(args, "samplers", None) or ():
+            get_sampler(name)
+        self.source: str = args.model or DEFAULT_MODEL
+        recipe = _recipe(args)
+        for text in (recipe.prompt, recipe.negative_prompt):
+            check_text(text)
+        self.layout = read_layout(self.source, revision=args.revision, offline=args.offline)
+        self.tokenizer = read_tokenizer(self.layout)
+        self.recipe = complete(recipe, self.layout.config, {})
+        self._model: StableDiffusion | None = None
+
+    def require_full_precision(self) -> None:
+        require_full_precision(self.dtype)
+
+    # Prompts --------------------------------------------------------------------------------
+
+    def read(self, text: str) -> Prompt:
+        """A prompt with its words but without vectors, which takes no weights."""
+        nothing = torch.empty(0)
+        encoding = self.tokenizer.encode(text)
+        for note in encoding.notes:
+            log.warning(f"prompt: {note}")
+        return Prompt(text, encoding, nothing, nothing)
+
+    def words(self, text: str, names: Sequence[str]) -> list[Word]:
+        """The words that are meant, all of the prompt's without names.
+
+        Raises ScratchError for a word that is not there, cut off or there twice, and for a prompt
+        without any.
+        """
+        prompt = self.read(text)
+        if not names and not prompt.words:
+            raise ScratchError("the prompt has no words to map", exit_code=2)
+        return [find_word(prompt, name) for name in names] or list(prompt.words)
+
+    def encode(self, text: str) -> Prompt:
+        return self.model.prompt(text, clip_skip=self.recipe.clip_skip or 1)
+
+    # The model ------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> StableDiffusion:
+        """The model; its weights are read when it is first asked for."""
+        if self._model is None:
+            set_threads(self.args.threads)
+            components = build_components(
+                self.layout, self.source, self.dtype, self.device, force=self.args.force
+            )
+            log.info(components.summary)
+            self._model = StableDiffusion(components)
+            self.recipe = self.recipe.over(model_hash=components.hash or None)
+        return self._model
+
+    def rendering(self, on_step: Callable[[int], object]) -> Rendering:
+        recipe, model = self.recipe, self.model
+        settings: dict[str, Any] = {
+            "negative": self.encode(recipe.negative_prompt),
+            "sampler": recipe.sampler,
+            "steps": recipe.steps,
+            "guidance": recipe.guidance,
+        }
+        noise = model.noise(recipe.seed or 0, recipe.width, recipe.height)
+        return Rendering(model, noise, settings, self.args.batch_size, on_step)
+
+    def progress(self, pictures: int) -> Any:
+        """A bar for that many pictures, counting their steps."""
+        return progress_bar(pictures * (self.recipe.steps or 0), "steps")
+
+
+def find_word(prompt: Prompt, name: str) -> Word:
+    """The word called "cat", or "cat:2" for the second."""
+    text, colon, number = name.rpartition(":")
+    if colon and number.isascii() and number.isdigit():
+        return prompt.word(text, int(number))
+    return prompt.word(name)
+
+
+def _name(source: str) -> str:
+    """What to call a model: where it lies on this machine is nobody's business."""
+    path = Path(source).expanduser()
+    return source if source in list_shipped() or not path.exists() else path.resolve().name
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    seed = args.seed
+    if seed == -1:
+        seed = secrets.randbelow(2**32)
+        log.info(f"seed {seed}")
+    return Recipe(
+        prompt=args.prompt if isinstance(args.prompt, str) else args.prompt[0],
+        negative_prompt=args.negative_prompt,
+        seed=seed,
+        steps=args.steps,
+        sampler=getattr(args, "sampler", None),
+        guidance=args.cfg_scale,
+        width=args.width,
+        height=args.height,
+        clip_skip=args.clip_skip,
+        model=_name(args.model or DEFAULT_MODEL),
+        revision=args.revision,
+        dtype=args.dtype,
+    )

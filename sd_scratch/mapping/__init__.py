@@ -1,0 +1,23 @@
+"""What in the prompt and the noise makes what in the picture: experiments that return raw tensors.
+
+Their definitions come from "Controlling Diffusion: Input-Output Mapping of the Components of a
+Diffusion Model", its chapters 3 and 4; docs/mapping.md tells which is which, and what was added.
+"""
+
+from sd_scratch.mapping.adjustment import adjust, adjusted
+from sd_scratch.mapping.gradient import directional_derivative, gradient_maps, word_derivatives
+from sd_scratch.mapping.maps import Map
+from sd_scratch.mapping.perturbation import difference, perturbation_maps
+from sd_scratch.mapping.rendering import Rendering
+
+__all__ = [
+    "Map",
+    "Rendering",
+    "adjust",
+    "adjusted",
+    "difference",
+    "directional_derivative",
+    "gradient_maps",
+    "perturbation_maps",
+    "word_derivatives",
+]
