@@ -1,19 +1,24 @@
 """What a training run writes down: one JSON object a line, and TensorBoard where it is installed."""
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 
 class Journal:
     """Appends rows of figures to ``log.jsonl`` in a folder; a context manager.
 
     A resumed run appends. Rows that were written after the state it resumes from are dropped, so
-    that every step is there once.
+    that every step is there once. A silent journal writes nothing.
     """
 
-    def __init__(self, folder: Path, from_step: int = 0) -> None:
+    def __init__(self, folder: Path, from_step: int = 0, silent: bool = False) -> None:
+        self._board: Any = None
+        if silent:
+            self._file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         _drop_after(path, from_step)
@@ -30,7 +35,7 @@ class Journal:
                 if isinstance(value, int | float):
                     self._board.add_scalar(key, value, step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         return self
 
     def __exit__(
