@@ -195,10 +195,12 @@ def train(
     stop: Stop | None = None,
     on_step: Callable[[int, float, dict[str, float]], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    leads: bool = True,
 ) -> Outcome:
     """Train `task` until the budget is used up or somebody asks it to stop.
 
-    `on_step` is told the step, the used share of the budget and the step's figures. Raises
+    `on_step` is told the step, the used share of the budget and the step's figures. Of several
+    processes that train together one leads, and writes; they share a clock and a stop. Raises
     `ScratchError` when `folder` holds a run and `resume` is false, when the settings are not those
     of the run that is resumed, when the loss is not finite, or when the last state cannot be
     written; states that were written before stay.
@@ -206,8 +208,8 @@ def train(
     run = Run(task, config, folder)
     _start(run, resume)
     stop = stop or Stop()
-    rhythm = _Rhythm(run.seconds)
-    with Journal(folder, run.step) as journal, stop.on_signals():
+    rhythm = _Rhythm(run.seconds, silent=not leads)
+    with Journal(folder, run.step, silent=not leads) as journal, stop.on_signals():
         sums = _Means()
         while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
             began = clock()
@@ -222,8 +224,9 @@ def train(
                 journal.write(run.step, **task.look(run.ema.model, run.step))
             if on_step is not None:
                 on_step(run.step, budget.share(run.step, run.seconds), figures)
-        run.save()
-        if used >= 1:
+        if leads:
+            run.save()
+        if leads and used >= 1:
             journal.write(run.step, **task.look(run.ema.model, run.step))
     return Outcome(task.model, run.ema.model, run.step, run.seconds, interrupted=used < 1)
 
@@ -250,14 +253,15 @@ def _save_or_note(run: Run, journal: Journal) -> None:
 
 
 class _Rhythm:
-    """Which of several things are due, by training time."""
+    """Which of several things are due, by training time; none of them when silent."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, silent: bool = False) -> None:
         self._start = now
+        self._silent = silent
         self._last: dict[str, float] = {}
 
     def due(self, name: str, interval: float, now: float) -> bool:
-        if now - self._last.get(name, self._start) < interval:
+        if self._silent or now - self._last.get(name, self._start) < interval:
             return False
         self._last[name] = now
         return True
