@@ -23,7 +23,16 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     5: {"cli", "__main__"},
     4: {"mapping", "training"},
-    3: {"pipeline", "prompt", "image_noise", "recipe", "png", "run_tensors"},
+    3: {
+        "pipeline",
+        "pixel_diffusion",
+        "prompt",
+        "image_noise",
+        "recipe",
+        "png",
+        "replay",
+        "run_tensors",
+    },
     2: {"checkpoints"},
     1: {"networks", "diffusion", "tokenizer", "text_cleaning", "vocabulary"},
     0: {"tensors", "config", "errors", "limits", "files", "__init__"},

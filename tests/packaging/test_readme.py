@@ -79,7 +79,7 @@ def test_pictures_and_pages_are_there() -> None:
 
 def test_the_table_lists_every_command() -> None:
     listed = re.findall(r"^\| `([a-z]+)", README, re.MULTILINE)
-    assert listed == [command.name for command in sd_scratch.cli.COMMANDS]
+    assert sorted(listed) == sorted(command.name for command in sd_scratch.cli.COMMANDS)
 
 
 def test_the_map_shows_every_room() -> None:
