@@ -1,0 +1,68 @@
+"""CIFAR-10's official binary batches, read by hand.
+
+Krizhevsky 2009, "Learning multiple layers of features from tiny images". A record is one byte for the
+class, then 32 x 32 bytes of red, as many of green, as many of blue, row by row.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.training.pixels.images import LabelledImages
+
+SIDE, CHANNELS = 32, 3
+RECORD = 1 + CHANNELS * SIDE * SIDE
+BATCH = 10_000  # records in an official file
+INNER_FOLDER = "cifar-10-batches-bin"
+TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST_FILES = ("test_batch.bin",)
+
+log = logging.getLogger(__name__)
+
+
+def read_batches(
+    folder: Path, names: tuple[str, ...], class_names: tuple[str, ...]
+) -> LabelledImages:
+    """The records of several batch files, in order, as ``[N, 3, 32, 32]``.
+
+    `folder` holds the files, or the folder that the official archive unpacks to. Raises
+    `ScratchError` for a missing or cut file, and for labels outside 0..9.
+    """
+    if (folder / INNER_FOLDER).is_dir():
+        folder = folder / INNER_FOLDER
+    parts = [_read_batch(folder / name, class_names) for name in names]
+    return LabelledImages(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        class_names,
+        str(folder),
+    )
+
+
+def _read_batch(path: Path, class_names: tuple[str, ...]) -> LabelledImages:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ScratchError(f"{path} - no such file - fetch the data set first") from None
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    count, rest = divmod(len(data), RECORD)
+    if rest or not count:
+        raise ScratchError(
+            f"{path} - {len(data):,} bytes are not whole records of {RECORD} - cut short, or another"
+            " file under this name - get it again"
+        )
+    if count < BATCH:
+        log.info("%s has %s of the official %s records", path, f"{count:,}", f"{BATCH:,}")
+    records = torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8)).view(count, RECORD)
+    images = records[:, 1:].reshape(count, CHANNELS, SIDE, SIDE)
+    return LabelledImages(images, records[:, 0].long(), class_names, str(path))
+
+
+def write_batch(path: Path, data: LabelledImages) -> None:
+    """Write pictures and labels as one binary batch."""
+    records = torch.cat([data.labels.to(torch.uint8)[:, None], data.images.flatten(1)], dim=1)
+    path.write_bytes(records.contiguous().numpy().tobytes())
