@@ -6,18 +6,24 @@ Diffusion Model", its chapters 3 and 4; docs/mapping.md tells which is which, an
 
 from sd_scratch.mapping.adjustment import adjust, adjusted
 from sd_scratch.mapping.gradient import directional_derivative, gradient_maps, word_derivatives
+from sd_scratch.mapping.heat import Heat, record_heat
 from sd_scratch.mapping.maps import Map
 from sd_scratch.mapping.perturbation import difference, perturbation_maps
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.text_attention import TextAttention, text_attention
 
 __all__ = [
+    "Heat",
     "Map",
     "Rendering",
+    "TextAttention",
     "adjust",
     "adjusted",
     "difference",
     "directional_derivative",
     "gradient_maps",
     "perturbation_maps",
+    "record_heat",
+    "text_attention",
     "word_derivatives",
 ]

@@ -2,6 +2,7 @@
 show. One figure has one scale, which it names."""
 
 import colorsys
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -212,6 +213,7 @@ def wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return lines
 
 
+@functools.lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The letters that come with Pillow."""
     return ImageFont.load_default(size)

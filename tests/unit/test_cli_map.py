@@ -97,6 +97,49 @@ def test_maps_of_words(run, tmp_path, experiment, options):
     assert np.asarray(Image.open(out / "strongest.png")).any()
 
 
+def test_attention(run, tmp_path):
+    assert (
+        run("attention", PROMPT, "--layers", "0,2", "--heads", "1", "-o", "out", quick=False) == 0
+    )
+    out = tmp_path / "out"
+    assert {"tokens.png", "words.png", "mean.png", "attention.csv"} <= set(complete(out))
+    tensors = load_file(out / "attention.safetensors")
+    assert tensors["tokens"].shape == (2, 1, 77, 77) and tensors["words"].shape == (2, 1, 3, 3)
+    with (out / "attention.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["layer"] for row in rows} == {"0", "2"} and {row["head"] for row in rows} == {"1"}
+    red = [row for row in rows if (row["layer"], row["from"], row["to"]) == ("2", "circle", "red")]
+    assert float(red[0]["share"]) == pytest.approx(float(tensors["words"][1, 0, 2, 1]), abs=1e-5)
+    settings = settings_in(out)
+    assert settings["tokens"][1:4] == ["a", "red", "circle"] and "steps" not in settings
+
+
+def test_words_of_several_prompts(run, tmp_path):
+    assert run("words", PROMPT, "a dog", "--by-layer", "-o", "out", quick=False) == 0
+    assert run("words", PROMPT, "--special", "-o", "special", quick=False) == 0
+    assert complete(tmp_path / "out") == ["settings.json", "words.csv", "words.png"]
+    with (tmp_path / "out" / "words.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["word"] for row in rows] == ["a", "red", "circle", "a", "dog"]
+    for row in rows:
+        layers = [float(row[f"layer {i}"]) for i in range(3)]
+        assert float(row["mean"]) == pytest.approx(sum(layers) / 3, rel=1e-3)
+    with (tmp_path / "special" / "words.csv").open() as file:
+        assert sum(float(row["mean"]) for row in csv.DictReader(file)) == pytest.approx(6, abs=1e-3)
+
+
+def test_heat(run, tmp_path):
+    assert run("heat", PROMPT, "-o", "out") == 0
+    out = tmp_path / "out"
+    assert {"heat.png", "by-layer.png", "by-head.png", "by-call.png"} <= set(complete(out))
+    shares = load_file(out / "shares.safetensors")
+    assert shares["up 2.0.2-red"].shape == (3, 4, 6, 8)
+    some = ["--layers", "*mid*", "--heads", "0,3", "--calls", "1:", "--ask", "a dog", "-w", "dog"]
+    assert run("heat", PROMPT, *some, "-o", "some") == 0
+    assert list(load_file(tmp_path / "some" / "maps.safetensors")) == ["1-dog"]
+    assert settings_in(tmp_path / "some")["heads"] == [0, 3]
+
+
 def test_results_are_not_replaced_unless_asked(run, capsys):
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 0
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 2
@@ -120,6 +163,14 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["gradient", PROMPT, "--dtype", "bfloat16"], "drown in the rounding of bfloat16"),
         (["gradient", PROMPT, "--lambda", "0"], "0 changes nothing"),
         (["gradient", PROMPT, "--method", "backward"], "unknown 'backward'"),
+        (["attention", ""], "no words to map"),
+        (["attention", PROMPT, "--layers", "3"], "there is no layer 3, only 0 to 2"),
+        (["attention", PROMPT, "--heads", ""], "the list is empty"),
+        (["words", PROMPT, "?"], "no words to map"),
+        (["heat", PROMPT, "--ask", "a dog", "-w", "red"], "no word 'red' in the prompt"),
+        (["heat", PROMPT, "--layers", "up"], "no layer is named 'up'"),
+        (["heat", PROMPT, "--heads", "4"], "there is no head 4, only 0 to 3"),
+        (["heat", PROMPT, "--calls", "3"], "'3' is not FROM:TO"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2_before_any_weights(

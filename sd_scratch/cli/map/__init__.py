@@ -2,13 +2,16 @@
 
 import argparse
 
-from sd_scratch.cli.map import adjust, gradient, perturb
+from sd_scratch.cli.map import adjust, attention, gradient, heat, perturb, words
 from sd_scratch.cli.options import add_message_arguments
 
 EXPERIMENTS = {
+    "attention": attention,
+    "words": words,
     "adjust": adjust,
     "perturb": perturb,
     "gradient": gradient,
+    "heat": heat,
 }
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from sd_scratch.cli.map.perturb import save_maps
+    from sd_scratch.cli.map.figures import save_maps
     from sd_scratch.cli.map.results import Results
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.drawing import picture

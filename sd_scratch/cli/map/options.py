@@ -59,21 +59,26 @@ def add_run(parser: argparse.ArgumentParser, *, samplers: bool = False) -> None:
         )
     else:
         run.add_argument("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
-    run.add_argument("--clip-skip", type=integer(*CLIP_SKIP), help="see generate")
     run.add_argument(
         "--batch-size", type=integer(1, 256), default=8, help="pictures at a time (default: 8)"
     )
-    add_output(parser)
-    add_model_arguments(parser)
-    add_device_arguments(parser)
+    add_model(parser)
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and where the results go."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="(default: out/EXPERIMENT-NUMBER)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--clip-skip",
+        type=integer(*CLIP_SKIP),
+        help="leave out the last N-1 text layers (default 1)",
+    )
+    add_device_arguments(parser)
 
 
 def texts(text: str) -> list[str]:
@@ -99,3 +104,20 @@ def nonzero(text: str) -> float:
     if math.isclose(value, 0.0, abs_tol=1e-9):
         raise argparse.ArgumentTypeError("0 changes nothing - give another number")
     return value
+
+
+def integers(text: str) -> list[int]:
+    """A type for argparse: whole numbers between commas, at least one."""
+    values = [integer(0, 999)(part) for part in texts(text)]
+    if not values:
+        raise argparse.ArgumentTypeError("the list is empty - give some, such as 0,1")
+    return values
+
+
+def span(text: str) -> slice:
+    """A type for argparse: ``FROM:TO``, either of which may be left out."""
+    first, colon, last = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not FROM:TO, such as 0:10")
+    ends = [integer(0, 100_000)(end) if end.strip() else None for end in (first, last)]
+    return slice(*ends)

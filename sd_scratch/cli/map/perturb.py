@@ -1,17 +1,8 @@
 """``sd-scratch map perturb``: where the picture changes when a word is said a little louder."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_origin, add_prompt, add_run, nonzero
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL import Image
-
-    from sd_scratch.cli.map.results import Results
-    from sd_scratch.mapping.maps import Map
 
 HELP = "where the picture changes when a word's vectors grow a little"
 
@@ -30,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from sd_scratch.cli.map.figures import save_maps
     from sd_scratch.cli.map.results import Results
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.drawing import picture
@@ -57,44 +49,3 @@ def run(args: argparse.Namespace) -> None:
         **{"lambda": args.amount},
         origin=args.origin,
     )
-
-
-def save_maps(
-    results: "Results",
-    title: str,
-    below: "Image.Image",
-    maps: "Sequence[Map]",
-    notes: "Sequence[str]",
-) -> None:
-    """The figure of a map for each word, the overlays alone, and the raw maps."""
-    from sd_scratch.mapping.drawing import (
-        Cell,
-        grey_map,
-        hues,
-        overlay_all,
-        overlay_strongest,
-        scale_bar,
-        sheet,
-    )
-    from sd_scratch.mapping.maps import largest
-
-    top, colours = largest(maps), hues(len(maps))
-    strongest = overlay_strongest(below, maps, top, colours)
-    together = overlay_all(below, maps, top, colours)
-    cells = [
-        Cell(below, "the picture"),
-        Cell(strongest, "the strongest word at each place"),
-        Cell(together, "all words, one over the other"),
-    ]
-    words = [
-        Cell(grey_map(map_, top), map_.word, colour)
-        for map_, colour in zip(maps, colours, strict=True)
-    ]
-    columns = max(3, min(5, len(words)))
-    rows = [cells, *(words[i : i + columns] for i in range(0, len(words), columns))]
-    units = maps[0].units
-    figure = sheet(title, rows, notes=notes, foot=scale_bar(top, units))
-    results.picture(f"{results.experiment}.png", figure)
-    results.picture("strongest.png", strongest)
-    results.picture("together.png", together)
-    results.maps(maps)

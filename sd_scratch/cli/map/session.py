@@ -4,11 +4,13 @@ import argparse
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.console import progress_bar
@@ -53,6 +55,11 @@ class Session:
     def require_full_precision(self) -> None:
         require_full_precision(self.dtype)
 
+    def cross_attention_layers(self) -> list[str]:
+        """The names that the U-Net's cross-attention layers have, in order."""
+        network = empty_network(self.layout.config.unet)
+        return [f"unet.{name}" for name, _ in network.named_modules() if name.endswith("attn2")]
+
     # Prompts --------------------------------------------------------------------------------
 
     def read(self, text: str) -> Prompt:
@@ -76,6 +83,12 @@ class Session:
 
     def encode(self, text: str) -> Prompt:
         return self.model.prompt(text, clip_skip=self.recipe.clip_skip or 1)
+
+    @property
+    def text_recipe(self) -> Recipe:
+        """The recipe of an experiment that makes no pictures."""
+        no = dict.fromkeys(("seed", "steps", "sampler", "guidance", "width", "height"))
+        return replace(self.recipe, **no)  # type: ignore[arg-type]
 
     # The model ------------------------------------------------------------------------------
 
@@ -116,6 +129,14 @@ def find_word(prompt: Prompt, name: str) -> Word:
     return prompt.word(name)
 
 
+def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
+    """The places that are meant, all of them without any; ScratchError for one that is not there."""
+    for place in places:
+        if place >= count:
+            raise ScratchError(f"there is no {what} {place}, only 0 to {count - 1}", exit_code=2)
+    return list(places) or list(range(count))
+
+
 def _name(source: str) -> str:
     """What to call a model: where it lies on this machine is nobody's business."""
     path = Path(source).expanduser()
@@ -123,19 +144,21 @@ def _name(source: str) -> str:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    seed = args.seed
+    """What was asked for; experiments without pictures have no steps, no seed and so on."""
+    given = vars(args).get
+    seed = given("seed")
     if seed == -1:
         seed = secrets.randbelow(2**32)
         log.info(f"seed {seed}")
     return Recipe(
         prompt=args.prompt if isinstance(args.prompt, str) else args.prompt[0],
-        negative_prompt=args.negative_prompt,
+        negative_prompt=given("negative_prompt") or "",
         seed=seed,
-        steps=args.steps,
-        sampler=getattr(args, "sampler", None),
-        guidance=args.cfg_scale,
-        width=args.width,
-        height=args.height,
+        steps=given("steps"),
+        sampler=given("sampler"),
+        guidance=given("cfg_scale"),
+        width=given("width"),
+        height=given("height"),
         clip_skip=args.clip_skip,
         model=_name(args.model or DEFAULT_MODEL),
         revision=args.revision,

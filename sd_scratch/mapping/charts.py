@@ -1,0 +1,89 @@
+"""Numbers as charts, with Pillow alone: matrices, bars, lines, and points in a plane."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sd_scratch.mapping.drawing import INK, PAPER, RULE, Colour, font, levels
+
+BAR: Colour = (52, 101, 164)
+SIZE = 13  # of letters
+
+
+def heat_matrix(values: Tensor, top: float) -> Image.Image:
+    """``[rows, columns]`` as a picture with one pixel a number: white 0, dark blue `top`."""
+    share = levels(values, top)[..., None] / 255.0
+    colours = np.array(PAPER) * (1 - share) + np.array((8, 29, 88)) * share
+    return Image.fromarray(colours.round().astype(np.uint8))
+
+
+def matrix_chart(
+    values: Tensor, rows: Sequence[str], columns: Sequence[str], top: float, cell: int = 44
+) -> Image.Image:
+    """A matrix with its numbers, rows named on the left and columns above."""
+    face, small = font(SIZE), font(11)
+    left = 10 + int(max(face.getlength(label) for label in rows))
+    up = 10 + int(max(face.getlength(label) for label in columns))
+    page = Image.new("RGB", (left + cell * len(columns), up + cell * len(rows)), PAPER)
+    body = heat_matrix(values, top).resize((cell * len(columns), cell * len(rows)), 0)
+    page.paste(body, (left, up))
+    draw = ImageDraw.Draw(page)
+    for i, label in enumerate(rows):
+        draw.text((left - 6, up + cell * i + cell // 2), label, INK, face, anchor="rm")
+    for j, label in enumerate(columns):
+        _upright(page, label, (left + cell * j + cell // 2, up - 5))
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            value = float(values[i, j])
+            ink = PAPER if top > 0 and value > 0.5 * top else INK
+            middle = (left + cell * j + cell // 2, up + cell * i + cell // 2)
+            draw.text(middle, f"{value:.2f}", ink, small, anchor="mm")
+    return page
+
+
+def matrix_scale(top: float, width: int = 256) -> Image.Image:
+    """The colours of `heat_matrix` from 0 to `top`, with their ends named."""
+    ramp = heat_matrix(torch.linspace(0, 1, width)[None], 1.0).resize((width, 14))
+    page = Image.new("RGB", (width, 34), PAPER)
+    page.paste(ramp, (0, 0))
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((0, 0, width - 1, 13), None, RULE)
+    draw.text((0, 16), "0", INK, font(SIZE))
+    draw.text((width, 16), f"{top:.3g}", INK, font(SIZE), anchor="ra")
+    return page
+
+
+def bar_chart(
+    values: Sequence[float],
+    labels: Sequence[str],
+    top: float,
+    *,
+    width: int = 340,
+    colour: Colour = BAR,
+) -> Image.Image:
+    """One bar a line, `top` as long as the chart is wide, with its number behind it."""
+    face, line = font(SIZE), 22
+    left = 10 + int(max((face.getlength(label) for label in labels), default=0))
+    room = width - left - 46
+    page = Image.new("RGB", (width, line * max(len(values), 1) + 4), PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, (value, label) in enumerate(zip(values, labels, strict=True)):
+        y = line * i + line // 2
+        length = room * value / top if top > 0 else 0
+        draw.text((left - 6, y), label, INK, face, anchor="rm")
+        draw.rectangle((left, y - 7, left + length, y + 7), colour)
+        draw.text((left + length + 5, y), f"{value:.3g}", INK, font(11), anchor="lm")
+    draw.line((left, 0, left, page.height), RULE)
+    return page
+
+
+def _upright(page: Image.Image, text: str, foot: tuple[int, int]) -> None:
+    """Write a text from below to above, ending over `foot`."""
+    face = font(SIZE)
+    strip = Image.new("RGB", (int(face.getlength(text)) + 2, 18), PAPER)
+    ImageDraw.Draw(strip).text((0, 9), text, INK, face, anchor="lm")
+    turned = strip.rotate(90, expand=True)
+    page.paste(turned, (foot[0] - turned.width // 2, foot[1] - turned.height))
