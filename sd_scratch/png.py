@@ -102,7 +102,7 @@ def _decode(kind: bytes, body: bytes) -> tuple[str, bytes]:
     if packed:
         text = text[1:]  # the compression method, of which there is one
     elif kind == b"iTXt":
-        packed = text[0] == 1
+        packed = text[:1] == b"\1"
         _language, _translated, text = text[2:].split(b"\0", 2)
     if packed:
         text = zlib.decompressobj().decompress(text, TEXT_LIMIT + 1)

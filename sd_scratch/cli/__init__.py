@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 import sd_scratch
-from sd_scratch.cli.console import report_error, set_up_console
+from sd_scratch.cli.console import console, report_error
 from sd_scratch.cli.options import add_message_arguments
 from sd_scratch.errors import ScratchError
 
@@ -38,6 +38,7 @@ class Command:
 COMMANDS = (
     Command("generate", "make pictures from a prompt"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
+    Command("data", "fetch the data sets that the small models learn from"),
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),
     Command("weights", "list, download and inspect models"),
@@ -54,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminated_cleanly():
             args = _parser(arguments).parse_args(arguments)
-            set_up_console(quiet="quiet" in args, verbose="verbose" in args, debug=debug)
-            code: int = importlib.import_module(args.module).run(args)
-            sys.stdout.flush()
-            return code
+            with console(quiet="quiet" in args, verbose="verbose" in args or debug):
+                code: int = importlib.import_module(args.module).run(args)
+                sys.stdout.flush()
+                return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -7,6 +7,8 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sd_scratch.errors import ScratchError
@@ -31,13 +33,20 @@ class _OneLine(logging.Handler):
             progress.tqdm.write(text, file=sys.stderr)
 
 
-def set_up_console(*, quiet: bool = False, verbose: bool = False, debug: bool = False) -> None:
+@contextmanager
+def console(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     """Send this package's messages to standard error, and hide other libraries' warnings."""
-    log.handlers = [_OneLine()]
-    log.propagate = False
-    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose or debug else logging.INFO)
-    if not (verbose or debug):
-        warnings.simplefilter("ignore")
+    before, level = (log.handlers, log.propagate), log.level
+    log.handlers, log.propagate = [_OneLine()], False
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not verbose:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.handlers, log.propagate = before
+        log.setLevel(level)
 
 
 def report_error(error: Exception, debug: bool = False) -> int:

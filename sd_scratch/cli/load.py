@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from sd_scratch.checkpoints.layout import Layout
 from sd_scratch.checkpoints.load import Components, build_components, read_layout
 from sd_scratch.checkpoints.shipped import list_shipped
@@ -37,7 +39,7 @@ def load_model(
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
     recipe = complete(recipe, layout.config, options)
 
-    components = build_components(layout, source, dtype, device, force=args.force)
+    components = build_components(layout, source, dtype, device, torch.channels_last, args.force)
     log.info(components.summary)
     model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))
     if args.compile:

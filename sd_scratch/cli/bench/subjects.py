@@ -25,7 +25,8 @@ RANDOM = {"random-sd15": SD15, "random-tiny": TINY}
 
 @dataclass(frozen=True)
 class Theirs:
-    """Networks of diffusers and transformers, as they come, with our weights."""
+    """Networks of diffusers and transformers as they come, with our weights in their own order of
+    memory; what both order alike is shared."""
 
     text: Any
     unet: Any
@@ -39,7 +40,8 @@ def load_subject(args: argparse.Namespace) -> tuple[StableDiffusion, Theirs | No
     if args.model in RANDOM:
         components = random_components(RANDOM[args.model], device, dtype)
     else:
-        components = load_components(args.model, device=device, dtype=dtype)
+        order = torch.channels_last  # as `sd_scratch.load` has it
+        components = load_components(args.model, device=device, dtype=dtype, memory_format=order)
     return StableDiffusion(components), load_theirs(components, args.against)
 
 
@@ -72,12 +74,14 @@ def load_theirs(components: Components, against: str) -> Theirs | None:
     text_config = transformers.CLIPTextConfig.from_dict(text_encoder_json(config.text))
     text = transformers.CLIPTextModel(text_config)
     prefix = "text_model." if "text_model.final_layer_norm.bias" in text.state_dict() else ""
-    unet.load_state_dict(components.unet.state_dict(), assign=True)
-    vae.load_state_dict(components.vae.state_dict(), assign=True)
-    state = {prefix + key: value for key, value in components.text.state_dict().items()}
-    text.load_state_dict(state, assign=True)
     device = components.unet.conv_in.weight.device
-    for network in (text, unet, vae):
+    for network, ours, start in (
+        (text, components.text, prefix),
+        (unet, components.unet, ""),
+        (vae, components.vae, ""),
+    ):
+        state = {start + key: value.contiguous() for key, value in ours.state_dict().items()}
+        network.load_state_dict(state, assign=True)
         network.to(device).eval().requires_grad_(False)
     return Theirs(text, unet, vae)
 
@@ -97,4 +101,4 @@ def _randomised(
         name: fill(name, like).to(device, dtype) for name, like in network.state_dict().items()
     }
     network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]

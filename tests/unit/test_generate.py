@@ -1,0 +1,238 @@
+"""``sd-scratch generate`` from the command line to the file, on a tiny model."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sd_scratch
+from sd_scratch.cli import main
+from sd_scratch.cli.generate import is_plain
+from sd_scratch.png import encode_png, read_recipe
+from sd_scratch.recipe import Recipe
+
+SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def generate(tiny_folder: Path):
+    """Run the command with the tiny model; returns its exit code."""
+
+    def run(*words: str) -> int:
+        return main(["generate", *words, "-m", str(tiny_folder), "--device=cpu"])
+
+    return run
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_picture_is_written_and_its_path_printed(generate, capsys) -> None:
+    assert generate("a red circle", *SMALL) == 0
+    streams = capsys.readouterr()
+    assert streams.out == "out/7-0000.png\n"
+    assert "tiny: " in streams.err  # what was loaded
+    assert pixels("out/7-0000.png").shape == (32, 32, 3)
+
+
+def test_it_is_the_picture_that_python_makes(generate, tiny_folder) -> None:
+    assert generate("a red circle", "-n", "blue", *SMALL, "--cfg-scale=3", "-o", "a.png") == 0
+    model = sd_scratch.load(str(tiny_folder))
+    prompt, noise = model.prompt("a red circle"), model.noise(7, 32, 32)
+    result = model.generate(prompt, noise, negative="blue", steps=2, guidance=3.0)
+    assert np.array_equal(pixels("a.png"), np.asarray(result.to_pil()[0]))
+
+
+def test_the_picture_holds_its_recipe_and_no_path(generate, tiny_folder) -> None:
+    words = ("--sampler=ddim", "--eta=0.5", "--clip-skip=2", "--text_cleaning=transformers")
+    assert generate("a", *SMALL, *words, "-o", "a.png") == 0
+    recipe, left = read_recipe(Path("a.png"))
+    assert left == ()
+    assert recipe == Recipe(
+        prompt="a",
+        seed=7,
+        steps=2,
+        sampler="ddim",
+        sampler_options={"eta": 0.5},
+        guidance=7.5,
+        width=32,
+        height=32,
+        clip_skip=2,
+        text_cleaning="transformers",
+        model="tiny",
+        model_hash=recipe.model_hash,
+        dtype="float32",
+    )
+    assert len(recipe.model_hash) == 10
+    assert str(tiny_folder.parent).encode() not in Path("a.png").read_bytes()
+
+
+def test_no_metadata(generate) -> None:
+    assert generate("a", *SMALL, "--no-metadata", "-o", "a.png") == 0
+    with Image.open("a.png") as picture:
+        picture.load()
+        assert picture.info == {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sampler=ddim", "--eta=1"],
+        ["--sampler=euler_a", "--schedule=karras"],
+        ["--sampler=lms", "--sampler-option", "order=2"],
+        ["--sampler=pndm", "--sampler-option=prk=true"],
+        ["--sampler=ddpm", "--sampler-option", "variance=fixed_large", "--cfg-scale=1"],
+        ["--dtype=bfloat16", "--clip-skip=2", "-n", "b"],
+    ],
+)
+def test_from_image_makes_the_same_pixels(generate, words: list[str]) -> None:
+    assert generate("a red circle", *SMALL, *words, "-o", "a.png") == 0
+    assert generate("--from-image", "a.png", "-o", "b.png") == 0
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_flags_win_over_the_image(generate) -> None:
+    assert generate("a", *SMALL, "--sampler=ddim", "--eta=1", "-o", "a.png") == 0
+    assert (
+        generate("--from-image", "a.png", "-p", "b", "--sampler=pndm", "--steps=3", "-o", "b.png")
+        == 0
+    )
+    recipe, _ = read_recipe(Path("b.png"))
+    assert (recipe.prompt, recipe.sampler, recipe.steps, recipe.seed) == ("b", "pndm", 3, 7)
+    assert recipe.sampler_options == {}
+
+
+def test_from_image_of_a1111(generate, capsys) -> None:
+    info = "a\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 9, Size: 32x32, ENSD: 31337, RNG: CPU"
+    picture = Image.new("RGB", (8, 8))
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    chunks.add_text("parameters", info)
+    picture.save("theirs.png", pnginfo=chunks)
+    assert generate("--from-image", "theirs.png", "-o", "ours.png") == 0
+    assert "not repeated: ENSD" in capsys.readouterr().err
+    recipe, _ = read_recipe(Path("ours.png"))
+    assert (recipe.sampler, recipe.guidance, recipe.seed, recipe.steps) == ("ddim", 3.0, 9, 2)
+
+
+def test_an_image_of_other_weights_is_told(generate, capsys) -> None:
+    recipe = Recipe(prompt="a", seed=1, steps=1, width=32, height=32, model_hash="0123456789")
+    Path("a.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
+    assert generate("--from-image", "a.png", "-o", "b.png") == 0
+    assert "hash 0123456789, and tiny has" in capsys.readouterr().err
+
+
+def test_picture_i_has_seed_plus_i_in_any_batch(generate, capsys) -> None:
+    assert generate("a", *SMALL, "-b", "3", "--batch-size=2", "-o", "{seed}.png") == 0
+    assert capsys.readouterr().out.split() == ["7.png", "8.png", "9.png"]
+    assert generate("a", *SMALL[:3], "-s", "9", "-o", "single.png") == 0
+    assert np.array_equal(pixels("9.png"), pixels("single.png"))  # it was alone in its batch, too
+    assert generate("a", *SMALL[:3], "-s", "8", "-o", "second.png") == 0
+    difference = pixels("8.png").astype(int) - pixels("second.png")
+    assert np.abs(difference).max() <= 1
+    assert [read_recipe(Path(f"{seed}.png"))[0].seed for seed in (7, 8, 9)] == [7, 8, 9]
+
+
+def test_json_is_all_that_is_printed(generate, capsys) -> None:
+    assert generate("a", *SMALL, "-b", "2", "--json", "-o", "{seed}.png") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [image["path"] for image in report["images"]] == ["7.png", "8.png"]
+    assert [image["seed"] for image in report["images"]] == [7, 8]
+    assert report["images"][0]["sampler"] == "pndm"
+    assert report["seconds"] > 0
+
+
+def test_standard_output_holds_the_picture_alone(generate, capfdbinary) -> None:
+    assert generate("a", *SMALL, "-o", "-") == 0
+    picture = Image.open(io.BytesIO(capfdbinary.readouterr().out), formats=("PNG",))
+    assert picture.size == (32, 32)
+
+
+def test_latents_are_saved(generate, tiny_folder) -> None:
+    assert (
+        generate("a", *SMALL, "-b", "3", "--batch-size=2", "--save-latents=new/l.safetensors") == 0
+    )
+    saved = load_file("new/l.safetensors")
+    latents = saved["latents"]
+    assert saved.keys() == {"latents"}
+    assert (latents.shape, latents.dtype) == ((3, 4, 8, 8), torch.float32)
+    model = sd_scratch.load(str(tiny_folder))
+    expected = model.generate("a", model.noise(9, 32, 32), steps=2).latent
+    assert torch.equal(latents[2:], expected)
+
+
+def test_a_random_seed_is_told_and_kept(generate, capsys) -> None:
+    assert generate("a", *SMALL[:3], "-s", "-1") == 0
+    streams = capsys.readouterr()
+    seed = next(line.split()[1] for line in streams.err.splitlines() if line.startswith("seed "))
+    assert 0 <= int(seed) < 2**32
+    assert streams.out == f"out/{seed}-0000.png\n"
+
+
+def test_the_models_own_defaults(generate) -> None:
+    assert generate("a", "--steps=1", "-o", "a.png") == 0
+    recipe, _ = read_recipe(Path("a.png"))
+    assert (recipe.width, recipe.height, recipe.sampler, recipe.guidance) == (64, 64, "pndm", 7.5)
+
+
+def test_quiet_prints_the_path_alone(generate, capsys) -> None:
+    assert generate("a", *SMALL, "-q") == 0
+    streams = capsys.readouterr()
+    assert (streams.out, streams.err) == ("out/7-0000.png\n", "")
+
+
+def test_progress_is_for_terminals(generate, capsys, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert generate("a", *SMALL, "-b", "2") == 0
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_without_a_model_the_shipped_one_is_used_and_said(
+    tiny_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    from sd_scratch.checkpoints import shipped
+
+    monkeypatch.setattr(shipped, "weights_folder", lambda: tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "scenes").symlink_to(tiny_folder)
+    assert main(["generate", "a", *SMALL, "-o", "a.png", "--device=cpu"]) == 0
+    assert "model: scenes" in (error := capsys.readouterr().err)
+    assert "sd-scratch generate -m sd15" in error
+    assert read_recipe(Path("a.png"))[0].model == "scenes"
+    assert main(["generate", "--from-image", "a.png", "-o", "b.png", "--device=cpu"]) == 0
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+
+
+def test_a_plain_picture_is_told_from_one_that_shows_something() -> None:
+    grey = np.full((8, 8, 3), 90, dtype=np.uint8)
+    assert is_plain(Image.fromarray(grey))
+    grey[0, 0, 1] += 2
+    assert is_plain(Image.fromarray(grey))
+    grey[0, 0, 1] += 1
+    assert not is_plain(Image.fromarray(grey))
+
+
+def test_threads_are_set(generate) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert generate("a", *SMALL, "-t", "1") == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

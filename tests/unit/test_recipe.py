@@ -1,0 +1,196 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.recipe import Recipe, recipe_from_json, recipe_from_parameters
+
+WHOLE = Recipe(
+    prompt="a red circle, by hand\nand 漢字 🎨",
+    negative_prompt="blur: no, thanks",
+    seed=2**64 - 1,
+    steps=20,
+    sampler="euler_a",
+    sampler_options={"sigmas": "karras", "eta": 0.5},
+    guidance=7.0,
+    width=512,
+    height=640,
+    clip_skip=2,
+    text_cleaning="transformers",
+    model="owner/name",
+    revision="0123abcd",
+    model_hash="6ce0161689",
+    dtype="bfloat16",
+)
+
+A1111 = """a photograph of an astronaut, masterpiece
+second line
+Negative prompt: ugly, (blurry:1.2)
+Steps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 965400086, Size: 512x768, \
+Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Clip skip: 2, \
+Lora hashes: "one: 1234, two: 5678", RNG: CPU, Version: v1.10.1"""
+
+
+def settings(line: str) -> Recipe:
+    return recipe_from_parameters(f"x\nSteps: 1, {line}", "x.png")[0]
+
+
+def test_json_keeps_everything() -> None:
+    assert recipe_from_json(WHOLE.to_json(), "x.png") == WHOLE
+
+
+def test_json_leaves_the_rest_to_the_model() -> None:
+    recipe = Recipe(prompt="a")
+    assert json.loads(recipe.to_json()).keys() == {
+        "version",
+        "prompt",
+        "negative_prompt",
+        "sampler_options",
+    }
+    assert recipe_from_json(recipe.to_json(), "x.png") == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", 5),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", True),
+        ("seed", 1.5),
+        ("steps", 0),
+        ("steps", "20"),
+        ("guidance", "nan"),
+        ("width", 10**6),
+        ("sampler", ["ddim"]),
+        ("sampler_options", {"eta": None}),
+        ("sampler_options", [1]),
+        ("text_cleaning", "none"),
+        ("dtype", "load"),
+        ("model", {}),
+    ],
+)
+def test_json_of_the_wrong_type_or_range_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ScratchError, match=f"x.png - `{key}`"):
+        recipe_from_json(json.dumps({"prompt": "a", key: value}), "x.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"seed": NaN}', '{"seed": 1e999}', '{"a": 1, "a": 2}', "[" * 100_000],
+)
+def test_what_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(ScratchError, match=r"^x\.png"):
+        recipe_from_json(text, "x.png")
+
+
+def test_parameters_are_written_as_a1111_writes_them() -> None:
+    recipe = Recipe(
+        prompt="a cat",
+        negative_prompt="dog",
+        seed=965400086,
+        steps=20,
+        sampler="euler_a",
+        sampler_options={"sigmas": "karras"},
+        guidance=7.0,
+        width=512,
+        height=512,
+        clip_skip=1,
+        model="v1-5: pruned, emaonly",
+        model_hash="6ce0161689",
+    )
+    assert recipe.to_parameters() == (
+        "a cat\n"
+        "Negative prompt: dog\n"
+        "Steps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 965400086, "
+        "Size: 512x512, Model hash: 6ce0161689, Model: v1-5_ pruned_ emaonly, RNG: CPU, "
+        "Version: sd_scratch 0.1.0"
+    )
+    without = replace(recipe, negative_prompt="", clip_skip=2).to_parameters()
+    assert without.startswith("a cat\nSteps: 20, ")
+    assert ", Clip skip: 2, " in without
+
+
+def test_parameters_come_back() -> None:
+    recipe, left = recipe_from_parameters(WHOLE.to_parameters(), "x.png")
+    lost = {"text_cleaning": None, "revision": None, "dtype": None}
+    assert recipe == replace(WHOLE, **lost)
+    assert left == ()
+
+
+def test_a_picture_of_a1111_is_understood() -> None:
+    recipe, left = recipe_from_parameters(A1111, "x.png")
+    assert recipe == Recipe(
+        prompt="a photograph of an astronaut, masterpiece\nsecond line",
+        negative_prompt="ugly, (blurry:1.2)",
+        seed=965400086,
+        steps=20,
+        sampler="euler_a",
+        sampler_options={"sigmas": "karras"},
+        guidance=7.0,
+        width=512,
+        height=768,
+        clip_skip=2,
+        model="v1-5-pruned-emaonly",
+        model_hash="6ce0161689",
+    )
+    assert left == ("Lora hashes",)
+
+
+def test_noise_from_a_graphics_card_is_told() -> None:
+    assert "RNG" in recipe_from_parameters(A1111.replace("RNG: CPU, ", ""), "x.png")[1]
+
+
+@pytest.mark.parametrize(
+    ("written", "sampler", "options"),
+    [
+        ("PLMS", "pndm", {}),
+        ("DPM++ 2M", "dpmpp_2m", {"sigmas": "karras"}),
+        ("DPM++ 2M Karras", "dpmpp_2m", {"sigmas": "karras"}),
+        ("LMS Karras", "lms", {"sigmas": "karras"}),
+        ("LMS, Schedule type: Automatic", "lms", {}),
+        ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}),
+        ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}),
+        ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}),
+        ("Restart", "Restart", {}),
+    ],
+)
+def test_sampler_names_of_a1111(written: str, sampler: str, options: dict[str, object]) -> None:
+    recipe = settings(f"Sampler: {written}")
+    assert (recipe.sampler, recipe.sampler_options) == (sampler, options)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Seed: -1",
+        "Seed: 99999999999999999999999",
+        "Seed: ١٢",
+        "Seed: 1_000",
+        f"Seed: {'9' * 10_000}",
+        "Size: 512",
+        "Size: 512x",
+        "Size: 0x512",
+        "Size: axb",
+        "CFG scale: nan",
+        "CFG scale: 1e999",
+        "Clip skip: 99",
+    ],
+)
+def test_settings_out_of_range_are_refused(line: str) -> None:
+    with pytest.raises(ScratchError, match=r"x\.png - '(Seed|Size|CFG scale|Clip skip)' must be"):
+        settings(line)
+
+
+@pytest.mark.parametrize("text", ["", "a prompt alone", "Negative prompt: x", "a\nSampler: DDIM"])
+def test_text_without_settings_is_refused(text: str) -> None:
+    with pytest.raises(ScratchError, match="no line of settings"):
+        recipe_from_parameters(text, "x.png")
+
+
+@pytest.mark.parametrize(
+    "line", ['a: "', ",,,,:::", "Steps: 5", '"' * 1000, "x" * 60_000, "a:b," * 10_000, "\\\\\\"]
+)
+def test_hostile_settings_do_no_harm(line: str) -> None:
+    assert settings(line).steps == 1
