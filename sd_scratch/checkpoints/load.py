@@ -55,7 +55,7 @@ def load_components(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    memory_format: torch.memory_format = torch.contiguous_format,
+    memory_format: torch.memory_format = torch.channels_last,
     offline: bool = False,
     force: bool = False,
 ) -> Components:
@@ -65,8 +65,8 @@ def load_components(
     the single-file layout, or a hub id ``owner/name`` (then `revision` is a branch, tag or commit, and
     `offline` forbids the network). Names come before paths: write ``./scenes`` for a folder.
 
-    Weights of any floating type are cast to `dtype`; with ``torch.channels_last`` convolution weights
-    are stored in that order. `force` skips the check that the weights fit into free memory.
+    Weights of any floating type are cast to `dtype`; convolution weights are stored in
+    `memory_format`, by default the one in which convolutions are fastest. `force` skips the check that the weights fit into free memory.
 
     Raises ScratchError, in one line, for everything that is wrong with the source.
     """
@@ -89,7 +89,7 @@ def build_components(
     source: str,
     dtype: torch.dtype,
     device: torch.device,
-    memory_format: torch.memory_format = torch.contiguous_format,
+    memory_format: torch.memory_format = torch.channels_last,
     force: bool = False,
 ) -> Components:
     """Check every part of a checkpoint against its network, then fill them one after the other."""

@@ -49,11 +49,15 @@ def load_model(
 
 def compile_unet(unet: UNet) -> None:
     """Let the U-Net be compiled, weights frozen in, when it is first called with a new size."""
+    import torch._inductor.config as inductor
+
     on_cpu = unet.conv_in.weight.device.type == "cpu"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if on_cpu and not any(shutil.which(name) for name in compilers if name):
         raise ScratchError("--compile needs a C++ compiler - install g++, or set CXX to yours")
-    unet.compile(options={"freezing": True})
+    # As an option of `compile` it comes too late: the tracer has made inputs of the weights by then.
+    inductor.freezing = True
+    unet.compile()
 
 
 def _with_cleaning(components: Components, style: str | None) -> Components:
