@@ -95,8 +95,8 @@ def check_memory(layout: Layout, dtype: torch.dtype, device: torch.device) -> No
     free = available_memory()
     if needed > free:
         raise ScratchError(
-            f"{layout.path} - its weights take {needed / 2**30:.1f} GiB as {dtype_name(dtype)} and"
-            f" {free / 2**30:.1f} GiB of memory are free - close other programs, load as bf16, or force it"
+            f"{layout.path} - its weights take {needed / 2**30:.2f} GiB as {dtype_name(dtype)} and"
+            f" {free / 2**30:.2f} GiB of memory are free - close other programs, load as bf16, or force it"
         )
 
 

@@ -25,7 +25,7 @@ MARKS = (
     (r"(.*\.)?(double_blocks|single_blocks)\.\d+\..*", "Flux"),
     (r"(.*\.)?joint_blocks\.\d+\..*", "Stable Diffusion 3"),
     (r"cond_stage_model\.model\..*", "Stable Diffusion 2.x"),
-    (r"lora_.*|.*\.lora[_.](A|B|up|down|linear_layer).*|.*\.hada_w1_.*", "a LoRA"),
+    (r"lora_.*|.*[._]lora[._](A|B|up|down)\b.*|.*\.hada_w1_.*|(unet|text_encoder):.*", "a LoRA"),
     (r"control_model\..*|controlnet_.*|(.*\.)?input_hint_block\..*", "a ControlNet"),
     (r"emb_params|string_to_param.*|clip_[lg]|<.*>", "a textual inversion embedding"),
 )

@@ -15,19 +15,13 @@ import re
 from pathlib import Path
 
 from sd_scratch.checkpoints.config_json import ONLY_SD1, model_config
+from sd_scratch.checkpoints.folder_files import FOLDERS, choose_weights
 from sd_scratch.checkpoints.json_file import Fields, read_json
 from sd_scratch.checkpoints.layout import Layout, Part, networks_of
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.sniff import sniff_file
 from sd_scratch.errors import ScratchError
 
-# part -> (sub-folder, stem of its weight files)
-FOLDERS = {
-    "text": ("text_encoder", "model"),
-    "vae": ("vae", "diffusion_pytorch_model"),
-    "unet": ("unet", "diffusion_pytorch_model"),
-}
-VARIANTS = ("", ".fp16")  # the first that exists is used, whole
 PICKLE_SUFFIXES = (".bin", ".pt", ".ckpt")
 INDEX_LIMIT = 16 << 20  # bytes
 
@@ -77,26 +71,6 @@ def read_folder(path: Path, name: str = "") -> Layout:
         notes=tuple(notes),
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
-
-
-def choose_weights(names: set[str], part: str) -> list[str]:
-    """Which files of a folder's listing hold a network's weights, none for a folder without them; for
-    shards the index comes first. `names` are relative to the folder, with forward slashes."""
-    folder, stem = FOLDERS[part]
-    for variant in VARIANTS:
-        whole = f"{folder}/{stem}{variant}.safetensors"
-        if whole in names:
-            return [whole]
-        # Where the variant stands in the names of shards has changed from version to version.
-        shard = re.compile(rf"{folder}/{stem}(\.fp16)?-\d+-of-\d+(\.fp16)?\.safetensors")
-        for index in (
-            f"{folder}/{stem}.safetensors.index{variant}.json",
-            f"{folder}/{stem}{variant}.safetensors.index.json",
-        ):
-            if index in names:
-                shards = [name for name in names if shard.fullmatch(name)]
-                return [index, *sorted(n for n in shards if (".fp16" in n) == bool(variant))]
-    return []
 
 
 def weights_of(path: Path, part: str) -> tuple[dict[str, StoredTensor], str]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd_scratch.checkpoints.folder import FOLDERS, choose_weights
+from sd_scratch.checkpoints.folder_files import FOLDERS, choose_weights
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.errors import ScratchError
 
-CONFIG_FILES = (
+OPTIONAL_FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     "tokenizer/vocab.json",
@@ -84,22 +84,14 @@ def download(source: str, *, revision: str | None = None, offline: bool = False)
             names, local = _pinned_names(pin), offline
         else:
             names, local = _listing(repo, revision, offline)
+        needed = _needed(repo, names, local)
         folder = Path(
             snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=_needed(repo, names),
-                local_files_only=local,
+                repo, revision=revision, allow_patterns=needed, local_files_only=local
             )
         )
-    missing = [
-        name for name in _needed(repo, names) if "/" in name and not (folder / name).is_file()
-    ]
-    if missing and set(missing) - set(CONFIG_FILES):
-        raise ScratchError(
-            f"{repo} - only partly in the cache ({folder} lacks {missing[0]}) - run it once with a"
-            " network"
-        )
+        if not all((folder / name).is_file() for name in needed if name not in OPTIONAL_FILES):
+            raise _partly_cached(repo)
     if pin is not None and pinned_here:
         _verify(folder, pin)
     return folder
@@ -125,11 +117,13 @@ def list_cached() -> list[CachedModel]:
     return sorted(models, key=lambda model: (model.repo, model.revision))
 
 
-def _needed(repo: str, names: set[str]) -> list[str]:
+def _needed(repo: str, names: set[str], local: bool) -> list[str]:
     """Of a model's files, those that loading reads."""
-    needed = [name for name in CONFIG_FILES if name in names]
+    needed = [name for name in OPTIONAL_FILES if name in names]
     for part, (folder, _) in FOLDERS.items():
         weights = choose_weights(names, part)
+        if not weights and local:
+            raise _partly_cached(repo)
         if not weights:
             raise ScratchError(
                 f"{repo} - has no safetensors weights in {folder}/ - it is not a Stable Diffusion 1.x"
@@ -137,6 +131,12 @@ def _needed(repo: str, names: set[str]) -> list[str]:
             )
         needed += [f"{folder}/config.json", *weights]
     return needed
+
+
+def _partly_cached(repo: str) -> ScratchError:
+    return ScratchError(
+        f"{repo} - only partly in the cache, and the hub is out of reach - run once with a network"
+    )
 
 
 def _listing(repo: str, revision: str | None, offline: bool) -> tuple[set[str], bool]:
@@ -174,7 +174,7 @@ def _pinned_names(pin: Pinned) -> set[str]:
     tokenizer_json = (
         "tokenizer/tokenizer.json"  # a second copy of the vocabulary, not in every repository
     )
-    return configs | set(pin.sha256) | (set(CONFIG_FILES) - {tokenizer_json})
+    return configs | set(pin.sha256) | (set(OPTIONAL_FILES) - {tokenizer_json})
 
 
 def _verify(folder: Path, pin: Pinned) -> None:
@@ -206,6 +206,8 @@ def _explained(source: str, repo: str, revision: str | None) -> Iterator[None]:
     host = constants.ENDPOINT
     try:
         yield
+    except ScratchError:
+        raise
     except errors.GatedRepoError:
         raise ScratchError(
             f"{repo} - gated: its owner wants a licence accepted - open {host}/{repo}, accept, then log"
@@ -246,3 +248,8 @@ def _explained(source: str, repo: str, revision: str | None) -> Iterator[None]:
             f"{at} - cannot be kept in {constants.HF_HUB_CACHE}: {reason} - run again; finished files"
             " are kept"
         ) from None
+    except Exception as error:  # a page of a login to the network, or a proxy's
+        raise ScratchError(
+            f"{at} - {host} gave an answer that is not a hub's ({type(error).__name__}) - check the"
+            " network, and HF_ENDPOINT"
+        ) from error

@@ -19,7 +19,7 @@ from sd_scratch.checkpoints.config_json import (
     text_encoder_json,
     unet_json,
 )
-from sd_scratch.checkpoints.folder import FOLDERS
+from sd_scratch.checkpoints.folder_files import FOLDERS
 from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.checkpoints.safetensors_writer import write_tensors

@@ -274,7 +274,7 @@ def test_nothing_that_a_file_names_is_looked_up() -> None:
     ],
 )
 def test_json_that_python_would_accept_or_choke_on(text: bytes, reason: str) -> None:
-    with pytest.raises(ScratchError, match="^x.json - ") as caught:
+    with pytest.raises(ScratchError, match=r"^x\.json - ") as caught:
         parse_json(text, "x.json")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)

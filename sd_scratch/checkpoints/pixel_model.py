@@ -1,0 +1,261 @@
+"""Folders of the small models on pixels: a denoiser with its schedule, or a classifier.
+
+    config.json          everything but the numbers
+    model.safetensors    the weights
+
+The names in the file are the module's. BatchNorm's counters are left out: nothing reads them.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints.config_json import (
+    BETA_SCHEDULES,
+    MAX_WIDTH,
+    PREDICTION_TYPES,
+    SPACINGS,
+)
+from sd_scratch.checkpoints.json_file import Fields, read_json
+from sd_scratch.checkpoints.safetensors_file import read_header
+from sd_scratch.checkpoints.safetensors_writer import write_tensors
+from sd_scratch.checkpoints.shipped import weights_folder
+from sd_scratch.config import (
+    ClassifierConfig,
+    ContextUNetConfig,
+    PixelModelConfig,
+    PixelUNetConfig,
+    ScheduleConfig,
+)
+from sd_scratch.errors import ScratchError
+from sd_scratch.files import write_file
+from sd_scratch.limits import GUIDANCE, STEPS
+from sd_scratch.networks.classifier import Classifier
+from sd_scratch.networks.context_unet import ContextUNet
+from sd_scratch.networks.pixel_unet import PixelUNet
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+COUNTER = "num_batches_tracked"
+MAX_CLASSES = 1000
+MAX_SIDE = 1024
+KINDS = ("pixel_unet", "context_unet", "classifier")
+
+Denoiser = PixelUNet | ContextUNet
+
+
+@dataclass(frozen=True)
+class PixelComponents:
+    """A model of pixels, ready to be run; `source` says where it came from."""
+
+    config: PixelModelConfig
+    network: Denoiser
+    source: str = ""
+
+
+def build_denoiser(config: PixelModelConfig, seed: int = 0) -> Denoiser:
+    """The network of a configuration with fresh weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(config.network, ContextUNetConfig):
+            return ContextUNet(config.network)
+        return PixelUNet(config.network)
+
+
+def build_classifier(config: ClassifierConfig, seed: int = 0) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(config)
+
+
+# Writing ------------------------------------------------------------------------------------
+
+
+def save_pixel_model(
+    components: PixelComponents, folder: Path, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a model's folder, over the one that is there. Raises `ScratchError` when it cannot."""
+    config = components.config
+    data: dict[str, Any] = {"kind": _kind(config.network), "name": config.name}
+    data |= {key: value for key, value in asdict(config).items() if key not in data}
+    _save(components.network, data, folder, dtype)
+
+
+def save_classifier(
+    classifier: Classifier, folder: Path, dtype: torch.dtype = torch.float16
+) -> None:
+    """The same for a classifier."""
+    data = {"kind": "classifier", "network": asdict(classifier.config)}
+    _save(classifier, data, folder, dtype)
+
+
+def _save(network: nn.Module, data: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
+    write_tensors(folder / WEIGHTS_FILE, state, dtype, {}, overwrite=True)
+    write_file(folder / CONFIG_FILE, json.dumps(data, indent=2).encode() + b"\n", overwrite=True)
+
+
+# Reading ------------------------------------------------------------------------------------
+
+
+def load_pixel_model(source: str | Path) -> PixelComponents:
+    """A model in fp32 on the CPU, from its folder or, when it is shipped, by its name.
+
+    Raises `ScratchError` where there is none, or its files are damaged or of another kind.
+    """
+    folder = find_pixel_model(source)
+    fields = _read_config(folder, "pixel_unet", "context_unet")
+    config = pixel_model_config(fields, folder.name)
+    network = build_denoiser(config)
+    _fill(network, folder / WEIGHTS_FILE)
+    return PixelComponents(config, network, str(source))
+
+
+def load_classifier(source: str | Path) -> Classifier:
+    """The same for a classifier."""
+    folder = Path(source)
+    network = _read_config(folder, "classifier").nested("network")
+    classifier = build_classifier(
+        ClassifierConfig(
+            in_channels=network.integer("in_channels", 1, 64),
+            num_classes=network.integer("num_classes", 1, MAX_CLASSES),
+            sample_size=network.integer("sample_size", 1, MAX_SIDE),
+            block_out_channels=network.integers("block_out_channels", 1, MAX_WIDTH, 8),
+            norm_num_groups=network.integer("norm_num_groups", 1, MAX_WIDTH),
+        )
+    )
+    _fill(classifier, folder / WEIGHTS_FILE)
+    return classifier
+
+
+def find_pixel_model(source: str | Path) -> Path:
+    """The folder of a shipped model by its name, or the folder itself."""
+    shipped = weights_folder() / str(source)
+    if Path(source).name == str(source) and (shipped / CONFIG_FILE).is_file():
+        return shipped
+    if (Path(source) / CONFIG_FILE).is_file():
+        return Path(source)
+    raise ScratchError(
+        f"{source} - no model of pixels there ({CONFIG_FILE} is missing) - train one with"
+        " `sd-scratch train`, or name another folder",
+        exit_code=2,
+    )
+
+
+def pixel_model_config(fields: Fields, name: str = "") -> PixelModelConfig:
+    """The configuration in a `config.json`, every value checked."""
+    kind = fields.choice("kind", KINDS)
+    network = NETWORKS[kind](fields.nested("network"))
+    schedule = _schedule(fields.nested("schedule"))
+    names: Any = fields.data.get("class_names")
+    known = isinstance(names, list) and all(isinstance(n, str) and n.isprintable() for n in names)
+    if not known or len(names) != network.num_classes:
+        fields.fail("class_names", f"a list of {network.num_classes} names")
+    return PixelModelConfig(
+        name=fields.text("name", r"[\w.-]{1,80}", name),
+        network=network,
+        schedule=schedule,
+        class_names=tuple(names),
+        low=fields.number("low", -1.0, 0.0),
+        first_timestep=fields.integer("first_timestep", 0, schedule.num_train_timesteps - 1),
+        clip_x0=fields.flag("clip_x0", True),
+        sampler=fields.text("sampler", r"[a-z0-9_]{1,32}", "ddim"),
+        variance=fields.choice("variance", ("fixed_small", "fixed_large"), "fixed_small"),
+        steps=fields.integer("steps", *STEPS),
+        guidance=fields.number("guidance", *GUIDANCE),
+    )
+
+
+def _pixel_unet(fields: Fields) -> PixelUNetConfig:
+    widths = fields.integers("block_out_channels", 1, MAX_WIDTH, 8)
+    attention = fields.data.get("attention")
+    if not isinstance(attention, list) or [type(a) for a in attention] != [bool] * len(widths):
+        fields.fail("attention", f"a list of {len(widths)} times true or false")
+    config = PixelUNetConfig(
+        in_channels=fields.integer("in_channels", 1, 64),
+        num_classes=fields.integer("num_classes", 1, MAX_CLASSES),
+        sample_size=fields.integer("sample_size", 1, MAX_SIDE),
+        block_out_channels=widths,
+        attention=tuple(attention),
+        layers_per_block=fields.integer("layers_per_block", 1, 8),
+        attention_head_dim=fields.integer("attention_head_dim", 1, MAX_WIDTH),
+        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH),
+        dropout=fields.number("dropout", 0.0, 0.9),
+    )
+    for key, divisor in (
+        ("norm_num_groups", config.norm_num_groups),
+        ("attention_head_dim", config.attention_head_dim),
+    ):
+        attending = [w for w, on in zip(widths, attention, strict=True) if on] + [widths[-1]]
+        for width in widths if key == "norm_num_groups" else attending:
+            if width % divisor:
+                fields.fail(key, f"a divisor of the width {width}")
+    return config
+
+
+def _context_unet(fields: Fields) -> ContextUNetConfig:
+    config = ContextUNetConfig(
+        in_channels=fields.integer("in_channels", 1, 64),
+        num_classes=fields.integer("num_classes", 1, MAX_CLASSES),
+        sample_size=fields.integer("sample_size", 4, MAX_SIDE),
+        features=fields.integer("features", 8, MAX_WIDTH),
+        last_timestep=fields.integer("last_timestep", 1, 100_000),
+    )
+    if config.features % 8:
+        fields.fail("features", "a multiple of 8")
+    if config.sample_size % 4:
+        fields.fail("sample_size", "a multiple of 4")
+    return config
+
+
+NETWORKS: Mapping[str, Callable[[Fields], PixelUNetConfig | ContextUNetConfig]] = {
+    "pixel_unet": _pixel_unet,
+    "context_unet": _context_unet,
+}
+
+
+def _schedule(fields: Fields) -> ScheduleConfig:
+    steps = fields.integer("num_train_timesteps", 1, 100_000)
+    return ScheduleConfig(
+        num_train_timesteps=steps,
+        beta_start=fields.number("beta_start", 0.0, 1.0),
+        beta_end=fields.number("beta_end", 0.0, 1.0),
+        beta_schedule=fields.choice("beta_schedule", BETA_SCHEDULES),
+        prediction_type=fields.choice("prediction_type", PREDICTION_TYPES),
+        timestep_spacing=fields.choice("timestep_spacing", SPACINGS),
+        steps_offset=fields.integer("steps_offset", 0, steps - 1),
+        set_alpha_to_one=fields.flag("set_alpha_to_one", False),
+    )
+
+
+def _read_config(folder: Path, *kinds: str) -> Fields:
+    fields = Fields(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    found = fields.choice("kind", KINDS)
+    if found not in kinds:
+        raise ScratchError(f"{folder} - holds a {found} where {' or '.join(kinds)} is wanted")
+    return fields
+
+
+def _kind(config: PixelUNetConfig | ContextUNetConfig) -> str:
+    return "context_unet" if isinstance(config, ContextUNetConfig) else "pixel_unet"
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    """Read all weights into `network`, in fp32. Raises `ScratchError` unless names and shapes agree."""
+    stored = read_header(path).tensors
+    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
+    wrong = sorted(stored.keys() ^ wanted.keys())
+    wrong += [k for k in wanted.keys() & stored.keys() if stored[k].shape != wanted[k].shape]
+    if wrong:
+        raise ScratchError(
+            f"{path} - does not fit {CONFIG_FILE} beside it: {wrong[0]}"
+            + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            + " - the two are of different models"
+        )
+    state: dict[str, Tensor] = {key: stored[key].read().float() for key in wanted}
+    network.load_state_dict(state, strict=False)  # all but BatchNorm's counters, as checked above
+    network.eval().requires_grad_(False)

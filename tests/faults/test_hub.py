@@ -1,0 +1,323 @@
+"""The hub through its real client, against a small hub on this machine."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from sd_scratch.checkpoints import Components, download, list_cached, load_components, save_folder
+from sd_scratch.checkpoints import hub as client
+from sd_scratch.errors import ScratchError
+from tests.checkpoints import assert_same_weights
+from tests.fake_hub import COMMIT, Hub, running_hub
+from tests.tiny import tiny_components
+
+REPO = "someone/tiny"
+TOKEN = "hf_ThisIsASecretThatNobodyMaySee"
+
+
+@pytest.fixture(scope="module")
+def components() -> Components:
+    return tiny_components()
+
+
+@pytest.fixture(scope="module")
+def files(components: Components, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A repository as they are: with files that nobody needs, in every variant."""
+    folder = tmp_path_factory.mktemp("repository")
+    save_folder(components, folder)
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+    extra = (
+        "README.md",
+        "v1-5-pruned.ckpt",
+        "v1-5-pruned.safetensors",
+        "safety_checker/model.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "tokenizer/special_tokens_map.json",
+    )
+    return files | dict.fromkeys(extra, b"not needed")
+
+
+@pytest.fixture
+def hub(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repository, and a client with an empty cache and a token."""
+    with running_hub() as hub:
+        hub.files[REPO] = dict(files)
+        reach(hub.endpoint, monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+        yield hub
+
+
+def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client does with HF_ENDPOINT when it is imported; and let it not wait between tries."""
+    path = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    reach(f"http://127.0.0.1:{port}", monkeypatch)
+
+
+def refusal(source: str, capfd: pytest.CaptureFixture[str] | None = None, **options: object) -> str:
+    with pytest.raises(ScratchError) as caught:
+        load_components(source, **options)
+    assert caught.value.exit_code == 1
+    line = str(caught.value)
+    assert "\n" not in line
+    assert TOKEN not in line
+    if capfd is not None:
+        assert TOKEN not in "".join(capfd.readouterr())
+    return line
+
+
+def test_only_what_is_needed_is_downloaded(hub: Hub, components: Components) -> None:
+    loaded = load_components(REPO)
+    assert_same_weights(loaded, components)
+    assert loaded.source == REPO
+    assert sorted(hub.served()) == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    assert any(h.get("authorization") == f"Bearer {TOKEN}" for _, _, h in lower(hub))
+
+
+def lower(hub: Hub) -> list[tuple[str, str, dict[str, str]]]:
+    return [(m, p, {k.lower(): v for k, v in h.items()}) for m, p, h in hub.requests]
+
+
+def test_the_second_time_nothing_is_downloaded(hub: Hub) -> None:
+    first = download(REPO)
+    hub.requests.clear()
+    assert download(REPO) == first
+    assert not hub.served()
+
+
+def test_a_revision(hub: Hub) -> None:
+    assert download(REPO, revision=COMMIT).name == COMMIT
+    assert download(REPO, revision="main").name == COMMIT
+
+
+def test_shards_and_an_fp16_variant(hub: Hub, components: Components, tmp_path: Path) -> None:
+    save_folder(components, tmp_path / "m", torch.float16, shard_bytes=2_000_000)
+    names = [p for p in (tmp_path / "m").rglob("*.*") if p.is_file()]
+    hub.files[REPO] = {p.relative_to(tmp_path / "m").as_posix(): p.read_bytes() for p in names}
+    vae = hub.files[REPO].pop("vae/diffusion_pytorch_model.safetensors")
+    hub.files[REPO]["vae/diffusion_pytorch_model.fp16.safetensors"] = vae
+    loaded = load_components(REPO)
+    assert_same_weights(loaded, components, 2**-10)
+    assert "vae/diffusion_pytorch_model.fp16.safetensors used" in loaded.summary
+
+
+def test_an_interrupted_download_goes_on(
+    hub: Hub, components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # bytes between two writes
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    hub.broken[weights] = 1_000_000
+    assert_same_weights(load_components(REPO), components)
+    ranges = [
+        headers.get("range")
+        for method, path, headers in lower(hub)
+        if method == "GET" and path.endswith(weights)
+    ]
+    assert ranges[0] is None
+    assert ranges[1] is not None and 0 < int(ranges[1].removeprefix("bytes=")[:-1]) <= 1_000_000
+
+
+def test_offline_with_a_copy(hub: Hub, components: Components) -> None:
+    download(REPO)
+    hub.requests.clear()
+    assert_same_weights(load_components(REPO, offline=True), components)
+    assert not hub.requests
+
+
+def test_offline_without_a_copy(hub: Hub) -> None:
+    line = refusal(REPO, offline=True)
+    assert f"{REPO} - not in the cache ({constants.HF_HUB_CACHE}), and offline" in line
+    assert f"run once with a network: sd-scratch weights download {REPO}" in line
+    assert not hub.requests
+
+
+def test_offline_with_half_a_copy(hub: Hub) -> None:
+    folder = download(REPO)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert f"{REPO} - only partly in the cache" in refusal(REPO, offline=True)
+
+
+def test_no_network_with_a_copy(hub: Hub, request: pytest.FixtureRequest) -> None:
+    download(REPO)
+    request.getfixturevalue("no_network")
+    load_components(REPO)
+
+
+def test_no_network_without_a_copy(hub: Hub, no_network: None) -> None:
+    line = refusal(REPO)
+    assert f"the connection to {constants.ENDPOINT} failed (ConnectError)" in line
+
+
+def test_no_such_model(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    line = refusal("someone/else", capfd)
+    assert line.startswith(
+        "someone/else - no such folder here and no such model on the hub - check"
+    )
+    assert "for a private model log in with: hf auth login" in line
+
+
+def test_a_model_that_has_moved(hub: Hub) -> None:
+    assert refusal("runwayml/stable-diffusion-v1-5").endswith("it has moved: use sd15")
+
+
+def test_no_such_revision(hub: Hub) -> None:
+    assert f"{REPO} - has no revision v99" in refusal(REPO, revision="v99")
+
+
+def test_a_gated_model(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    hub.gated.add(REPO)
+    line = refusal(REPO, capfd)
+    assert (
+        f"{REPO} - gated: its owner wants a licence accepted - open {hub.endpoint}/{REPO}" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(401, "hf auth login"), (500, "the hub may be down"), (429, "too many requests")],
+)
+def test_other_answers(hub: Hub, status: int, cause: str) -> None:
+    hub.failing = status
+    line = refusal(REPO)
+    assert cause in line
+
+
+def test_a_login_page_in_the_way(hub: Hub) -> None:
+    hub.portal = b"<html>Welcome to the hotel's network"
+    line = refusal(REPO)
+    assert f"{hub.endpoint} gave an answer that is not a hub's" in line
+
+
+def test_a_repository_of_another_kind(hub: Hub) -> None:
+    hub.files[REPO] = {"README.md": b"", "model.safetensors": b""}
+    line = refusal(REPO)
+    assert f"{REPO} - has no safetensors weights in text_encoder/" in line
+    assert not hub.served()
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "some one/else", "../x", "x/..", "a" * 200 + "/b"])
+def test_what_is_no_id_is_not_asked_for(hub: Hub, name: str) -> None:
+    with pytest.raises(ScratchError, match="no such model; looked for"):
+        load_components(name)
+    assert not hub.requests
+
+
+# The pinned model -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pinned(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> client.Pinned:
+    """The tiny repository in the place of Stable Diffusion 1.5."""
+    names = client.PINNED["sd15"].sha256
+    sums = {name: hashlib.sha256(hub.files[REPO][name]).hexdigest() for name in names}
+    pin = client.Pinned(REPO, COMMIT, sums)
+    monkeypatch.setitem(client.PINNED, "sd15", pin)
+    return pin
+
+
+def test_a_pinned_model(hub: Hub, pinned: client.Pinned, components: Components) -> None:
+    assert_same_weights(load_components("sd15"), components)
+    assert all(name in hub.served() for name in pinned.sha256)
+    assert "unet/diffusion_pytorch_model.bin" not in hub.served()
+    hub.requests.clear()
+    load_components("sd15", offline=True)
+    assert not hub.requests
+
+
+def test_other_weights_than_pinned(hub: Hub, pinned: client.Pinned) -> None:
+    name = "unet/diffusion_pytorch_model.safetensors"
+    hub.files[REPO][name] = hub.files[REPO][name][:-4] + b"abcd"
+    line = refusal("sd15")
+    assert f"{name} - its sha256 is " in line
+    assert f"{pinned.sha256[name][:10]}... was expected" in line
+
+
+def test_the_pin_is_well_formed() -> None:
+    pin = client.PINNED["sd15"]
+    assert len(pin.revision) == 40
+    assert all(len(value) == 64 for value in pin.sha256.values())
+    assert set(pin.sha256) == {
+        f"{folder}/{stem}.safetensors" for folder, stem in client.FOLDERS.values()
+    }
+
+
+# The cache and the environment ------------------------------------------------------------------
+
+
+def test_the_cache_is_listed(hub: Hub) -> None:
+    assert list_cached() == []
+    folder = download(REPO)
+    (model,) = list_cached()
+    assert (model.repo, model.revision) == (REPO, COMMIT)
+    assert model.size > 10_000_000
+    assert model.path == folder
+
+
+def test_the_environment_is_honoured(hub: Hub, tmp_path: Path) -> None:
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which the client reads when it is imported."""
+    code = f"""
+import sys
+import time
+from sd_scratch.checkpoints import download
+from sd_scratch.errors import ScratchError
+try:
+    print(download("{REPO}"))
+except ScratchError as error:
+    sys.exit(str(error))
+"""
+    variables = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "",
+    }
+
+    def run(**changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | variables | changes,
+            capture_output=True,
+            text=True,
+        )
+
+    offline = run(HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1
+    assert "not in the cache" in offline.stderr
+    assert not hub.requests
+    online = run()
+    assert online.stdout.strip().startswith(str(tmp_path / "home" / "hub"))
+    assert hub.served()
+    assert run(HF_HUB_OFFLINE="1").stdout == online.stdout
