@@ -1,6 +1,8 @@
 """`StableDiffusion`: text and noise to a picture. The one loop is `StableDiffusion.steps`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.prompt import Prompt
+from sd_scratch.replay import StoredPrompt, StoredRun
 from sd_scratch.run_tensors import (
     COND,
     UNCOND,
@@ -275,6 +278,43 @@ class StableDiffusion:
         """
         return Editor(self.taps, globs, function, **options)
 
+    def replay(self, folder: str | Path) -> ImageNoise:
+        """Make the picture of a stored trace again, its edits included: bit for bit on one machine.
+
+        Raises ScratchError for a damaged folder, for a trace of other weights or with edits that are
+        Python functions, and where the machine is the same and the picture is not.
+        """
+        stored = StoredRun.read(folder)
+        machine = describe_machine(self.networks)
+        stored.check(machine)
+        rows = {
+            branch: [self._stored_prompt(prompt) for prompt in prompts]
+            for branch, prompts in stored.prompts.items()
+        }
+        latent = stored.noise.to(self.device)
+        last = self.config.schedule.num_train_timesteps - 1
+        noise = ImageNoise(latent, last, stored.seeds, self.vae, self.schedule)
+        negative = rows.get(UNCOND, [""])[0]
+        with ExitStack() as stack:
+            for globs, function, where in stored.edits():
+                stack.enter_context(self.edit(globs, function, **where))
+            image = self.generate(
+                rows.get(COND, rows.get(UNCOND, [])), noise, negative=negative, **stored.settings
+            )
+        stored.compare(digest(image.latent), machine)
+        return image
+
+    def _stored_prompt(self, stored: StoredPrompt) -> Prompt:
+        prompt = self.prompt(stored.text, clip_skip=stored.clip_skip)
+        if list(prompt.encoding.ids) != stored.token_ids:
+            raise ScratchError(
+                f"'{stored.text}' has other tokens here than in the trace - the tokenizer or its way of"
+                " cleaning text is another one"
+            )
+        if stored.context is None:
+            return prompt
+        return prompt.with_context(stored.context.to(prompt.context))
+
     def _describe(
         self,
         rows: dict[str, list[Prompt]],
@@ -299,7 +339,12 @@ class StableDiffusion:
         }
         h, w = noise.latent.shape[-2:]
         calls = count_calls(sampler, self.schedule, steps, options)
-        return Run((h, w), calls, len(noise), tuple(rows), rows, facts)
+        inputs = {"noise": noise.latent}
+        for branch, prompts in rows.items():
+            inputs |= {
+                f"context.{branch}.{i}": p.context for i, p in enumerate(prompts) if p.by_hand
+            }
+        return Run((h, w), calls, len(noise), tuple(rows), rows, facts, inputs)
 
 
 def check_side(name: str, side: int, multiple: int) -> None:

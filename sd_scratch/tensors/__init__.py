@@ -1,6 +1,27 @@
-"""Every tensor has a name: list it, record it, edit it."""
+"""Every tensor has a name: list it, record it, edit it, store it, replay it.
+
+tapped       the tap in a network's forward pass, and the probe behind it
+names        the list of all names, found by a forward pass without numbers
+taps         the switchboard: who listens to what, in which call
+record       `Recorder`; `reductions` make small what it keeps, and a `Trace` holds it
+edit         `Editor`; `edits` are ready-made ones
+storage      traces on disk
+"""
 
 from sd_scratch.tensors.edit import At, EditFunction, Editor
+from sd_scratch.tensors.edits import (
+    ReadyEdit,
+    ablate,
+    add,
+    edit_from_plain,
+    lerp,
+    patch,
+    reweight,
+    scale,
+    scale_word,
+    set_to,
+    swap,
+)
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.record import Recorder
 from sd_scratch.tensors.reductions import area, heads, mean_over_steps, words
@@ -15,6 +36,7 @@ __all__ = [
     "EditFunction",
     "Editor",
     "Probe",
+    "ReadyEdit",
     "Recorder",
     "Recording",
     "Rows",
@@ -23,8 +45,18 @@ __all__ = [
     "Taps",
     "TensorInfo",
     "Trace",
+    "ablate",
+    "add",
     "area",
+    "edit_from_plain",
     "heads",
+    "lerp",
     "mean_over_steps",
+    "patch",
+    "reweight",
+    "scale",
+    "scale_word",
+    "set_to",
+    "swap",
     "words",
 ]

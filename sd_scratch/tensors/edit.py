@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,6 +103,22 @@ class Editor(AbstractContextManager[None]):
         traceback: TracebackType | None,
     ) -> None:
         self.taps.leave(self)
+
+    def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """As JSON can say it, for a stored run; tensors are put into `tensors` and named."""
+        if isinstance(self.steps, slice):
+            steps: Any = {"slice": [self.steps.start, self.steps.stop, self.steps.step]}
+        elif self.steps is None or isinstance(self.steps, int):
+            steps = self.steps
+        else:
+            steps = list(self.steps)
+        to_plain = getattr(self.function, "to_plain", None)  # a Python function has none
+        return {
+            "globs": list(self.globs),
+            "steps": steps,
+            "branch": self.branch,
+            "function": to_plain(tensors) if to_plain else None,
+        }
 
     def prepare(self, run: Run) -> None:
         self._chosen = choose_steps(self.steps, run.calls)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverSteps, Words, bind
 from sd_scratch.tensors.tapped import Rows
@@ -123,7 +124,8 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self._bind(run)
         for address in [a for a in self.trace.values if a.name.startswith("text.")]:
             del self.trace.values[address]  # prompts encoded before the run; it shows its own
-        self.trace.facts = run.facts
+        self.trace.facts, self.trace.inputs = run.facts, run.inputs
+        self.trace.editors = tuple(m for m in self.taps.members if isinstance(m, Editor))
         self._holds_run = True
 
     def _bind(self, run: Run) -> None:
@@ -257,7 +259,7 @@ class _Stop:
             choose_steps(self.address.step, run.calls)
 
     def wants(self, call: Call) -> bool:
-        return self.address.step in (None, call.step)
+        return call.edits and self.address.step in (None, call.step)
 
     def begin(self, call: Call) -> None:
         pass

@@ -28,7 +28,7 @@ class Call:
     """One forward pass of a network, as far as listeners have to know of it.
 
     `branches` are those in the batch, in order, each an equal share of it; a branch None concerns
-    nobody. `edits` is false where only recorders may act.
+    nobody. `edits` is false where nobody may interfere.
     """
 
     step: int | None = None
@@ -57,7 +57,7 @@ class Run:
         hw: height and width of the latent.
         calls: how often the U-Net will be called.
         batch: how many pictures are made.
-        facts: what it takes to make the run again.
+        facts: what it takes to make the run again, as JSON can say it; `inputs` what that cannot.
     """
 
     hw: HW | None = None
@@ -66,6 +66,7 @@ class Run:
     branches: tuple[str, ...] = ()
     prompts: Prompts = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 Steps = int | slice | Iterable[int] | None
@@ -166,6 +167,11 @@ class Taps:
         self._members.remove(member)
         self._attach()
         member.collect(self.call)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All listeners, in the order in which they were entered."""
+        return tuple(self._members)
 
     def wants(self, root: str, *but: str) -> bool:
         """Whether anybody listens to a tensor under `root`, apart from those named `but`."""

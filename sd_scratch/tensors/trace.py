@@ -2,14 +2,28 @@
 
 import math
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.tensors.names import nearest
+from sd_scratch.tensors.storage import (
+    MANIFEST,
+    Stored,
+    damaged,
+    file_in,
+    read_manifest,
+    read_tensors,
+    shards,
+    write_folder,
+)
+
+FORMAT, VERSION = "sd_scratch trace", 1
+INPUTS = "inputs.safetensors"
 
 
 class Address(NamedTuple):
@@ -43,6 +57,16 @@ class Kept:
     hw: tuple[int, int] | None = None
     words: tuple[str, ...] = ()
     averaged: bool = False  # over the steps
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> "Kept":
+        hw = plain["hw"]
+        return cls(
+            axes=tuple(plain["axes"]),
+            hw=None if hw is None else (int(hw[0]), int(hw[1])),
+            words=tuple(plain["words"]),
+            averaged=bool(plain["averaged"]),
+        )
 
 
 class Live(NamedTuple):
@@ -90,6 +114,13 @@ class Recording:
         raise ScratchError(f"{self.name} has no row of positions - its axes are {self.axes}")
 
 
+class Describable(Protocol):
+    """An edit that can say what it is."""
+
+    def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """As JSON can say it; tensors are put into `tensors` and named."""
+
+
 @dataclass(eq=False)
 class Trace:
     """What was recorded: ``trace["unet.h"]``, ``trace["unet.h@3"]``, ``trace["unet.h@3:cond"]``.
@@ -97,14 +128,20 @@ class Trace:
     Attributes:
         values: every value under its address; a trace from disk reads them when they are asked for.
         moments: timestep and sigma of every recorded step.
-        facts: everything that makes the run again: prompt, seeds, sampler, edits, ...
+        facts: what makes the run again: prompts, seeds, sampler, weights, ...
+        edits: those that were active, as data.
+        inputs: tensors that the run needs beside the facts: its noise, those of its edits.
+        branch: the only one that was recorded, or None: then there is an axis for it.
     """
 
     values: MutableMapping[Address, Tensor] = field(default_factory=dict)
     kept: dict[str, Kept] = field(default_factory=dict)
     moments: dict[int, Moment] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    branch: str | None = None  # the only one that was recorded: then there is no axis for it
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    branch: str | None = None
+    editors: tuple["Describable", ...] = ()  # while the trace is in memory, instead of `edits`
     live: dict[Address, Live] = field(default_factory=dict)  # on request, for their gradients
 
     @property
@@ -120,6 +157,65 @@ class Trace:
 
     def __getitem__(self, address: str) -> Recording:
         return self._read(Address.parse(address), self.values)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the trace into a new folder, all of it or nothing.
+
+        Raises ScratchError where something is there already, or cannot be written.
+        """
+        inputs = dict(self.inputs)
+        edits = [editor.describe(inputs) for editor in self.editors] or self.edits
+        files = {
+            f"values-{i:05}.safetensors": part for i, part in enumerate(shards(self.values), 1)
+        }
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "run": self.facts,
+            "edits": edits,
+            "branch": self.branch,
+            "steps": {str(step): list(moment) for step, moment in self.moments.items()},
+            "tensors": {name: asdict(self.kept[name]) for name in self.names},
+            "files": {name: list(part) for name, part in files.items()},
+        }
+        write_folder(Path(folder), {**files, INPUTS: inputs}, manifest)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Trace":
+        """Open a trace. Its tensors stay on disk, and are read when they are asked for.
+
+        Raises ScratchError for a folder that is no trace, damaged, or of another version.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        kind = (manifest.get("format"), manifest.get("version"))
+        if kind != (FORMAT, VERSION):
+            raise ScratchError(
+                f"{folder} is {kind[0]} {kind[1]}, and {FORMAT} {VERSION} is known - it was written by"
+                " another program or version"
+            )
+        try:
+            values = Stored(
+                {
+                    Address.parse(address): file_in(folder, file)
+                    for file, addresses in manifest["files"].items()
+                    for address in addresses
+                }
+            )
+            trace = cls(
+                values=values,
+                kept={name: Kept.parse(each) for name, each in manifest["tensors"].items()},
+                moments={int(s): Moment(*map(float, m)) for s, m in manifest["steps"].items()},
+                facts=dict(manifest["run"]),
+                edits=list(manifest["edits"]),
+                inputs=read_tensors(folder / INPUTS),
+                branch=manifest["branch"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(folder / MANIFEST, f"{type(error).__name__} {error}") from None
+        values.check()
+        return trace
 
     def gradient(self, address: str) -> Recording:
         """The gradient of a tensor recorded with ``gradients=True``, after ``backward()``."""

@@ -1,0 +1,103 @@
+"""A stored trace, read as a run that can be made again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
+
+SAME_MACHINE = ("device", "dtype", "threads", "torch", "version")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPrompt:
+    """A prompt as the manifest has it; `context` where its vectors were set by hand."""
+
+    text: str
+    clip_skip: int
+    token_ids: list[int]
+    context: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """What a trace says about its run. Every method raises ScratchError for what is missing."""
+
+    trace: Trace
+    folder: str
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "StoredRun":
+        return cls(Trace.load(folder), str(folder))
+
+    def fact(self, key: str) -> Any:
+        if key not in self.trace.facts:
+            raise ScratchError(f"{self.folder} says nothing about '{key}' - it holds no whole run")
+        return self.trace.facts[key]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(int(seed) for seed in self.fact("seeds"))
+
+    @property
+    def noise(self) -> Tensor:
+        if "noise" not in self.trace.inputs:
+            raise ScratchError(f"{self.folder} has lost the noise that its run started from")
+        return self.trace.inputs["noise"]
+
+    @property
+    def prompts(self) -> dict[str, list[StoredPrompt]]:
+        return {
+            branch: [
+                StoredPrompt(
+                    str(prompt["text"]),
+                    int(prompt["clip_skip"]),
+                    [int(token) for token in prompt["token_ids"]],
+                    self.trace.inputs.get(f"context.{branch}.{i}"),
+                )
+                for i, prompt in enumerate(prompts)
+            ]
+            for branch, prompts in self.fact("prompts").items()
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `StableDiffusion.generate`."""
+        chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
+        return {**chosen, **self.fact("sampler_options")}
+
+    def edits(self) -> Iterator[tuple[list[str], ReadyEdit, dict[str, Any]]]:
+        """Globs, edit, and where it acts."""
+        for plain in self.trace.edits:
+            if plain["function"] is None:
+                raise ScratchError(
+                    f"{self.folder} was edited by a Python function at {', '.join(plain['globs'])},"
+                    " which a folder cannot hold - use the ready-made edits"
+                )
+            steps = plain["steps"]
+            where = {
+                "steps": slice(*steps["slice"]) if isinstance(steps, dict) else steps,
+                "branch": plain["branch"],
+            }
+            yield plain["globs"], edit_from_plain(plain["function"], self.trace.inputs), where
+
+    def check(self, machine: dict[str, Any]) -> None:
+        """Refuse weights and precisions that are not those of the trace."""
+        for key, what in (("weights", "weights"), ("dtype", "precision")):
+            if self.fact(key) != machine[key]:
+                raise ScratchError(
+                    f"{self.folder} was recorded with {what} {self.fact(key)} of {self.fact('model')},"
+                    f" and this model has {machine[key]} - load the same model"
+                )
+
+    def compare(self, latent: str, machine: dict[str, Any]) -> None:
+        """Refuse a picture that is not the stored one, on a machine that is."""
+        same = all(self.fact(key) == machine[key] for key in SAME_MACHINE)
+        if same and latent != self.fact("latent"):
+            raise ScratchError(
+                f"{self.folder} was replayed and the picture is another one - its files were changed"
+            )

@@ -1,0 +1,322 @@
+"""Ready-made edits: plain data, so that a run can be stored with them and made again.
+
+Each is a function for `Editor`: ``with model.edit("unet.h", scale(1.2)): ...``. Edits that name a word
+look it up in the prompt of each picture, and act on the branch "cond" unless told otherwise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.edit import At
+from sd_scratch.tensors.trace import Address, Trace
+from sd_scratch.tensors.words import WordKey
+
+SPREAD = ("query", "height", "position", "key", "token")  # the axis that a mean is taken over
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyEdit:
+    """An edit that is data: its fields are numbers, texts, tensors, and lists of them."""
+
+    def __call__(self, x: Tensor, at: At) -> Tensor | None:
+        raise NotImplementedError
+
+    def to_plain(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """As JSON can say it; tensors are put into `tensors` and named."""
+        values = {f.name: _plain(getattr(self, f.name), tensors) for f in fields(self)}
+        return {"edit": type(self).__name__, **values}
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(ReadyEdit):
+    factor: float
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        return x * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Add(ReadyEdit):
+    """Add a number, or a tensor that fits: ``[B, ...]``, or any part of it that broadcasts."""
+
+    value: float | Tensor
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        return x + self.scale * _like(self.value, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Set(ReadyEdit):
+    """Put a number, or a tensor that broadcasts, in its place."""
+
+    value: float | Tensor
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        return _like(self.value, x).expand_as(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Lerp(ReadyEdit):
+    """Move towards a tensor that broadcasts: 0 stays, 1 arrives."""
+
+    towards: Tensor
+    amount: float
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        return x.lerp(_like(self.towards, x).expand_as(x), self.amount)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate(ReadyEdit):
+    """Take away some heads, channels or words, or all of a tensor.
+
+    ``by="zero"``, ``by="mean"`` (over all places of the same picture), or ``by="resample"``: what the
+    next picture of the batch has there.
+    """
+
+    heads: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    words: tuple[WordKey, ...] | None = None
+    by: str = "zero"
+
+    def __post_init__(self) -> None:
+        if self.by not in ("zero", "mean", "resample"):
+            raise ScratchError(f"ablate by='{self.by}' - say zero, mean or resample", exit_code=2)
+
+    @property
+    def default_branch(self) -> str | None:
+        return "cond" if self.words else None
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        place = torch.ones_like(x, dtype=torch.bool)
+        if self.heads is not None:
+            place = place & _along(x, at, "head", self.heads)
+        if self.channels is not None:
+            place = place & _along(
+                x, at, "channel" if "channel" in at.axes else "dim", self.channels
+            )
+        if self.words is not None:
+            at_words = [_word_mask(x, at, word) for word in self.words]
+            place = place & torch.stack(at_words).any(0)
+        return torch.where(place, self._instead(x, at), x)
+
+    def _instead(self, x: Tensor, at: At) -> Tensor:
+        if self.by == "zero":
+            return torch.zeros_like(x)
+        if self.by == "mean":
+            axis = at.axis(*SPREAD)
+            return x.mean(dim=(axis, axis + 1) if at.axes[axis] == "height" else axis, keepdim=True)
+        if x.shape[0] < 2:
+            raise ScratchError(
+                f"ablating {at.name} by resampling needs another picture in the batch - make two, or"
+                " patch it from a trace",
+                exit_code=2,
+            )
+        return x.roll(1, dims=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(ReadyEdit):
+    """Put a recorded tensor where it was recorded: same name, step and branch. What was not recorded
+    stays."""
+
+    values: Mapping[str, Tensor]
+
+    def __call__(self, x: Tensor, at: At) -> Tensor | None:
+        for branch in (at.branch, ""):
+            for step in (at.step, None):  # None: a mean over the steps, or a tensor without any
+                value = self.values.get(str(Address(at.name, step, branch)))
+                if value is not None:
+                    return _like(value, x)
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class OfWords(ReadyEdit):
+    """An edit of a prompt's words."""
+
+    default_branch: ClassVar[str] = "cond"
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleWord(OfWords):
+    """A word's vectors times `factor`, away from zero, or from what the empty prompt has there."""
+
+    word: WordKey
+    factor: float
+    origin: str = "zero"
+
+    def __post_init__(self) -> None:
+        if self.origin not in ("zero", "empty"):
+            raise ScratchError(f"unknown origin '{self.origin}' - use zero or empty", exit_code=2)
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        base: Tensor | float = 0.0
+        if self.origin == "empty":
+            base = _like(torch.cat([prompt.empty for prompt in at.prompts]), x)
+        return torch.where(_word_mask(x, at, self.word), base + (x - base) * self.factor, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Reweight(OfWords):
+    """Attention that each word gets, times a factor (Hertz et al. 2022, arXiv:2208.01626, equation 6).
+
+    With `renormalise` all attention adds up to one again.
+    """
+
+    factors: tuple[tuple[WordKey, float], ...]
+    renormalise: bool = False
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        for word, factor in self.factors:
+            x = torch.where(_word_mask(x, at, word), x * factor, x)
+        return x / x.sum(dim=at.axis("token"), keepdim=True) if self.renormalise else x
+
+
+@dataclass(frozen=True, eq=False)
+class Swap(OfWords):
+    """Exchange two words. Of words with unequal numbers of tokens, the longer is thinned out and the
+    shorter stretched."""
+
+    first: WordKey
+    second: WordKey
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        axis = at.axis("token")
+        rows = []
+        pairs = zip(at.positions(self.first), at.positions(self.second), strict=True)
+        for row, (first, second) in zip(x, pairs, strict=True):
+            order = list(range(row.shape[axis - 1]))
+            for here, there in ((first, second), (second, first)):
+                for i, position in enumerate(here):
+                    order[position] = there[i * len(there) // len(here)]
+            rows.append(row.index_select(axis - 1, torch.tensor(order, device=x.device)))
+        return torch.stack(rows)
+
+
+def scale(factor: float) -> Scale:
+    """Times `factor`."""
+    return Scale(factor)
+
+
+def add(value: float | Tensor, scale: float = 1.0) -> Add:
+    """Plus ``scale * value``; value is a number or a tensor that broadcasts."""
+    return Add(value, scale)
+
+
+def set_to(value: float | Tensor) -> Set:
+    """`value` in its place: a number or a tensor that broadcasts."""
+    return Set(value)
+
+
+def lerp(towards: Tensor, amount: float) -> Lerp:
+    """Between the tensor itself (0) and another one (1)."""
+    return Lerp(towards, amount)
+
+
+def ablate(
+    *,
+    heads: tuple[int, ...] | list[int] | None = None,
+    channels: tuple[int, ...] | list[int] | None = None,
+    words: tuple[WordKey, ...] | list[WordKey] | None = None,
+    by: str = "zero",
+) -> Ablate:
+    """Take away heads, channels, words, or all; by "zero", "mean" or "resample"."""
+    chosen = [None if places is None else tuple(places) for places in (heads, channels)]
+    return Ablate(chosen[0], chosen[1], None if words is None else tuple(words), by)
+
+
+def patch(trace: Trace) -> Patch:
+    """What another run had at the same name, step and branch."""
+    return Patch({str(address): value for address, value in trace.values.items()})
+
+
+def scale_word(
+    word: str, factor: float, *, nth: int | None = None, origin: str = "zero"
+) -> ScaleWord:
+    """A word's vectors times `factor`; for ``text.context``."""
+    return ScaleWord(word if nth is None else (word, nth), factor, origin)
+
+
+def reweight(factors: Mapping[WordKey, float], *, renormalise: bool = False) -> Reweight:
+    """Attention to each word times its factor; for ``unet.*.attn2.probs``."""
+    return Reweight(tuple(factors.items()), renormalise)
+
+
+def swap(first: WordKey, second: WordKey) -> Swap:
+    """Two words exchanged; for ``text.context`` and for what attends to tokens."""
+    return Swap(first, second)
+
+
+# Storing --------------------------------------------------------------------------------------
+
+
+def edit_from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ReadyEdit:
+    """The inverse of `ReadyEdit.to_plain`. Raises ScratchError for what is none."""
+    kinds = {
+        kind.__name__: kind for kind in (*ReadyEdit.__subclasses__(), *OfWords.__subclasses__())
+    }
+    try:
+        kind = kinds[plain["edit"]]
+        values = {f.name: _unplain(plain[f.name], tensors) for f in fields(kind)}
+    except (KeyError, TypeError) as error:
+        raise ScratchError(f"a stored edit is damaged or of another version: {error}") from None
+    return kind(**values)
+
+
+def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = f"edit.{len(tensors)}"
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"each": {key: _plain(each, tensors) for key, each in value.items()}}
+    if isinstance(value, tuple):
+        return [_plain(each, tensors) for each in value]
+    return value
+
+
+def _unplain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _unplain(each, tensors) for key, each in value["each"].items()}
+    if isinstance(value, list):
+        return tuple(_unplain(each, tensors) for each in value)
+    return value
+
+
+# Masks ----------------------------------------------------------------------------------------
+
+
+def _like(value: float | Tensor, x: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _along(x: Tensor, at: At, name: str, places: tuple[int, ...]) -> Tensor:
+    """True at some places of an axis, in a shape that broadcasts to x."""
+    axis = at.axis(name)
+    size = x.shape[axis]
+    if not all(-size <= place < size for place in places):
+        raise ScratchError(f"{at.name} has {size} places along '{name}', not all of {list(places)}")
+    mask = torch.zeros(size, dtype=torch.bool, device=x.device)
+    mask[list(places)] = True
+    return mask.view([-1 if i == axis else 1 for i in range(x.dim())])
+
+
+def _word_mask(x: Tensor, at: At, word: WordKey) -> Tensor:
+    """True at a word's tokens, which may stand elsewhere in each row of the batch."""
+    axis = at.axis("token")
+    rows = at.positions(word)
+    if len(rows) != x.shape[0]:
+        raise ScratchError(f"the words of {at.name} are not known outside of a run with prompts")
+    mask = torch.zeros(x.shape[0], x.shape[axis], dtype=torch.bool, device=x.device)
+    for row, positions in enumerate(rows):
+        mask[row, positions] = True
+    return mask.view([size if i in (0, axis) else 1 for i, size in enumerate(x.shape)])
