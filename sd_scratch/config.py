@@ -133,3 +133,62 @@ SCENES = ModelConfig(
 )
 
 PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, TINY, SCENES)}
+
+
+@dataclass(frozen=True)
+class PixelUNetConfig:
+    """A small U-Net on pixels, told a class (Ho et al. 2020, appendix B; Nichol and Dhariwal 2021)."""
+
+    in_channels: int = 1
+    num_classes: int = 10
+    sample_size: int = 28
+    block_out_channels: tuple[int, ...] = (24, 48, 96)
+    attention: tuple[bool, ...] = (False, False, True)  # per level, finest first
+    layers_per_block: int = 1
+    attention_head_dim: int = 24
+    norm_num_groups: int = 8
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ContextUNetConfig:
+    """The network of "Starting Great Adventure"; see `sd_scratch.networks.context_unet`."""
+
+    in_channels: int = 1
+    num_classes: int = 10
+    sample_size: int = 28
+    features: int = 128
+    last_timestep: int = 400
+
+
+@dataclass(frozen=True)
+class PixelModelConfig:
+    """Everything that is fixed about a model of pixels before its weights are read.
+
+    `low` is the value of a black pixel, where white is 1; `first_timestep` the lowest that is drawn
+    in training; `clip_x0` whether what the network takes for the clean picture is cut to what a
+    picture can be; `variance` is DDPM's.
+    """
+
+    name: str
+    network: PixelUNetConfig | ContextUNetConfig
+    schedule: ScheduleConfig
+    class_names: tuple[str, ...] = tuple("0123456789")
+    low: float = -1.0
+    first_timestep: int = 0
+    clip_x0: bool = True
+    sampler: str = "ddim"
+    variance: str = "fixed_small"
+    steps: int = 50
+    guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A small convolutional classifier, which judges the pictures that are made."""
+
+    in_channels: int = 1
+    num_classes: int = 10
+    sample_size: int = 28
+    block_out_channels: tuple[int, ...] = (16, 32, 64)
+    norm_num_groups: int = 8

@@ -1,0 +1,159 @@
+"""`PixelDiffusion`: a class and noise to a small picture, with the samplers of the large model."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_scratch.checkpoints.pixel_model import PixelComponents, load_pixel_model
+from sd_scratch.diffusion.guidance import guide
+from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
+from sd_scratch.diffusion.samplers import Step, get_sampler
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError
+from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps
+
+UNCOND, COND = "uncond", "cond"
+BATCH = 100  # pictures that `generate` makes at once
+
+
+class PixelDiffusion:
+    """A denoiser of pixels, its schedule, and the loop that joins them (Ho et al. 2020,
+    arXiv:2006.11239; classes by Ho and Salimans 2022, arXiv:2207.12598).
+
+    Its tensors are named ``unet.*``; `record` and `edit` work as on the large model.
+    """
+
+    def __init__(self, components: PixelComponents) -> None:
+        self.config = components.config
+        self.unet = components.network
+        self.schedule = Schedule(components.config.schedule)
+        network = components.config.network
+        self.shape = (network.in_channels, network.sample_size, network.sample_size)
+        self.no_class = network.num_classes
+        x = torch.empty(1, *self.shape)
+        self.taps = Taps.of("unet", self.unet, x, torch.empty(1), torch.zeros(1, dtype=torch.long))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def record(self, *globs: str, **settings: Any) -> Recorder:
+        """Record tensors by their names while it is entered; see `Recorder`."""
+        return Recorder(self.taps, *globs, **settings)
+
+    def edit(self, globs: str | Sequence[str], function: EditFunction, **settings: Any) -> Editor:
+        """Put other tensors in the place of named ones while it is entered; see `Editor`."""
+        return Editor(self.taps, globs, function, **settings)
+
+    @torch.no_grad()
+    def steps(
+        self,
+        classes: Sequence[int | None],
+        seeds: Sequence[int],
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """From noise to pictures, one `Step` at a time; the last `x_next` are the pictures.
+
+        Args:
+            classes: one per picture; None for no class in particular.
+            seeds: one per picture, which draws all its noise from its own.
+            sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
+            steps: how many, 1 to the schedule's length.
+            guidance: scale of classifier-free guidance: 1 is the class alone, 0 no class. A weight w
+                as in the paper of Ho and Salimans is the scale 1 + w.
+            options: the sampler's own, such as ``eta`` for DDIM.
+
+        Raises:
+            ScratchError: bad settings, or pictures that are no longer finite.
+        """
+        name = sampler or self.config.sampler
+        count = self.config.steps if steps is None else steps
+        scale = self.config.guidance if guidance is None else guidance
+        if name == "ddpm":
+            options.setdefault("variance", self.config.variance)
+        rows = self._class_rows(classes, len(seeds))
+        source = NoiseSource(seeds)
+        calls = 0
+
+        def predict(x_t: Tensor, t: float) -> Tensor:
+            nonlocal calls
+            raw = self._predict(x_t, t, rows, scale, calls)
+            calls += 1
+            return self._clip(raw, x_t, t) if self.config.clip_x0 else raw
+
+        def draw() -> Tensor:
+            return source.draw(self.shape, self.device)
+
+        noise = draw()
+        for step in get_sampler(name).run(predict, noise, self.schedule, count, draw, **options):
+            if not step.x_next.isfinite().all():
+                raise ScratchError(
+                    f"the pictures are not finite (NaN or infinity) at step {step.index + 1} of"
+                    f" {count} - the weights are broken, or the guidance scale is too large"
+                )
+            yield step
+
+    def generate(
+        self, classes: Sequence[int | None], seeds: Sequence[int], **settings: Any
+    ) -> Tensor:
+        """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""
+        if not seeds or len(classes) != len(seeds):
+            raise ScratchError(f"{len(classes)} classes for {len(seeds)} seeds", exit_code=2)
+        parts = []
+        for first in range(0, len(seeds), BATCH):
+            part = slice(first, first + BATCH)
+            for step in self.steps(classes[part], seeds[part], **settings):
+                last = step.x_next
+            parts.append(self.to_picture(last))
+        return torch.cat(parts)
+
+    def to_picture(self, x: Tensor) -> Tensor:
+        """The network's pixels, black at `low` and white at 1, as pictures in -1..1."""
+        low = self.config.low
+        return ((x - low) * (2 / (1 - low)) - 1).clamp(-1, 1)
+
+    def _class_rows(self, classes: Sequence[int | None], count: int) -> Tensor:
+        if len(classes) != count:
+            raise ScratchError(f"{len(classes)} classes for {count} seeds", exit_code=2)
+        for number in classes:
+            if number is not None and not 0 <= number < self.no_class:
+                raise ScratchError(
+                    f"class {number} is not in 0..{self.no_class - 1}"
+                    f" - this model knows {', '.join(self.config.class_names[:20])}",
+                    exit_code=2,
+                )
+        numbers = [self.no_class if number is None else number for number in classes]
+        return torch.tensor(numbers, device=self.device)
+
+    def _predict(self, x_t: Tensor, t: float, classes: Tensor, scale: float, call: int) -> Tensor:
+        """The guided prediction; both branches in one call, [uncond, cond]."""
+        timestep = torch.full((len(x_t),), t, device=x_t.device)
+        nothing = torch.full_like(classes, self.no_class)
+        branches = {0.0: (UNCOND,), 1.0: (COND,)}.get(scale, (UNCOND, COND))
+        rows = torch.cat([classes if branch == COND else nothing for branch in branches])
+        n = len(branches)
+        with self.taps.calling(call, t, self.schedule.sigma_at(t), branches):
+            raw: Tensor = self.unet(torch.cat([x_t] * n), torch.cat([timestep] * n), rows)
+        if n == 1:
+            return raw
+        raw_uncond, raw_cond = raw.chunk(2)
+        return guide(raw_uncond, raw_cond, scale)
+
+    def _clip(self, raw: Tensor, x_t: Tensor, t: float) -> Tensor:
+        """The prediction after what it takes for the clean picture is cut to `low`..1."""
+        kind = self.config.schedule.prediction_type
+        alpha_bar = 1.0 / (1.0 + self.schedule.sigma_at(t) ** 2)
+        x0 = interpret(raw, x_t, alpha_bar, kind).x0.clamp(self.config.low, 1.0)
+        return target(x0, eps_from_x0(x0, x_t, alpha_bar), alpha_bar, kind)
+
+
+def load_pixels(source: str) -> PixelDiffusion:
+    """Load a model of pixels: a shipped one by its name, or a folder."""
+    return PixelDiffusion(load_pixel_model(source))

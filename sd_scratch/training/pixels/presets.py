@@ -1,0 +1,186 @@
+"""How each data set is learnt: `better` is what is shipped, `paper` is "Starting Great Adventure".
+
+    paper      the paper's network with 128 features, its schedule, its optimiser
+    paper-64   the same with 64 features, which a CPU can train in an afternoon
+    better     a residual U-Net, cosine schedule, v-prediction, averaged weights
+    large      the same, larger; for a GPU
+
+On the paper's data sets these presets differ in size alone.
+"""
+
+from dataclasses import dataclass, replace
+
+from sd_scratch.config import (
+    ClassifierConfig,
+    ContextUNetConfig,
+    PixelModelConfig,
+    PixelUNetConfig,
+    ScheduleConfig,
+)
+from sd_scratch.errors import ScratchError
+from sd_scratch.training.loop import TrainConfig
+
+COSINE = ScheduleConfig(
+    beta_start=1e-4,
+    beta_end=0.02,
+    beta_schedule="squaredcos_cap_v2",
+    prediction_type="v_prediction",
+    steps_offset=0,
+    set_alpha_to_one=True,
+)
+"""Leading spacing, because it never begins at the very last timestep. There nothing is left of the
+picture, and a multistep sampler's mixture of eps cannot be divided by nothing."""
+
+PAPER = ScheduleConfig(
+    num_train_timesteps=401,
+    beta_start=1e-4,
+    beta_end=0.02,
+    beta_schedule="linear",
+    prediction_type="epsilon",
+    steps_offset=1,
+    set_alpha_to_one=True,
+)
+"""The original computes 401 betas and uses number 1 to 400. After them a share of sqrt(alpha_bar) = .13
+of the picture is left, which sampling does not know: it begins with nothing but noise."""
+
+# The average forgets half of what it knew in some 100,000 pictures.
+BETTER_TRAINING = TrainConfig(batch=128, lr=1e-3, ema_decay=0.9991, look_seconds=600.0)
+PAPER_TRAINING = TrainConfig(
+    batch=256,
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    warmup_steps=0,
+    decay_share=1.0,
+    final_lr_share=0.05,
+    clip=1e9,
+    ema_decay=0.0,
+    look_seconds=900.0,
+)
+
+
+@dataclass(frozen=True)
+class PixelPreset:
+    """A data set, a model and how it is trained.
+
+    `p_no_class` is the share of pictures that the model is not told the class of; `flip` whether half of
+    the pictures are mirrored.
+    """
+
+    data: str
+    model: PixelModelConfig
+    train: TrainConfig
+    p_no_class: float = 0.1
+    flip: bool = False
+
+
+def _better(
+    data: str, network: PixelUNetConfig, *, lr: float, batch: int = 128, flip: bool = False
+) -> PixelPreset:
+    model = PixelModelConfig(name=f"ddpm-{data}", network=network, schedule=COSINE)
+    return PixelPreset(data, model, replace(BETTER_TRAINING, lr=lr, batch=batch), flip=flip)
+
+
+def _paper(data: str, features: int, side: int, channels: int) -> PixelPreset:
+    network = ContextUNetConfig(in_channels=channels, sample_size=side, features=features)
+    model = PixelModelConfig(
+        name=f"ddpm-{data}-paper",
+        network=network,
+        schedule=PAPER,
+        low=0.0,
+        first_timestep=1,
+        clip_x0=False,
+        sampler="ddpm",
+        variance="fixed_large",
+        steps=400,
+        guidance=1.5,
+    )
+    return PixelPreset(data, model, PAPER_TRAINING)
+
+
+MNIST_NET = PixelUNetConfig()
+FASHION_NET = PixelUNetConfig(block_out_channels=(32, 64, 96))
+CIFAR_NET = PixelUNetConfig(
+    in_channels=3,
+    sample_size=32,
+    block_out_channels=(32, 64, 128),
+    attention_head_dim=32,
+    dropout=0.1,
+)
+LARGE_NET = replace(
+    CIFAR_NET,
+    block_out_channels=(64, 128, 256),
+    attention=(False, True, True),
+    layers_per_block=2,
+)
+
+PIXEL_PRESETS: dict[str, dict[str, PixelPreset]] = {
+    "mnist": {
+        "better": _better("mnist", MNIST_NET, lr=1e-3),
+        "paper": _paper("mnist", 128, 28, 1),
+        "paper-64": _paper("mnist", 64, 28, 1),
+    },
+    "fashion-mnist": {
+        "better": _better("fashion-mnist", FASHION_NET, lr=6e-4),
+        "paper": _paper("fashion-mnist", 128, 28, 1),
+        "paper-64": _paper("fashion-mnist", 64, 28, 1),
+    },
+    "cifar10": {
+        "better": _better("cifar10", CIFAR_NET, lr=4e-4, flip=True),
+        "large": _better("cifar10", LARGE_NET, lr=4e-4, flip=True, batch=256),
+        "paper": _paper("cifar10", 128, 32, 3),
+        "paper-64": _paper("cifar10", 64, 32, 3),
+    },
+    "pictures": {
+        "better": _better("pictures", CIFAR_NET, lr=4e-4, flip=True),
+        "large": _better("pictures", LARGE_NET, lr=4e-4, flip=True, batch=256),
+        "paper-64": _paper("pictures", 64, 32, 3),
+    },
+}
+
+
+@dataclass(frozen=True)
+class JudgePreset:
+    """A classifier and how it is trained: `shift` pixels in every direction, `flip` half of them."""
+
+    model: ClassifierConfig
+    train: TrainConfig
+    shift: int
+    flip: bool
+
+
+JUDGE_TRAINING = TrainConfig(batch=128, lr=2e-3, ema_decay=0.995, look_seconds=120.0)
+JUDGES = {
+    "mnist": JudgePreset(ClassifierConfig(), JUDGE_TRAINING, shift=2, flip=False),
+    "fashion-mnist": JudgePreset(
+        ClassifierConfig(block_out_channels=(32, 64, 128)), JUDGE_TRAINING, shift=2, flip=True
+    ),
+    "cifar10": JudgePreset(
+        ClassifierConfig(in_channels=3, sample_size=32, block_out_channels=(32, 64, 128)),
+        JUDGE_TRAINING,
+        shift=4,
+        flip=True,
+    ),
+}
+JUDGES["pictures"] = JUDGES["cifar10"]
+
+
+def find_preset(data: str, variant: str = "better") -> PixelPreset:
+    """Raises `ScratchError` for a combination that does not exist."""
+    variants = PIXEL_PRESETS[data]
+    if variant not in variants:
+        raise ScratchError(
+            f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}",
+            exit_code=2,
+        )
+    return variants[variant]
+
+
+def for_classes(preset: PixelPreset, class_names: tuple[str, ...]) -> PixelPreset:
+    """The preset for the classes that a data set turned out to have."""
+    network = replace(preset.model.network, num_classes=len(class_names))
+    return replace(preset, model=replace(preset.model, network=network, class_names=class_names))
+
+
+def judge_for_classes(preset: JudgePreset, count: int) -> JudgePreset:
+    return replace(preset, model=replace(preset.model, num_classes=count))
