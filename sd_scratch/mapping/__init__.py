@@ -8,6 +8,7 @@ from sd_scratch.mapping.adjustment import adjust, adjusted
 from sd_scratch.mapping.gradient import directional_derivative, gradient_maps, word_derivatives
 from sd_scratch.mapping.heat import Heat, record_heat
 from sd_scratch.mapping.maps import Map
+from sd_scratch.mapping.movement import Plane, make_plane, principal_components, walk
 from sd_scratch.mapping.perturbation import difference, perturbation_maps
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.text_attention import TextAttention, text_attention
@@ -15,6 +16,7 @@ from sd_scratch.mapping.text_attention import TextAttention, text_attention
 __all__ = [
     "Heat",
     "Map",
+    "Plane",
     "Rendering",
     "TextAttention",
     "adjust",
@@ -22,8 +24,11 @@ __all__ = [
     "difference",
     "directional_derivative",
     "gradient_maps",
+    "make_plane",
     "perturbation_maps",
+    "principal_components",
     "record_heat",
     "text_attention",
+    "walk",
     "word_derivatives",
 ]

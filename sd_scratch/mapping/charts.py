@@ -87,3 +87,45 @@ def _upright(page: Image.Image, text: str, foot: tuple[int, int]) -> None:
     ImageDraw.Draw(strip).text((0, 9), text, INK, face, anchor="lm")
     turned = strip.rotate(90, expand=True)
     page.paste(turned, (foot[0] - turned.width // 2, foot[1] - turned.height))
+
+
+def plane_chart(
+    places: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    path: Sequence[Sequence[float]] = (),
+    axes: tuple[str, str] = ("", ""),
+    side: int = 520,
+) -> Image.Image:
+    """Named points in a plane, numbered from 1, with the places of a path joined by a line. Both axes
+    have one scale."""
+    points = np.array([*places, *path], dtype=float)
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = float(max(*(high - low), 1e-9))
+    middle, border = (low + high) / 2, 46
+
+    def spot(place: Sequence[float]) -> tuple[float, float]:
+        x, y = (np.asarray(place, dtype=float) - middle) / extent * (side - 2 * border)
+        return side / 2 + float(x), side / 2 - float(y)
+
+    page = Image.new("RGB", (side, side + 26), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((0, 0, side - 1, side - 1), None, RULE)
+    if len(path):
+        draw.line([spot(place) for place in path], BAR, 2)
+    for place in path:
+        x, y = spot(place)
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), BAR)
+    for i, place in enumerate(places, start=1):
+        x, y = spot(place)
+        draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
+        right = x < side / 2  # the text goes to the middle, where there is room
+        draw.text(
+            (x + 10 if right else x - 10, y - 12),
+            f"{i}: {labels[i - 1]}",
+            INK,
+            font(SIZE),
+            anchor="lm" if right else "rm",
+        )
+    draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
+    draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
+    return page

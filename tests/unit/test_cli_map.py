@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.map import session
+from sd_scratch.cli.map.keys import named
 from tests.tiny import tiny_components
 
 PROMPT = "a red circle"
@@ -140,6 +141,37 @@ def test_heat(run, tmp_path):
     assert settings_in(tmp_path / "some")["heads"] == [0, 3]
 
 
+def test_move(run, tmp_path):
+    prompts = [PROMPT, "a blue circle", "a green star"]
+    assert run("move", *prompts, "--path", "1,2,-4:2.5", "--frames", "4", "-o", "out") == 0
+    out = tmp_path / "out"
+    assert complete(out) == ["move.gif", "places.csv", "plane.png", "settings.json", "strip.png"]
+    with Image.open(out / "move.gif") as animation:
+        assert animation.n_frames == 4
+    with (out / "places.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["what"] for row in rows] == ["landmark"] * 3 + ["picture"] * 4
+    assert rows[3]["component 1"] == rows[0]["component 1"]
+    assert float(rows[-1]["component 1"]) == -4 and float(rows[-1]["component 2"]) == 2.5
+
+
+def test_move_by_keys(run, tmp_path, monkeypatch, capsys):
+    keys = iter("\x1b[A\x1b[C\x1bODxq")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sd_scratch.cli.map.keys.read_keys", lambda: named(lambda: next(keys, "")))
+    prompts = [PROMPT, "a blue circle", "a green star"]
+    assert run("move", *prompts, "--interactive", "--stride", "2", "-o", "out") == 0
+    places = np.array(settings_in(tmp_path / "out")["places"])
+    steps = np.diff(places, axis=0)
+    assert np.allclose(steps, [[0, 2], [2, 0], [-2, 0]])
+    assert (tmp_path / "out" / "current.png").is_file()
+
+
+def test_keys():
+    assert list(named(iter("a\x1b[D\xe0H\x04b").__next__)) == ["a", "left", "up"]
+    assert list(named(lambda: "")) == []
+
+
 def test_results_are_not_replaced_unless_asked(run, capsys):
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 0
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 2
@@ -171,6 +203,11 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["heat", PROMPT, "--layers", "up"], "no layer is named 'up'"),
         (["heat", PROMPT, "--heads", "4"], "there is no head 4, only 0 to 3"),
         (["heat", PROMPT, "--calls", "3"], "'3' is not FROM:TO"),
+        (["move", PROMPT, "a dog"], "2 components need at least 3 different prompts"),
+        (["move", PROMPT, "a dog", PROMPT], "2 components need at least 3 different prompts"),
+        (["move", PROMPT, "a dog", "a cat", "--path", "1,4"], "no landmark 4, of 3"),
+        (["move", PROMPT, "a dog", "a cat", "--path", "1,1:x"], "'1:x' is no place"),
+        (["move", PROMPT, "a dog", "a cat", "--interactive"], "needs a terminal"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2_before_any_weights(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from sd_scratch.cli.map import adjust, attention, gradient, heat, perturb, words
+from sd_scratch.cli.map import adjust, attention, gradient, heat, move, perturb, words
 from sd_scratch.cli.options import add_message_arguments
 
 EXPERIMENTS = {
@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "perturb": perturb,
     "gradient": gradient,
     "heat": heat,
+    "move": move,
 }
 
 

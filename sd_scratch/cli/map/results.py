@@ -76,7 +76,7 @@ class Results:
             "experiment": self.experiment,
             **recipe.known,
             **more,
-            "files": list(self.files),
+            "files": list(dict.fromkeys(self.files)),
         }
         text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
         self.write(SETTINGS, text.encode())
