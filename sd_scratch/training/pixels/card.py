@@ -1,0 +1,56 @@
+"""The card of a trained model: what it has learnt from, how, for how long, and how to use it."""
+
+from pathlib import Path
+
+from sd_scratch.config import ContextUNetConfig
+from sd_scratch.files import write_file
+from sd_scratch.training.pixels.presets import PixelPreset
+from sd_scratch.training.state import RunState
+
+DATA = {
+    "mnist": "MNIST (LeCun, Cortes and Burges): 60,000 handwritten digits; no licence is stated.",
+    "fashion-mnist": "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60,000 articles; MIT licence.",
+    "cifar10": "CIFAR-10 (Krizhevsky 2009): 50,000 photographs; no licence is stated.",
+    "pictures": "A folder of pictures.",
+}
+OWN_PART = "## Figures\n"
+"""From here on a card is written by people, and stays when the model is written again."""
+
+
+def write_card(preset: PixelPreset, state: RunState, folder: Path) -> None:
+    """Write ``README.md``; the part that people have added stays."""
+    path = folder / "README.md"
+    figures = "Not measured yet.\n"
+    if path.is_file():
+        _, found, own = path.read_text(encoding="utf-8").partition(OWN_PART)
+        figures = own.lstrip("\n") if found else figures
+    text = f"{_head(preset, state)}\n{OWN_PART}\n{figures}"
+    write_file(path, text.encode(), overwrite=True)
+
+
+def _head(preset: PixelPreset, state: RunState) -> str:
+    model, train = preset.model, preset.train
+    schedule = model.schedule
+    pictures = state.step * train.batch
+    parameters = sum(value.numel() for value in state.ema.values())
+    network = "ContextUNet" if isinstance(model.network, ContextUNetConfig) else "PixelUNet"
+    averaged = f"averaged weights (decay {train.ema_decay})" if train.ema_decay else "raw weights"
+    return f"""# {model.name}
+
+A diffusion model that makes pictures of {model.network.sample_size} x {model.network.sample_size}
+pixels of a class: {", ".join(model.class_names[:20])}.
+
+    sd-scratch sample {preset.data} --model {model.name} --class 0 -b 16 -o samples.png
+
+## Data
+
+{DATA[preset.data]}
+
+## Recipe
+
+- {network}, {parameters / 1e6:.2f} M parameters: `{model.network}`
+- {schedule.num_train_timesteps} timesteps, {schedule.beta_schedule}, {schedule.prediction_type};
+  pixels from {model.low:g} to 1
+- {state.step:,} steps of {train.batch} pictures ({pictures:,} in all) in {state.seconds / 60:.0f} minutes;
+  AdamW, learning rate {train.lr:g}, {averaged}; no class in {preset.p_no_class:.0%} of them
+"""

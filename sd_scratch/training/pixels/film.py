@@ -1,0 +1,31 @@
+"""The reverse process as a small film."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sd_scratch.files import write_file
+from sd_scratch.training.grid import grid
+
+FRAME = 80  # milliseconds
+LAST_FRAME = 1600
+
+
+def save_film(stages: Sequence[Tensor], path: Path, columns: int, zoom: int = 2) -> None:
+    """Write sheets of pictures ``[B, 3, H, W]`` in -1..1, one after the other, as a GIF.
+
+    Raises `ScratchError` when it cannot be written.
+    """
+    frames = [grid(stage, columns, zoom) for stage in stages]
+    file = io.BytesIO()
+    frames[0].save(
+        file,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME] * (len(frames) - 1) + [LAST_FRAME],
+        loop=0,
+    )
+    write_file(path, file.getvalue(), overwrite=True)

@@ -1,0 +1,129 @@
+"""Whole training runs on pixels, and the folders that come out of them.
+
+out/ddpm/         states, journal, sheets of samples and a film of the denoiser's training
+out/model/        the denoiser, in half precision, with its card
+out/classifier/   the same for the classifier that judges pictures, and the classifier itself
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sd_scratch.checkpoints.pixel_model import (
+    PixelComponents,
+    build_classifier,
+    build_denoiser,
+    save_classifier,
+    save_pixel_model,
+)
+from sd_scratch.errors import ScratchError
+from sd_scratch.files import write_file
+from sd_scratch.training.loop import Budget, Outcome, train
+from sd_scratch.training.pixels.card import write_card
+from sd_scratch.training.pixels.datasets import DataSet
+from sd_scratch.training.pixels.ddpm import DdpmTask
+from sd_scratch.training.pixels.judge import JudgeTask
+from sd_scratch.training.pixels.presets import JudgePreset, PixelPreset
+from sd_scratch.training.state import RunState, load_state
+from sd_scratch.training.team import Team
+
+DDPM, MODEL, CLASSIFIER = "ddpm", "model", "classifier"
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, float, dict[str, float]], None]
+
+
+def train_ddpm(
+    preset: PixelPreset,
+    data: DataSet,
+    out: Path,
+    budget: Budget,
+    *,
+    resume: bool = False,
+    team: Team | None = None,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    """Train a denoiser into `out`; the model of the newest state is in ``out/model``.
+
+    Raises `ScratchError` for whatever `sd_scratch.training.loop.train` raises it for.
+    """
+    team = team or Team()
+    check_fits(preset, data)
+    task = DdpmTask(preset, data, out / DDPM, team)
+    outcome = train(
+        task,
+        preset.train,
+        budget,
+        out / DDPM,
+        resume=resume,
+        stop=team.stop(),
+        on_step=on_step,
+        clock=team.clock,
+        leads=team.leads,
+    )
+    if team.leads:
+        export_ddpm(preset, out, out / MODEL)
+    return outcome
+
+
+def train_classifier(
+    preset: JudgePreset,
+    name: str,
+    data: DataSet,
+    out: Path,
+    budget: Budget,
+    *,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    """Train the classifier for a data set into ``out/classifier``."""
+    task = JudgeTask(preset, data, name)
+    folder = out / CLASSIFIER
+    outcome = train(task, preset.train, budget, folder, resume=resume, on_step=on_step)
+    classifier = build_classifier(preset.model)
+    classifier.load_state_dict(outcome.ema.state_dict())
+    save_classifier(classifier, folder, torch.float32)
+    return outcome
+
+
+def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
+    """Write the newest state of a run, finished or not, as a model with its card."""
+    state = load_state(out / DDPM)
+    if state is None:
+        raise ScratchError(f"{out / DDPM} - no state of a training there - train first", 2)
+    network = build_denoiser(preset.model)
+    _fill(network, state, out)
+    save_pixel_model(PixelComponents(preset.model, network), folder)
+    write_card(preset, state, folder)
+    film = out / DDPM / "reverse.gif"
+    if film.is_file():
+        write_file(folder / film.name, film.read_bytes(), overwrite=True)
+    log.info("model written to %s", folder)
+
+
+def check_fits(preset: PixelPreset, data: DataSet) -> None:
+    """Raise `ScratchError` unless the network is one for such pictures."""
+    network, pictures = preset.model.network, data.train
+    wanted = (network.in_channels, network.sample_size, network.num_classes)
+    if wanted != (pictures.channels, pictures.side, len(pictures.class_names)):
+        raise ScratchError(
+            f"{pictures.source} - pictures of {pictures.side} pixels with {pictures.channels}"
+            f" channels in {len(pictures.class_names)} classes, where the network is for"
+            f" {network.sample_size} pixels, {network.in_channels} channels and"
+            f" {network.num_classes} classes - another data set?",
+            exit_code=2,
+        )
+
+
+def _fill(network: torch.nn.Module, state: RunState, out: Path) -> None:
+    try:
+        network.load_state_dict(state.ema)
+    except RuntimeError:
+        raise ScratchError(
+            f"{out / DDPM} - its state is of another network - name the --preset that it was"
+            " trained with",
+            exit_code=2,
+        ) from None
