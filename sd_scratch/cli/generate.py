@@ -18,6 +18,7 @@ from sd_scratch.cli.options import (
     seed,
     side,
 )
+from sd_scratch.errors import ScratchError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
 from sd_scratch.text_cleaning import STYLES
 
@@ -130,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     output = Output(args.output, pictures=args.batch_count, overwrite=args.overwrite)
+    if args.json and output.to_stdout:
+        raise ScratchError("--json and -o - both want standard output - choose one", exit_code=2)
     options = sampler_options(args)
     recipe = read_request(args)
     output.check()
@@ -141,7 +144,10 @@ def run(args: argparse.Namespace) -> int:
     latents: list[Tensor] = []
     with StopRequest() as stop, closing(make_batches(model, recipe, args, stop)) as batches:
         for batch in batches:
-            for picture, picture_seed in zip(batch.to_pil(), batch.seeds, strict=True):
+            pictures = batch.to_pil()
+            if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
+                recipe = recipe.over(model_hash=model.components.hash or None)
+            for picture, picture_seed in zip(pictures, batch.seeds, strict=True):
                 one = recipe.over(seed=picture_seed)
                 path = save_picture(picture, one, output, metadata=not args.no_metadata)
                 kept.append({"path": path, **one.known})
@@ -150,8 +156,9 @@ def run(args: argparse.Namespace) -> int:
             if args.save_latents is not None:
                 latents.append(batch.latent.cpu())
                 save_latents(args.save_latents, latents, recipe)
+    seconds = round(time.perf_counter() - started, 3)
+    log.debug(f"{len(kept)} pictures in {seconds} s, loading included")
     if args.json:
-        seconds = round(time.perf_counter() - started, 3)
         print(json.dumps({"images": kept, "seconds": seconds}, indent=2))
     if stop.wanted:
         log.warning(

@@ -41,6 +41,7 @@ def load_model(
 
     components = build_components(layout, source, dtype, device, torch.channels_last, args.force)
     log.info(components.summary)
+    log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
     model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))
     if args.compile:
         compile_unet(model.unet)
@@ -71,22 +72,18 @@ def _with_cleaning(components: Components, style: str | None) -> Components:
 
 
 def _with_identity(recipe: Recipe, layout: Layout, components: Components) -> Recipe:
-    """The recipe with the model's name, commit and hash; the paths of this machine are nobody's
-    business."""
+    """The recipe with the model's name and commit (the paths of this machine are nobody's business),
+    and without the hash of another, of which a warning tells."""
     source = components.source
     path = Path(source).expanduser()
     if source not in list_shipped() and path.exists():
         source = path.resolve().name if path.is_dir() else path.stem
     # The hub's cache keeps every commit in a folder of that name.
     cached = layout.path.parent.name == "snapshots"
-    if recipe.model_hash not in (None, components.hash):
+    if recipe.model_hash is not None and recipe.model_hash != components.hash:
         log.warning(
             f"the picture was made by a model with hash {recipe.model_hash}, and {source} has "
             f"{components.hash}: it will differ"
         )
-    return replace(
-        recipe,
-        model=source,
-        revision=layout.path.name if cached else None,
-        model_hash=components.hash or None,
-    )
+    revision = layout.path.name if cached else None
+    return replace(recipe, model=source, revision=revision, model_hash=None)

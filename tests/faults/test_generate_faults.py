@@ -106,6 +106,7 @@ def pixels(path: str) -> np.ndarray:
         (["a", "-o", "a.jpg"], "end the name with .png"),
         (["a", "-o", "/dev/null"], "end the name with .png"),
         (["a", "-b", "2", "-o", "a.png"], "one file for 2 pictures"),
+        (["a", "-o", "-", "--json"], "both want standard output"),
         (["a", "--from-image", "missing.png"], "missing.png - cannot be read"),
         (["a\0b"], "NUL"),
         (["a\ud800b"], "half a character"),

@@ -236,3 +236,14 @@ def test_threads_are_set(generate) -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_weights_are_hashed_only_for_the_record(generate, monkeypatch) -> None:
+    from sd_scratch.checkpoints import load
+
+    asked = []
+    monkeypatch.setattr(load, "cached_sha256", lambda files: asked.append(files) or "0" * 64)
+    assert generate("a", *SMALL, "--no-metadata", "-o", "a.png") == 0
+    assert asked == []
+    assert generate("a", *SMALL, "-o", "b.png") == 0
+    assert len(asked) == 1
