@@ -84,7 +84,7 @@ def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
         "z": ("batch", "head", "query", "dim"),
         "result": ("batch", "head", "query", "channel"),
     }
-    if leaf in attention:
+    if leaf in attention and path != "vae":  # whose z is a latent
         return attention[leaf]
     if leaf == "token_ids":
         return ("batch", "token")
