@@ -89,6 +89,10 @@ SCHEDULERS: dict[str, tuple[str, str, bool]] = {
     # class: (sampler, timestep_spacing, set_alpha_to_one)
     "DDIMScheduler": ("ddim", "leading", True),
     "DDPMScheduler": ("ddpm", "leading", True),
+    "DPMSolverMultistepScheduler": ("dpmpp_2m", "linspace", True),
+    "EulerAncestralDiscreteScheduler": ("euler_a", "linspace", True),
+    "EulerDiscreteScheduler": ("euler", "linspace", True),
+    "HeunDiscreteScheduler": ("heun", "linspace", True),
     "LMSDiscreteScheduler": ("lms", "linspace", True),
     "PNDMScheduler": ("pndm", "leading", False),
 }

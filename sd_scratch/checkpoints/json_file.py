@@ -1,7 +1,7 @@
 """JSON from strangers: parsed strictly, and read key by key with every value checked.
 
-Python's own parser lets through what no configuration should hold: NaN, duplicate keys, `true` where
-a number is meant, and nesting deep enough to exhaust the stack.
+Python's own parser lets through what no configuration should hold: duplicate keys, NaN, `true` where a
+number is meant, and nesting deep enough to exhaust the stack.
 """
 
 import json
@@ -18,8 +18,9 @@ CONFIG_LIMIT = 1 << 20  # bytes; the largest real configuration is some 5 kB
 def parse_json(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `text`; `where` names the file in errors.
 
-    Raises ScratchError for anything but one well-formed object: duplicate keys, NaN and infinities,
-    nesting that exhausts the stack, another top-level type, bytes that are not UTF-8.
+    Raises ScratchError for anything but one well-formed object: duplicate keys, nesting that exhausts
+    the stack, another top-level type, bytes that are not UTF-8. NaN and infinities pass, because
+    diffusers writes them for some schedulers; `Fields` refuses them where a value is read.
     """
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,13 +31,8 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
             result[key] = value
         return result
 
-    def no_constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not a number")
-
     try:
-        data = json.loads(
-            text.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant
-        )
+        data = json.loads(text.decode("utf-8"), object_pairs_hook=no_duplicates)
     except RecursionError:
         raise ScratchError(f"{where} - nested too deeply - download the file again") from None
     except ValueError as error:

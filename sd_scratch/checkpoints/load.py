@@ -66,7 +66,8 @@ def load_components(
     `offline` forbids the network). Names come before paths: write ``./scenes`` for a folder.
 
     Weights of any floating type are cast to `dtype`; convolution weights are stored in
-    `memory_format`, by default the one in which convolutions are fastest. `force` skips the check that the weights fit into free memory.
+    `memory_format`, by default the one in which convolutions are fastest. `force` skips the check that
+    the weights fit into free memory.
 
     Raises ScratchError, in one line, for everything that is wrong with the source.
     """

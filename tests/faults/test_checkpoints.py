@@ -593,7 +593,12 @@ def test_a_missing_configuration(folder: Path) -> None:
 
 def test_a_garbled_configuration(folder: Path) -> None:
     (folder / "unet" / "config.json").write_text('{"in_channels": NaN}')
-    assert f"{folder}/unet/config.json - not valid JSON (NaN is not a number)" in refusal(folder)
+    expected = (
+        f"{folder}/unet/config.json - `in_channels` must be an integer from 1 to 64, found NaN"
+    )
+    assert refusal(folder) == expected
+    (folder / "unet" / "config.json").write_text('{"in_channels": 4')
+    assert f"{folder}/unet/config.json - not valid JSON (" in refusal(folder)
 
 
 def test_a_configuration_of_another_network(folder: Path) -> None:

@@ -1,0 +1,136 @@
+"""CLIP from a folder in transformers' layout, or from the hub: pictures and texts compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from sd_scratch.checkpoints.json_file import Fields, read_json
+from sd_scratch.checkpoints.safetensors_file import read_header
+from sd_scratch.checkpoints.source import HUB_ID
+from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.networks.image_encoder import Clip
+from sd_scratch.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+VOCABULARY = ("vocab.json", "merges.txt")
+MAX_WIDTH = 16384
+
+
+@dataclass(frozen=True)
+class ClipModel:
+    """CLIP with its tokenizer, ready to run; `name` is what was asked for, without a path."""
+
+    network: Clip
+    tokenizer: Tokenizer
+    name: str
+
+
+def load_clip(
+    source: str, *, offline: bool = False, device: str | torch.device = "cpu"
+) -> ClipModel:
+    """Load CLIP in float32 from a folder (config.json and its weights), or a hub id.
+
+    OpenAI's repositories hold a pickle; it is read by PyTorch's restricted reader, which runs no code.
+    Raises ScratchError for a source that is not there, is not CLIP, or does not fit its configuration.
+    """
+    folder = locate_clip(source, offline=offline)
+    config = clip_config(Fields(read_json(folder / CONFIG), str(folder / CONFIG)))
+    with torch.device("meta"):
+        network = Clip(config)
+    state = _read_weights(folder)
+    wanted = network.state_dict()
+    for key, empty in wanted.items():
+        if key not in state or state[key].shape != empty.shape:
+            found = f"has the shape {tuple(state[key].shape)}" if key in state else "is missing"
+            raise ScratchError(f"{folder} - {key} {found} - the weights do not fit {CONFIG}")
+    network.load_state_dict({key: state[key].float() for key in wanted}, assign=True)
+    network.requires_grad_(False).eval().to(device)
+    length = config.text.max_position_embeddings
+    own = all((folder / name).is_file() for name in VOCABULARY)
+    tokenizer = Tokenizer.from_folder(folder, length) if own else Tokenizer.clip(length)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise ScratchError(f"{folder} - its vocabulary is larger than its embedding")
+    name = Path(source).resolve().name if Path(source).is_dir() else source
+    return ClipModel(network, tokenizer, name)
+
+
+def locate_clip(source: str, *, offline: bool = False) -> Path:
+    """The folder of a CLIP model, fetched from the hub where it is no folder.
+
+    Raises ScratchError: nothing there, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not HUB_ID.fullmatch(source):
+        raise ScratchError(f"{source} - no folder, and no hub id (owner/name)", exit_code=2)
+    from huggingface_hub import errors, snapshot_download
+
+    # The base of the client's own error is that of its HTTP library, whichever that is.
+    transport = errors.HfHubHTTPError.__bases__[0]
+    try:
+        small = [CONFIG, *VOCABULARY, WEIGHTS]
+        folder = Path(snapshot_download(source, allow_patterns=small, local_files_only=offline))
+        if not (folder / WEIGHTS).is_file():
+            folder = Path(
+                snapshot_download(source, allow_patterns=[*small, PICKLE], local_files_only=offline)
+            )
+    except (ValueError, OSError, transport) as error:
+        raise ScratchError(
+            f"{source} - cannot be had from the hub ({type(error).__name__}) - check the name and the "
+            "network, or name a folder that holds CLIP"
+        ) from None
+    return folder
+
+
+def clip_config(fields: Fields) -> ClipConfig:
+    """`config.json` of a CLIP model. Absent keys mean transformers' defaults."""
+    if fields.data.get("model_type") != "clip":
+        fields.fail("model_type", "clip, with an image and a text encoder")
+    text, image = fields.nested("text_config"), fields.nested("vision_config")
+    config = ClipConfig(
+        text=TextEncoderConfig(
+            vocab_size=text.integer("vocab_size", 1, 1_000_000, 49408),
+            max_position_embeddings=text.integer("max_position_embeddings", 3, 4096, 77),
+            hidden_size=text.integer("hidden_size", 1, MAX_WIDTH, 512),
+            intermediate_size=text.integer("intermediate_size", 1, 4 * MAX_WIDTH, 2048),
+            num_hidden_layers=text.integer("num_hidden_layers", 1, 64, 12),
+            num_attention_heads=text.integer("num_attention_heads", 1, 256, 8),
+            hidden_act=text.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
+            layer_norm_eps=text.number("layer_norm_eps", 0.0, 0.1, 1e-5),
+        ),
+        image=ImageEncoderConfig(
+            image_size=image.integer("image_size", 1, 1024, 224),
+            patch_size=image.integer("patch_size", 1, 1024, 32),
+            hidden_size=image.integer("hidden_size", 1, MAX_WIDTH, 768),
+            intermediate_size=image.integer("intermediate_size", 1, 4 * MAX_WIDTH, 3072),
+            num_hidden_layers=image.integer("num_hidden_layers", 1, 64, 12),
+            num_attention_heads=image.integer("num_attention_heads", 1, 256, 12),
+            hidden_act=image.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
+            layer_norm_eps=image.number("layer_norm_eps", 0.0, 0.1, 1e-5),
+        ),
+        projection_dim=fields.integer("projection_dim", 1, MAX_WIDTH, 512),
+    )
+    for part, sizes in ((text, config.text), (image, config.image)):
+        if sizes.hidden_size % sizes.num_attention_heads:
+            part.fail("num_attention_heads", f"a divisor of the width {sizes.hidden_size}")
+    return config
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).is_file():
+        stored = read_header(folder / WEIGHTS).tensors
+        return {key: tensor.read() for key, tensor in stored.items()}
+    if not (folder / PICKLE).is_file():
+        raise ScratchError(f"{folder} - holds neither {WEIGHTS} nor {PICKLE}")
+    try:
+        state = torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise ScratchError(
+            f"{folder / PICKLE} - cannot be read ({type(error).__name__}) - download it again"
+        ) from None
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
