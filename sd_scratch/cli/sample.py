@@ -1,28 +1,34 @@
-"""``sd-scratch sample``: a sheet of pictures from a trained model, prompts down and seeds across."""
+"""``sd-scratch sample``: a sheet of pictures from a trained model, prompts or classes down and seeds
+across."""
 
 import argparse
 from pathlib import Path
 
+from sd_scratch.cli import pixels
 from sd_scratch.cli.options import integer, number, seed
 
-PRESETS = ("scenes",)
+PRESETS = ("scenes", *pixels.DATA_SETS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", choices=PRESETS, help="which kind of model")
-    parser.add_argument("-m", "--model", default="scenes", help="its name or folder")
+    parser.add_argument("-m", "--model", help="its name or folder (default: the shipped one)")
     parser.add_argument(
         "-p", "--prompt", action="append", help="a row of the sheet (default: scenes unseen before)"
     )
-    parser.add_argument("--rows", type=integer(1, 64), default=6, help="rows without prompts (6)")
+    parser.add_argument("--rows", type=integer(1, 64), help="rows without prompts or classes (6)")
     parser.add_argument("-b", "--batch-count", type=integer(1, 64), default=8, help="columns (8)")
     parser.add_argument("-s", "--seed", type=seed, default=0, help="of the first column (0)")
-    parser.add_argument("--steps", type=integer(1, 1000), default=25, help="sampling steps (25)")
+    parser.add_argument("--steps", type=integer(1, 1000), help="sampling steps (scenes: 25)")
     parser.add_argument("--cfg-scale", type=number(0, 30), help="guidance (default: the model's)")
     parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"))
+    pixels.add_sample_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.preset in pixels.DATA_SETS:
+        return pixels.sample(args)
+
     from sd_scratch.checkpoints import load_components
     from sd_scratch.diffusion.noise import random_seed
     from sd_scratch.training.grid import save_grid
@@ -30,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.training.scenes.evaluate import check_scenes, sample_prompts
 
     first = random_seed() if args.seed == -1 else args.seed
-    prompts = args.prompt or [full_caption(scene) for scene in check_scenes(args.rows)]
+    prompts = args.prompt or [full_caption(scene) for scene in check_scenes(args.rows or 6)]
     images = sample_prompts(
-        load_components(args.model),
+        load_components(args.model or "scenes"),
         [prompt for prompt in prompts for _ in range(args.batch_count)],
         [first + i for _ in prompts for i in range(args.batch_count)],
-        steps=args.steps,
+        steps=args.steps or 25,
         guidance=args.cfg_scale,
     )
     save_grid(images, args.output, columns=args.batch_count)

@@ -1,0 +1,35 @@
+"""``sd-scratch data``: fetch a published data set, or check the one that is there."""
+
+import argparse
+from pathlib import Path
+
+from sd_scratch.cli.console import progress_bar
+
+DATA_SETS = ("mnist", "fashion-mnist", "cifar10")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", choices=DATA_SETS, help="which one")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to (default: $SD_SCRATCH_DATA/NAME, else the user's cache)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from sd_scratch.training.pixels.datasets import data_folder, load_data
+    from sd_scratch.training.pixels.download import download_data
+
+    folder = args.folder or data_folder(args.name)
+    with progress_bar(0, args.name) as bar:
+
+        def show(name: str, have: int, size: int) -> None:
+            bar.total, bar.n = size, have
+            bar.set_description_str(name, refresh=False)
+            bar.update(0)
+
+        download_data(args.name, folder, progress=show)
+    load_data(args.name, folder)  # every file is read and checked
+    print(folder)
+    return 0
