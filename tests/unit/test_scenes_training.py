@@ -103,8 +103,8 @@ def test_the_posterior_starts_narrow() -> None:
 
 
 def test_psnr_of_a_known_error() -> None:
-    assert psnr(4.0) == 0.0
-    assert psnr(4e-3) == pytest.approx(30.0)
+    assert float(psnr(torch.tensor(4.0))) == 0.0
+    assert float(psnr(torch.tensor(4e-3))) == pytest.approx(30.0)
 
 
 def test_scaled_latents_have_unit_variance(

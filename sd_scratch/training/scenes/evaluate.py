@@ -19,12 +19,13 @@ COUNT = 200
 BATCH = 50
 ATTRIBUTES = ("background", "colour", "shape", "size", "shape and colour")
 """What the plain sentence says of a scene; the place is left to the model."""
+BY_SIZE = {size: f"shape and colour, {size}" for size in SIZES}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One attribute: how often it is right by guessing, on true renderings, on reconstructions and in
-    generated pictures."""
+    """One attribute: the share, 0..1, in which it is right by guessing, on true renderings, on
+    reconstructions and in generated pictures."""
 
     attribute: str
     chance: float
@@ -33,23 +34,20 @@ class Row:
     generated: float
 
 
-"""Shares, 0..1."""
-
-
 def evaluate_scenes(
     components: Components, *, count: int = COUNT, steps: int = 25, guidance: float | None = None
 ) -> list[Row]:
     """Score a model on `count` fixed scenes that no training saw: one row per attribute."""
     scenes = check_scenes(count)
-    side = components.config.sample_size
-    true = render(scenes, side).images
-    rendered = oracle.score(oracle.read(true), scenes)
-    again = oracle.score(oracle.read(reconstruct(components.vae, true)), scenes)
-    _, images = generate_scenes(components, CHECK_SEED, count, steps=steps, guidance=guidance)
-    made = score_generated(scenes, images)
+    true = render(scenes, components.config.sample_size).images
+    prompts = [full_caption(scene) for scene in scenes]
+    made = sample_prompts(components, prompts, range(count), steps=steps, guidance=guidance)
+    rendered, again, generated = (
+        score_pictures(scenes, images) for images in (true, reconstruct(components.vae, true), made)
+    )
+    chances = oracle.CHANCE | dict.fromkeys(BY_SIZE.values(), oracle.CHANCE["shape and colour"])
     return [
-        Row(name, oracle.CHANCE[name], rendered[name], again[name], made[name])
-        for name in ATTRIBUTES
+        Row(name, chances[name], rendered[name], again[name], generated[name]) for name in generated
     ]
 
 
@@ -63,21 +61,6 @@ def reconstruct(vae: Autoencoder, images: Tensor) -> Tensor:
     weight = vae.post_quant_conv.weight
     parts = [vae.decode(vae.encode(part.to(weight)).mean) for part in torch.split(images, BATCH)]
     return torch.cat(parts).float()
-
-
-def generate_scenes(
-    components: Components,
-    seed: int,
-    count: int,
-    *,
-    steps: int = 25,
-    guidance: float | None = None,
-) -> tuple[list[Scene], Tensor]:
-    """A picture ``[B, 3, S, S]`` for the plain sentence of each scene; picture i has seed i."""
-    scenes = [sample_scene(seed, i) for i in range(count)]
-    prompts = [full_caption(scene) for scene in scenes]
-    images = sample_prompts(components, prompts, range(count), steps=steps, guidance=guidance)
-    return scenes, images
 
 
 def sample_prompts(
@@ -99,21 +82,17 @@ def sample_prompts(
     return torch.cat(images)
 
 
-def score_generated(scenes: Sequence[Scene], images: Tensor) -> dict[str, float]:
-    """The share of pictures in which each attribute that the sentence names is as it says."""
-    figures = oracle.score(oracle.read(images), scenes)
-    return {name: figures[name] for name in ATTRIBUTES}
-
-
-def reconstruction_by_size(scenes: Sequence[Scene], images: Tensor) -> dict[str, float]:
-    """Shape and colour both read in reconstructions, for each size: the size decides legibility."""
+def score_pictures(scenes: Sequence[Scene], images: Tensor) -> dict[str, float]:
+    """The share of pictures that are as the plain sentence about their scene says, by attribute; and
+    shape and colour together for each size, since the size decides what is legible."""
     readings = oracle.read(images)
-    figures = {}
-    for size in SIZES:
+    figures = oracle.score(readings, scenes)
+    figures = {name: figures[name] for name in ATTRIBUTES}
+    for size, name in BY_SIZE.items():
         rows = [
             oracle.agreement(reading, scene)["shape and colour"]
             for reading, scene in zip(readings, scenes, strict=True)
             if scene.objects[0].size == size
         ]
-        figures[size] = sum(rows) / max(1, len(rows))
+        figures[name] = sum(rows) / max(1, len(rows))
     return figures

@@ -25,6 +25,7 @@ from sd_scratch.training.scenes.latents import cached_latents
 from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNet, UNetTask
 from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
 from sd_scratch.training.state import load_state
+from sd_scratch.training.team import Team
 from sd_scratch.vocabulary import number_tokens
 
 log = logging.getLogger(__name__)
@@ -48,22 +49,36 @@ def train_scenes(
     settings: TrainConfig | None = None,
     scene_count: int = SCENE_COUNT,
     on_step: OnStep | None = None,
+    team: Team | None = None,
 ) -> Outcome:
     """Train one stage into `out`; after the U-Net's, the model is in ``out/model``.
 
     Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
     whatever `sd_scratch.training.loop.train` raises it for.
     """
+    if stage not in STAGES:
+        raise ScratchError(f"no stage {stage!r} - there is {' and '.join(STAGES)}", exit_code=2)
+    team = team or Team()
+    task: VaeTask | UNetTask
     if stage == "vae":
         train_config = settings or VAE_TRAINING
-        task = VaeTask(config, train_config, out / "vae")
-        return train(task, train_config, budget, out / "vae", resume=resume, on_step=on_step)
-    if stage != "unet":
-        raise ScratchError(f"no stage {stage!r} - there is {' and '.join(STAGES)}", exit_code=2)
-    train_config = settings or UNET_TRAINING
-    unet_task = _unet_task(out, config, train_config, scene_count)
-    outcome = train(unet_task, train_config, budget, out / "unet", resume=resume, on_step=on_step)
-    _export(unet_task.components(outcome.ema), out / "model")
+        task = VaeTask(config, train_config, out / stage, team)
+    else:
+        train_config = settings or UNET_TRAINING
+        task = _unet_task(out, config, train_config, scene_count, team)
+    outcome = train(
+        task,
+        train_config,
+        budget,
+        out / stage,
+        resume=resume,
+        stop=team.stop(),
+        on_step=on_step,
+        clock=team.clock,
+        leads=team.leads,
+    )
+    if team.leads and isinstance(task, UNetTask):
+        _export(task.components(outcome.ema), out / "model")
     return outcome
 
 
@@ -102,13 +117,15 @@ def make_tokenizer(config: ModelConfig) -> Tokenizer:
     return Tokenizer(number_tokens(merges), merges, config.text.max_position_embeddings)
 
 
-def _unet_task(out: Path, config: ModelConfig, train_config: TrainConfig, count: int) -> UNetTask:
+def _unet_task(
+    out: Path, config: ModelConfig, train_config: TrainConfig, count: int, team: Team
+) -> UNetTask:
     vae, config = trained_autoencoder(out, config)
     tokenizer = make_tokenizer(config)
     latents = cached_latents(
         out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
     )
-    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents)
+    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team)
 
 
 def _export(components: Components, folder: Path) -> None:

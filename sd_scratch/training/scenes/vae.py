@@ -17,10 +17,10 @@ from sd_scratch.config import ModelConfig
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.training.grid import save_grid
 from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.evaluate import check_scenes, reconstruct, reconstruction_by_size
+from sd_scratch.training.scenes.evaluate import check_scenes, reconstruct, score_pictures
 from sd_scratch.training.scenes.graph import sample_scene
 from sd_scratch.training.scenes.render import render
+from sd_scratch.training.team import Team
 
 VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)
 KL_WEIGHT = 1e-3  # against a reconstruction error that is summed over the picture
@@ -32,13 +32,18 @@ LOGVAR_START = -5.0
 class VaeTask:
     """Reconstructs fresh scenes; every picture is seen once."""
 
-    def __init__(self, config: ModelConfig, train: TrainConfig, folder: Path) -> None:
+    def __init__(
+        self, config: ModelConfig, train: TrainConfig, folder: Path, team: Team | None = None
+    ) -> None:
+        self.team = team or Team()
+        self.team.check_batch(train.batch)
         self.config, self.train, self.folder = config, train, folder
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
             self.vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         start_narrow(self.vae)
         self.model: nn.Module = self.vae
+        self._parallel = self.team.parallel(_ThereAndBack(self.vae))
 
     def settings(self) -> dict[str, Any]:
         vae = asdict(self.config.vae) | {
@@ -49,23 +54,38 @@ class VaeTask:
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """|d| + d^2 for the difference d of each pixel, plus KL, both as means over the pixels."""
-        first = step * self.train.batch
-        scenes = [sample_scene(DATA_SEED, first + i) for i in range(self.train.batch)]
-        images = render(scenes, self.config.sample_size).images
+        side, cells = self.config.sample_size, self.config.sample_size // self.config.vae.downscale
+        numbers = torch.arange(step * self.train.batch, (step + 1) * self.train.batch)
+        noise = torch.randn(
+            self.train.batch, self.config.vae.latent_channels, cells, cells, generator=generator
+        )
+        numbers, noise = self.team.share(numbers), self.team.share(noise)
+        images = render([sample_scene(DATA_SEED, i) for i in numbers.tolist()], side).images
         images = images.contiguous(memory_format=torch.channels_last)
-        posterior = self.vae.encode(images)
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        difference = self.vae.decode(posterior.sample(noise)) - images
-        squared = difference.square().mean()
-        kl = posterior.kl().mean()
-        loss = difference.abs().mean() + squared + KL_WEIGHT * kl / images[0].numel()
-        return loss, {"psnr": psnr(float(squared.detach())), "kl": float(kl.detach())}
+        again, kl = self._parallel(images, noise)
+        squared = (again - images).square().mean()
+        loss = (again - images).abs().mean() + squared + KL_WEIGHT * kl / images[0].numel()
+        figures = {"loss": loss, "psnr": psnr(squared), "kl": kl}
+        return loss, {name: self.team.mean(value) for name, value in figures.items()}
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Autoencoder)
         figures, again = check_reconstructions(model, self.config.sample_size, CHECK_COUNT)
         save_grid(again[:64], self.folder / f"reconstructions-{step:07d}.png")
         return {f"check {name}": value for name, value in figures.items()}
+
+
+class _ThereAndBack(nn.Module):
+    """Encoder and decoder as one call."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures again, by way of a draw from the posterior, and the mean KL of its posteriors."""
+        posterior = self.vae.encode(images)
+        return self.vae.decode(posterior.sample(noise)), posterior.kl().mean()
 
 
 def start_narrow(vae: Autoencoder) -> None:
@@ -77,23 +97,21 @@ def start_narrow(vae: Autoencoder) -> None:
         vae.quant_conv.bias[half:] = LOGVAR_START
 
 
-def psnr(mean_square: float) -> float:
+def psnr(mean_square: Tensor) -> Tensor:
     """Decibels for a mean squared error of values in -1..1."""
-    return 10 * math.log10(4 / max(mean_square, 1e-12))
+    return 10 * torch.log10(4 / mean_square.clamp(min=1e-12))
 
 
 def check_reconstructions(
     vae: Autoencoder, side: int, count: int
 ) -> tuple[dict[str, float], Tensor]:
-    """The oracle's score on reconstructions of unseen scenes, shape and colour also for each size,
-    and PSNR; and the reconstructions ``[count, 3, side, side]``."""
+    """The oracle's score on reconstructions of unseen scenes, and PSNR; and the reconstructions
+    ``[count, 3, side, side]``."""
     scenes = check_scenes(count)
     images = render(scenes, side).images
     again = reconstruct(vae, images)
-    figures = oracle.score(oracle.read(again), scenes)
-    for size, share in reconstruction_by_size(scenes, again).items():
-        figures[f"shape and colour, {size}"] = share
-    return figures | {"psnr": psnr(float((again - images).square().mean()))}, again
+    error = psnr((again - images).square().mean())
+    return score_pictures(scenes, again) | {"psnr": float(error)}, again
 
 
 @torch.no_grad()
