@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sd_scratch.cli import pixels
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import ScratchError
@@ -12,14 +13,17 @@ from sd_scratch.errors import ScratchError
 if TYPE_CHECKING:
     from sd_scratch.training.scenes.evaluate import Row
 
-PRESETS = ("scenes",)
+PRESETS = ("scenes", *pixels.DATA_SETS)
 INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", choices=PRESETS, help="what to train")
     parser.add_argument(
-        "--stage", choices=("vae", "unet"), help="which part (scenes: the vae first)"
+        "--stage",
+        choices=("vae", "unet", *pixels.STAGES),
+        help="which part: of scenes the vae, then the unet; of the others the ddpm (default) or the"
+        " classifier that judges its pictures",
     )
     parser.add_argument("-o", "--out", type=Path, help="folder for states, journal and model")
     parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
@@ -33,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder"
     )
     parser.add_argument(
-        "--count", type=integer(1, 10_000), default=200, help="prompts for --evaluate (200)"
+        "--count", type=integer(1, 100_000), help="pictures for --evaluate (scenes 200, else 2000)"
     )
-    parser.add_argument("--steps", type=integer(1, 1000), default=25, help="sampling steps (25)")
+    parser.add_argument("--steps", type=integer(1, 1000), help="sampling steps (25, else 50)")
     parser.add_argument("--cfg-scale", type=number(0, 30), help="guidance (default: the model's)")
+    pixels.add_train_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.preset in pixels.DATA_SETS:
+        return pixels.train(args)
     if args.evaluate:
         return _evaluate(args)
     if args.out is None:
@@ -60,20 +67,27 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from sd_scratch.training.loop import Budget
     from sd_scratch.training.scenes.train import train_scenes
+    from sd_scratch.training.team import join_team
 
-    if args.stage is None:
+    if args.stage not in ("vae", "unet"):
         raise ScratchError("which part? - --stage vae, then --stage unet", exit_code=2)
     if args.max_minutes is None and args.max_steps is None:
         raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
-    with progress_bar(1000, args.stage) as bar:
+    with join_team("cpu") as team, progress_bar(1000, args.stage) as bar:
 
         def show(step: int, used: float, figures: dict[str, float]) -> None:
             bar.n = int(1000 * used)
             bar.set_postfix_str(f"step {step} loss {figures['loss']:.4f}", refresh=False)
             bar.update(0)
 
-        budget = Budget(args.max_minutes, args.max_steps)
-        outcome = train_scenes(args.stage, args.out, budget, resume=args.resume, on_step=show)
+        outcome = train_scenes(
+            args.stage,
+            args.out,
+            Budget(args.max_minutes, args.max_steps),
+            resume=args.resume,
+            on_step=show if team.leads else None,
+            team=team,
+        )
     if outcome.interrupted:
         print(f"stopped at step {outcome.step}; go on with --resume", file=sys.stderr)
         return INTERRUPTED
@@ -86,7 +100,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sd_scratch.training.scenes.evaluate import evaluate_scenes
 
     components = load_components(args.evaluate)
-    rows = evaluate_scenes(components, count=args.count, steps=args.steps, guidance=args.cfg_scale)
+    rows = evaluate_scenes(
+        components, count=args.count or 200, steps=args.steps or 25, guidance=args.cfg_scale
+    )
     print(_table(rows))
     return 0
 
