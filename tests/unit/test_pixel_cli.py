@@ -1,0 +1,134 @@
+"""The commands for models on pixels, from data to pictures, with presets that take no time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sd_scratch.cli import main, pixels
+from sd_scratch.training.pixels import ddpm, presets
+from sd_scratch.training.pixels.idx import write_idx
+from tests.digits import BETTER, JUDGE, PAPER_TINY, digits
+
+TINY = ["--batch", "8", "--max-steps", "2"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_presets(monkeypatch, tmp_path):
+    """Eight pixels a side; the folder of the data is where the program looks by itself."""
+    monkeypatch.setattr(ddpm, "LOOK_STEPS", 2)
+    variants = {"better": BETTER, "paper": PAPER_TINY}
+    monkeypatch.setitem(presets.PIXEL_PRESETS, "mnist", variants)
+    monkeypatch.setitem(presets.JUDGES, "mnist", JUDGE)
+    monkeypatch.setenv("SD_SCRATCH_DATA", str(tmp_path))
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for stem, count in (("train", 60), ("t10k", 20)):
+        data = digits(count)
+        write_idx(folder / f"{stem}-images-idx3-ubyte", data.images[:, 0])
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", data.labels.to(torch.uint8))
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.fixture
+def model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert run("train", "mnist", "--out", tmp_path / "run", *TINY) == 0
+    assert last_line(capsys) == str(tmp_path / "run" / "model")
+    return tmp_path / "run" / "model"
+
+
+def test_train_then_sample(tmp_path, model, capsys):
+    sheet = tmp_path / "digits.png"
+    assert run("sample", "mnist", "--class", 7, "-b", 16, "-o", sheet, "--model", model) == 0
+    assert last_line(capsys) == str(sheet)
+    assert Image.open(sheet).size == (2 * (4 * 10 + 2),) * 2  # four by four, enlarged twice
+
+    film = tmp_path / "film.gif"
+    arguments = ["-m", model, "-b", 2, "-o", sheet, "--sampler", "pndm", "--steps", 3]
+    assert run("sample", "mnist", *arguments, "--film", film) == 0
+    assert Image.open(film).n_frames == 3
+    assert Image.open(sheet).size[1] == 2 * (10 * 10 + 2)  # one row for every class
+
+
+def test_the_papers_preset(tmp_path, capsys):
+    out = tmp_path / "paper"
+    assert run("train", "mnist", "--preset", "paper", "--out", out, *TINY) == 0
+    assert run("sample", "mnist", "-m", out / "model", "-o", tmp_path / "x.png") == 0
+
+
+def test_resume_goes_on_and_refuses_other_settings(tmp_path, model, capsys):
+    more = ["train", "mnist", "--out", tmp_path / "run", "--resume", "--max-steps", 3]
+    assert run(*more, "--batch", 8) == 0
+    assert run(*more, "--batch", 4) == 2
+    assert "batch was 8 and is now 4" in capsys.readouterr().err
+    assert run("train", "mnist", "--out", tmp_path / "run", *TINY) == 2
+    assert "add --resume" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_exported(tmp_path, model, capsys):
+    again = tmp_path / "again"
+    assert run("train", "mnist", "--out", tmp_path / "run", "--export", again) == 0
+    names = ["README.md", "config.json", "model.safetensors", "reverse.gif"]
+    assert sorted(path.name for path in again.iterdir()) == names
+    assert (again / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_a_classifier_is_trained_and_judges(tmp_path, model, capsys):
+    out = tmp_path / "run"
+    assert run("train", "mnist", "--stage", "classifier", "--out", out, "--max-steps", 30) == 0
+    judge = last_line(capsys)
+    assert judge == str(out / "classifier")
+    arguments = ["--evaluate", model, "--count", 20, "--steps", 2]
+    assert run("train", "mnist", *arguments, "--classifier", judge) == 0
+    table = capsys.readouterr().out
+    for words in ("class accuracy", "Fréchet distance", "class accuracy, 9"):
+        assert words in table
+    assert run("train", "mnist", *arguments) == 2
+    assert "who judges?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--max-steps", 1], "where to?"),
+        (["--out", "x"], "for how long?"),
+        (["--out", "x", "--max-steps", 1, "--stage", "vae"], "no stage vae"),
+        (["--out", "x", "--max-steps", 1, "--preset", "nope"], "no preset 'nope'"),
+        (["--out", "x", "--max-steps", 1, "--data", "nowhere"], "no such folder"),
+        (["--out", "x", "--max-steps", 1, "--device", "quantum"], "cannot be used"),
+    ],
+)
+def test_bad_usage_of_train(words, error, capsys):
+    assert run("train", "mnist", *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and error in lines[0]
+
+
+def test_bad_usage_of_sample(tmp_path, model, capsys):
+    assert run("sample", "mnist", "-m", model, "--class", "eleven") == 2
+    assert "class 'eleven' is unknown - there is 0, 1" in capsys.readouterr().err
+    assert run("sample", "mnist", "-m", tmp_path) == 2
+    assert "no model of pixels there" in capsys.readouterr().err
+
+
+def test_data_sets_are_the_same_everywhere():
+    assert set(pixels.DATA_SETS) == set(presets.PIXEL_PRESETS) == set(presets.JUDGES)
+
+
+def test_the_data_command_reads_what_it_fetched(tmp_path, monkeypatch, capsys):
+    from sd_scratch.training.pixels import download
+
+    monkeypatch.setattr(download, "download_data", lambda name, folder, progress: None)
+    assert run("data", "mnist") == 0
+    assert last_line(capsys) == str(tmp_path / "mnist")
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    assert run("data", "mnist") == 1
+    assert "cut short" in capsys.readouterr().err
