@@ -10,7 +10,15 @@ from torch import Tensor
 from sd_scratch.errors import ScratchError
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
 
-SAME_MACHINE = ("device", "dtype", "threads", "torch", "version")
+SAME_MACHINE = (
+    "device",
+    "dtype",
+    "channels_last",
+    "linear_by_convolution",
+    "threads",
+    "torch",
+    "version",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,11 +155,14 @@ def describe_prompt(prompt: Prompt) -> dict[str, Any]:
 
 def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
     """What the last bit of a picture depends on, beside the run's own settings."""
-    parameter = next(networks["unet"].parameters())
+    unet: Any = networks["unet"]
+    weight, linear = unet.conv_in.weight, unet.time_embedding.linear_1
     return {
         "weights": fingerprint(networks),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
+        "channels_last": weight.is_contiguous(memory_format=torch.channels_last),
+        "linear_by_convolution": linear.by_convolution,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "version": sd_scratch.__version__,

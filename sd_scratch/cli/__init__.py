@@ -38,6 +38,8 @@ class Command:
 COMMANDS = (
     Command("generate", "make pictures from a prompt"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
+    Command("trace", "make pictures and store what happened inside on the way"),
+    Command("tensors", "list the tensors of a model by name, without running it"),
     Command("data", "fetch the data sets that the small models learn from"),
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),

@@ -39,6 +39,17 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_picture_arguments(parser)
+    _add_output_arguments(parser)
+    add_model_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net first; pays over many steps"
+    )
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a picture shows, and how it is made."""
     picture = parser.add_argument_group("picture")
     picture.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to show")
     picture.add_argument("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
@@ -54,16 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
     )
 
-    _add_sampling_arguments(parser)
-    _add_output_arguments(parser)
-    add_model_arguments(parser)
-    add_device_arguments(parser)
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the U-Net first; pays over many steps"
-    )
-
-
-def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     way = parser.add_argument_group("sampling (default: the model's own)")
     way.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
     way.add_argument(

@@ -74,6 +74,12 @@ def opened(path: Path) -> Iterator[Any]:
         raise damaged(path, str(error)) from None
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise ScratchError where something is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScratchError(f"{folder} is there already - name a new folder", exit_code=2)
+
+
 def write_folder(
     folder: Path, files: Mapping[str, Mapping[str, Tensor]], manifest: Mapping[str, Any]
 ) -> None:
@@ -81,8 +87,7 @@ def write_folder(
 
     Raises ScratchError where something is there already, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScratchError(f"{folder} is there already - name a new folder", exit_code=2)
+    check_new_folder(folder)
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         part.mkdir(parents=True)

@@ -1,0 +1,97 @@
+"""``sd-scratch tensors``: every tensor of a model by name."""
+
+import argparse
+import json
+import logging
+from typing import TYPE_CHECKING, cast
+
+from sd_scratch.cli.options import add_source_arguments, side
+from sd_scratch.limits import DTYPES
+
+if TYPE_CHECKING:
+    from sd_scratch.networks.autoencoder import Autoencoder
+    from sd_scratch.networks.text_encoder import TextEncoder
+    from sd_scratch.networks.unet import UNet
+    from sd_scratch.pipeline import StableDiffusion
+    from sd_scratch.tensors import TensorInfo
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "globs", nargs="*", metavar="GLOB", help="such as 'unet.*.attn2.probs' (default: all)"
+    )
+    parser.add_argument(
+        "-m", "--model", help="a name, a folder, a file or a hub id (default: scenes)"
+    )
+    add_source_arguments(parser)
+    parser.add_argument(
+        "-W", "--width", type=side, help="of the picture (default: the model's own)"
+    )
+    parser.add_argument(
+        "-H", "--height", type=side, help="of the picture (default: the model's own)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the networks")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--markdown", action="store_true", help="print a page that says what each tensor is"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from sd_scratch.tensors.listing import page, table
+
+    model = without_weights(args.model, args.dtype, args.revision, args.offline)
+    infos = model.tensors(*args.globs, width=args.width, height=args.height)
+    if args.json:
+        print(json.dumps([describe(info) for info in infos], indent=2))
+    elif args.markdown:
+        print(page(infos), end="")
+    else:
+        print(table(infos), end="")
+        total = sum(info.bytes for info in infos if info.stepwise)
+        log.info(f"{len(infos)} tensors, {total / 1e6:,.1f} MB a step, branch and picture")
+    return 0
+
+
+def without_weights(
+    source: str | None, dtype: str, revision: str | None = None, offline: bool = False
+) -> "StableDiffusion":
+    """The model as far as its configuration goes: shapes and names, and no numbers."""
+    import torch
+
+    from sd_scratch.checkpoints.build import empty_network
+    from sd_scratch.checkpoints.load import Components, read_layout
+    from sd_scratch.cli.request import DEFAULT_MODEL
+    from sd_scratch.config import PRESETS
+    from sd_scratch.pipeline import StableDiffusion
+    from sd_scratch.tokenizer import Tokenizer
+
+    source = source or DEFAULT_MODEL
+    known = PRESETS.get(source)
+    config = known or read_layout(source, revision=revision, offline=offline).config
+    kind: torch.dtype = getattr(torch, dtype)
+    components = Components(
+        config,
+        text=cast("TextEncoder", empty_network(config.text).to(kind)),
+        vae=cast("Autoencoder", empty_network(config.vae).to(kind)),
+        unet=cast("UNet", empty_network(config.unet).to(kind)),
+        tokenizer=Tokenizer.clip(config.text.max_position_embeddings),
+        source=source,
+    )
+    return StableDiffusion(components)
+
+
+def describe(info: "TensorInfo") -> dict[str, object]:
+    return {
+        "name": info.name,
+        "axes": info.axes,
+        "shape": info.shape,
+        "dtype": str(info.dtype).removeprefix("torch."),
+        "bytes": info.bytes,
+        "each_step": info.stepwise,
+        "each_branch": info.branched,
+        "editable": info.editable,
+    }

@@ -1,0 +1,134 @@
+"""``sd-scratch trace``: make pictures, and store named tensors of the run."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sd_scratch.cli.generate import MAX_BATCH, add_picture_arguments
+from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer
+from sd_scratch.limits import DTYPES
+
+if TYPE_CHECKING:
+    from sd_scratch.image_noise import ImageNoise
+    from sd_scratch.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_picture_arguments(parser)
+    group = parser.add_argument_group("trace")
+    group.add_argument(
+        "--tensors",
+        action="append",
+        required=True,
+        metavar="GLOB",
+        help="which, such as 'unet.*.attn2.probs'; may be given several times",
+    )
+    group.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new one"
+    )
+    group.add_argument(
+        "--calls",
+        type=span,
+        metavar="FROM:TO:EVERY",
+        help="of the U-Net, counted from 0, each part may be left out (default: all)",
+    )
+    group.add_argument("--branch", choices=("cond", "uncond"), help="one alone (default: both)")
+    group.add_argument(
+        "--words", metavar="CAT,MAT:2", help="keep these words in place of all tokens"
+    )
+    group.add_argument(
+        "--mean-heads", action="store_true", help="keep the mean over attention heads"
+    )
+    group.add_argument("--mean-calls", action="store_true", help="keep the mean over the calls")
+    group.add_argument("--store", choices=DTYPES, help="precision of what is stored")
+    group.add_argument(
+        "--budget", default="4GB", metavar="SIZE", help="refuse to store more (default: 4GB)"
+    )
+    group.add_argument(
+        "-b", "--batch-count", type=integer(1, MAX_BATCH), default=1, help="how many pictures"
+    )
+    add_model_arguments(parser)
+    add_device_arguments(parser)
+    parser.set_defaults(compile=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    from sd_scratch.cli.generate import make_batches
+    from sd_scratch.cli.interrupt import StopRequest
+    from sd_scratch.cli.load import load_model
+    from sd_scratch.cli.request import read_request, sampler_options
+    from sd_scratch.cli.tensors import without_weights
+    from sd_scratch.tensors.record import budget_bytes, show_bytes
+    from sd_scratch.tensors.storage import check_new_folder
+
+    options = sampler_options(args)
+    recipe = read_request(args)
+    check_new_folder(args.output)
+    recording = recording_options(args)
+    budget_bytes(args.budget)
+    without_weights(recipe.model, DTYPES[0], recipe.revision, args.offline).tensors(*args.tensors)
+
+    model, recipe = load_model(args, recipe, options)
+    args.batch_size = args.batch_count  # one recording holds one run
+    with StopRequest() as stop, model.record(*args.tensors, **recording) as trace:
+        batches = list(make_batches(model, recipe, args, stop))
+        pictures = [picture for batch in batches for picture in batch.to_pil()]
+    if not batches:
+        log.warning("interrupted: nothing was stored")
+        return 130
+    trace.save(args.output)
+    recipe = recipe.over(model_hash=model.components.hash or None)
+    save_pictures(pictures, batches[0], recipe, args.output)
+    log.info(f"{len(trace.names)} tensors, {show_bytes(trace.bytes)}")
+    print(args.output)
+    return 0
+
+
+def recording_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags as `Recorder` has them."""
+    import torch
+
+    from sd_scratch.tensors import heads, mean_over_steps, words
+
+    reduce: list[Any] = [heads()] if args.mean_heads else []
+    if args.words:
+        reduce.append(words(*map(word_key, args.words.split(","))))
+    if args.mean_calls:
+        reduce.append(mean_over_steps())
+    return {
+        "steps": args.calls,
+        "branch": args.branch or ("cond" if args.words else None),
+        "reduce": reduce,
+        "to": "cpu",
+        "dtype": getattr(torch, args.store) if args.store else None,
+        "budget": args.budget,
+    }
+
+
+def save_pictures(pictures: list[Any], batch: "ImageNoise", recipe: "Recipe", folder: Path) -> None:
+    from sd_scratch.files import write_file
+    from sd_scratch.png import encode_png
+
+    for picture, seed in zip(pictures, batch.seeds, strict=True):
+        write_file(folder / f"{seed}.png", encode_png(picture, recipe.over(seed=seed)))
+
+
+def word_key(text: str) -> str | tuple[str, int]:
+    """``cat``, or ``cat:2`` for the second one."""
+    word, colon, number = text.strip().rpartition(":")
+    return (word, int(number)) if colon and number.isdecimal() else text.strip()
+
+
+def span(text: str) -> int | slice:
+    """A type for argparse: one number, or FROM:TO:EVERY, as Python counts."""
+    try:
+        parts = [int(part) if part else None for part in text.split(":")]
+        chosen = slice(*parts)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:EVERY") from None
+    if chosen.step is not None and chosen.step < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} does not go forward")
+    return parts[0] if len(parts) == 1 and parts[0] is not None else chosen

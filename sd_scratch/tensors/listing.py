@@ -1,0 +1,183 @@
+"""The list of tensors as people read it: a table, and a page that says what each one is."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from sd_scratch.tensors.names import TensorInfo
+
+# What a tensor is, by the end of its name; the first entry that fits is taken.
+MEANINGS: tuple[tuple[str, str], ...] = (
+    ("text.token_ids", "the prompt as numbers, padded"),
+    ("token_embedding", "each token's vector from the table"),
+    ("position_embedding", "each place's vector from the table"),
+    ("resid_in", "what enters the layer"),
+    ("resid_mid", "after attention was added"),
+    ("vae.*.resid_out", "the input plus attention's output"),
+    ("resid_out", "after the feed-forward layer was added: what leaves the layer"),
+    ("layer_norm?", "normalised, in front of attention (1) and feed-forward (2)"),
+    ("self_attn.out", "attention's output, all heads together"),
+    ("mlp.pre", "feed-forward, four times as wide, before the activation"),
+    ("mlp.act", "after the activation"),
+    ("mlp.out", "feed-forward's output"),
+    ("final_layer_norm", "the last layer normalised: the text encoder's output"),
+    ("text.pooled", "the vector at the end token, CLIP's summary of the text"),
+    ("text.context", "what the U-Net is given of the text"),
+    ("q", "queries"),
+    ("k", "keys"),
+    ("v", "values"),
+    ("scores", "queries times keys, over the root of their width"),
+    ("probs", "softmax of the scores: each query's attention adds up to 1"),
+    ("result", "what each head adds to the output"),
+    ("vae.z", "the raw latent that is decoded"),
+    ("z", "values, mixed by attention, for each head"),
+    ("unet.x", "the noisy latent that the U-Net is given"),
+    ("unet.t", "the timestep"),
+    ("unet.context", "the text, as the U-Net is given it at this step"),
+    ("time_proj", "the timestep as sinusoids"),
+    ("time_embedding", "the timestep as every residual block sees it"),
+    ("conv_in", "the first convolution's output"),
+    ("unet.h", "the middle block's output: the h-space"),
+    ("norm_out", "normalised, in front of the last convolution"),
+    ("unet.eps", "the U-Net's answer: noise, or v for a v-prediction model"),
+    ("*.concat.?", "what comes from below, joined with what the way down left"),
+    ("resnets.?.in", "what enters the residual block"),
+    ("resnets.?.norm?", "normalised, in front of a convolution"),
+    ("resnets.?.conv?", "the convolution's output"),
+    ("resnets.?.time", "what the timestep adds to every place"),
+    ("resnets.?.skip", "the input, with the output's channels"),
+    ("resnets.?.out", "skip plus convolutions"),
+    ("samplers.0.out", "the feature map, halved or doubled"),
+    ("attentions.?.in", "the feature map that enters"),
+    ("attentions.?.norm", "the same, normalised"),
+    ("proj_in", "projected, before its places are put in a row"),
+    ("proj_out", "folded back and projected"),
+    ("vae.*.attentions.?.out", "attention's output, projected"),
+    ("attentions.?.out", "the feature map plus all that the transformer did"),
+    ("resid0", "all places in a row"),
+    ("resid1", "plus self-attention"),
+    ("resid2", "plus cross-attention"),
+    ("resid3", "plus feed-forward"),
+    (
+        "transformer_blocks.?.norm?",
+        "normalised, in front of attn1 (1), attn2 (2), feed-forward (3)",
+    ),
+    ("attn1.out", "self-attention's output, all heads together"),
+    ("attn2.out", "cross-attention's output, all heads together"),
+    ("ff.value", "feed-forward: one half"),
+    ("ff.gate", "feed-forward: the half that decides what passes"),
+    ("ff.act", "value times GELU(gate)"),
+    ("ff.out", "feed-forward's output"),
+    ("guidance.eps_uncond", "the answer without the prompt, or with the negative one"),
+    ("guidance.eps_cond", "the answer with the prompt"),
+    ("guidance.delta", "their difference: what the prompt adds"),
+    ("guidance.eps", "the guided answer"),
+    ("sampler.noise", "what the run starts from"),
+    ("sampler.step_noise", "fresh noise, for samplers that add some"),
+    ("sampler.t", "the timestep"),
+    ("sampler.sigma", "noise relative to signal"),
+    ("sampler.alpha_bar", "signal's share of the variance"),
+    ("sampler.x_t", "the sample before the step"),
+    ("sampler.x0", "the clean latent that the answer implies"),
+    ("sampler.x_next", "the sample after the step"),
+    ("encoder.conv_out", "the encoder's output"),
+    ("vae.moments", "mean and log-variance together"),
+    ("vae.mean", "the posterior's mean: the latent of a picture"),
+    ("vae.logvar", "the posterior's log-variance"),
+    ("post_quant_conv", "the latent as the decoder is given it"),
+    ("vae.image", "the picture, -1..1"),
+)
+
+PARTS = {
+    "text": "The text encoder",
+    "unet": "The U-Net",
+    "guidance": "Guidance",
+    "sampler": "The sampler",
+    "vae": "The autoencoder",
+}
+
+HEADER = """\
+| name | what it is | axes | size | bytes |
+|---|---|---|---|---:|
+"""
+
+INTRODUCTION = """\
+# Every tensor by name
+
+Made by `sd-scratch tensors --markdown -m sd15`, for a picture of 512x512. A name is the path of a
+module, exactly as in the checkpoint, plus what the tensor is there. `{0..3}` stands for a number, `*`
+in a glob for anything, dots included: `unet.*.attn2.probs` is every cross-attention. One value's
+address is `name@step:branch`, such as `unet.h@12:cond`. A step is a call of the U-Net, counted from 0;
+a branch is `cond` (with the prompt) or `uncond` (without).
+
+`head`, `query`, `key`, `token` and so on name the axes; the first, `batch`, is left out below. Sizes are
+the first tensor's of each row, bytes are of one picture, one branch and one step, all tensors of the
+row together. What is marked ° can be seen but not edited, because nothing is made from it.
+"""
+
+
+def meaning(info: TensorInfo) -> str:
+    """One phrase on what a tensor is; raises KeyError for one that nobody described."""
+    for ending, text in MEANINGS:
+        pattern = re.escape(ending).replace(r"\*", ".*").replace(r"\?", r"\d")
+        if re.search(rf"(^|\.|down|up){pattern}$", info.name):
+            return text
+    raise KeyError(info.name)
+
+
+def table(infos: Iterable[TensorInfo]) -> str:
+    """One line a tensor: name, shape with its axes, type, bytes."""
+    rows = [
+        (
+            info.name,
+            " ".join(f"{axis}={n}" for axis, n in zip(info.axes, info.shape, strict=True)),
+            _type(info),
+            f"{info.bytes:,}",
+        )
+        for info in infos
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "".join(
+        f"{name:{widths[0]}}  {shape:{widths[1]}}  {kind:{widths[2]}}  {size:>{widths[3]}}\n"
+        for name, shape, kind, size in rows
+    )
+
+
+def page(infos: Sequence[TensorInfo]) -> str:
+    """The same in Markdown, names that differ in numbers alone on one line."""
+    parts: dict[str, dict[str, list[TensorInfo]]] = {}
+    for info in infos:
+        rows = parts.setdefault(info.root, {})
+        rows.setdefault(re.sub(r"\.\d+", ".#", info.name), []).append(info)
+    text = INTRODUCTION
+    for root, rows in parts.items():
+        text += f"\n## {PARTS.get(root, root)}\n\n{HEADER}"
+        text += "".join(_row(group) for group in rows.values())
+    return text
+
+
+def _row(group: Sequence[TensorInfo]) -> str:
+    first = group[0]
+    size = "x".join(map(str, first.shape[1:])) or "1"
+    name = _common_name([info.name for info in group])
+    mark = "" if first.editable else " °"
+    axes = " ".join(first.axes[1:])
+    total = sum(info.bytes for info in group)
+    return f"| `{name}`{mark} | {meaning(first)} | {axes} | {size} | {total:,} |\n"
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """``a.0.b.0`` and ``a.1.b.0`` to ``a.{0,1}.b.0``."""
+    parts = []
+    for places in zip(*(name.split(".") for name in names), strict=True):
+        numbers = sorted({int(place) for place in places if place.isdecimal()})
+        if len(numbers) < 2:
+            parts.append(places[0])
+        elif numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
+            parts.append(f"{{{numbers[0]}..{numbers[-1]}}}")
+        else:
+            parts.append(f"{{{','.join(map(str, numbers))}}}")
+    return ".".join(parts)
+
+
+def _type(info: TensorInfo) -> str:
+    return str(info.dtype).removeprefix("torch.")
