@@ -23,6 +23,33 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class ImageEncoderConfig:
+    """CLIP's vision transformer (Radford et al. 2021, section 2.4); ViT-B/32."""
+
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """CLIP whole: both encoders, and the width of the space where they meet."""
+
+    text: TextEncoderConfig = field(
+        default_factory=lambda: TextEncoderConfig(
+            hidden_size=512, intermediate_size=2048, num_attention_heads=8
+        )
+    )
+    image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    projection_dim: int = 512
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
     """The KL autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G)."""
 

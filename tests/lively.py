@@ -17,13 +17,15 @@ def liven(module: nn.Module, seed: int = 0) -> nn.Module:
     state = {}
     for name, value in module.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
-        if value.ndim == 1:
+        if value.ndim <= 1:
             is_scale = "norm" in name and name.endswith("weight")
             state[name] = 1 + 0.2 * noise if is_scale else 0.1 * noise
         elif "embedding" in name and "linear" not in name:
             state[name] = 0.5 * noise
         else:
-            gain = 1.5 if any(part in name for part in ("to_q", "to_k", "q_proj", "k_proj")) else 0.8
+            gain = (
+                1.5 if any(part in name for part in ("to_q", "to_k", "q_proj", "k_proj")) else 0.8
+            )
             state[name] = gain * noise / value[0].numel() ** 0.5
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)

@@ -71,7 +71,7 @@ def locate_clip(source: str, *, offline: bool = False) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     # The base of the client's own error is that of its HTTP library, whichever that is.
-    transport = errors.HfHubHTTPError.__bases__[0]
+    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         small = [CONFIG, *VOCABULARY, WEIGHTS]
         folder = Path(snapshot_download(source, allow_patterns=small, local_files_only=offline))

@@ -5,22 +5,26 @@ Diffusion Model", its chapters 3 and 4; docs/mapping.md tells which is which, an
 """
 
 from sd_scratch.mapping.adjustment import adjust, adjusted
+from sd_scratch.mapping.clip_score import clip_scores
 from sd_scratch.mapping.gradient import directional_derivative, gradient_maps, word_derivatives
 from sd_scratch.mapping.heat import Heat, record_heat
 from sd_scratch.mapping.maps import Map
 from sd_scratch.mapping.movement import Plane, make_plane, principal_components, walk
 from sd_scratch.mapping.perturbation import difference, perturbation_maps
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.seeds import Moments, running, seed_pictures
 from sd_scratch.mapping.text_attention import TextAttention, text_attention
 
 __all__ = [
     "Heat",
     "Map",
+    "Moments",
     "Plane",
     "Rendering",
     "TextAttention",
     "adjust",
     "adjusted",
+    "clip_scores",
     "difference",
     "directional_derivative",
     "gradient_maps",
@@ -28,6 +32,8 @@ __all__ = [
     "perturbation_maps",
     "principal_components",
     "record_heat",
+    "running",
+    "seed_pictures",
     "text_attention",
     "walk",
     "word_derivatives",

@@ -1,6 +1,7 @@
 """Numbers as charts, with Pillow alone: matrices, bars, lines, and points in a plane."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -128,4 +129,62 @@ def plane_chart(
         )
     draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
     draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
+    return page
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: a value for each of 1, 2, ..., and how far it may be off to both sides."""
+
+    values: Sequence[float]
+    spread: Sequence[float]
+    colour: Colour
+
+
+def line_chart(
+    curves: Sequence[Curve], across: str, up: str, size: tuple[int, int] = (640, 360)
+) -> Image.Image:
+    """Curves over 1, 2, ..., each with a paler band of its spread; one scale for all."""
+    width, height = size
+    left, top, right, bottom = 64, 24, width - 16, height - 44
+    lows = [v - s for c in curves for v, s in zip(c.values, c.spread, strict=True)]
+    highs = [v + s for c in curves for v, s in zip(c.values, c.spread, strict=True)]
+    low, high = min(lows, default=0.0), max(highs, default=1.0)
+    low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
+    count = max((len(curve.values) for curve in curves), default=1)
+
+    def spot(i: int, value: float) -> tuple[float, float]:
+        x = left + (right - left) * (i / max(count - 1, 1))
+        return x, bottom - (bottom - top) * (value - low) / (high - low)
+
+    page = Image.new("RGB", size, PAPER)
+    for curve in curves:
+        over = [
+            spot(i, v + s) for i, (v, s) in enumerate(zip(curve.values, curve.spread, strict=True))
+        ]
+        under = [
+            spot(i, v - s) for i, (v, s) in enumerate(zip(curve.values, curve.spread, strict=True))
+        ]
+        band = Image.new("RGBA", size, (*curve.colour, 0))
+        if len(over) > 1:
+            ImageDraw.Draw(band).polygon([*over, *reversed(under)], (*curve.colour, 40))
+        page.paste(band, (0, 0), band)
+    draw = ImageDraw.Draw(page)
+    for curve in curves:
+        line = [spot(i, value) for i, value in enumerate(curve.values)]
+        draw.line(line, curve.colour, 2)
+        for x, y in line[-1:]:
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), curve.colour)
+    draw.line((left, top, left, bottom, right, bottom), INK)
+    for part in range(5):
+        value = low + (high - low) * part / 4
+        y = spot(0, value)[1]
+        draw.line((left - 4, y, left, y), INK)
+        draw.text((left - 8, y), f"{value:.3g}", INK, font(11), anchor="rm")
+    for i in sorted({0, (count - 1) // 2, count - 1}):
+        x = spot(i, low)[0]
+        draw.line((x, bottom, x, bottom + 4), INK)
+        draw.text((x, bottom + 6), f"{i + 1}", INK, font(11), anchor="ma")
+    draw.text(((left + right) / 2, height - 4), across, INK, font(SIZE), anchor="mb")
+    draw.text((6, 2), up, INK, font(SIZE))
     return page

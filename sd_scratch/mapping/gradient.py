@@ -12,10 +12,13 @@ its derivative along, and needs no lambda.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.mapping.adjustment import adjusted
@@ -104,7 +107,7 @@ def directional_derivative(
     Raises ScratchError where f(x) carries no derivative: f does not depend on x, or runs in inference
     mode, which forgets derivatives without a word.
     """
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), _SpelledOut():
         dual = forward_ad.make_dual(x, direction)  # type: ignore[no-untyped-call]
         value, tangent = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
         if tangent is None:
@@ -113,6 +116,32 @@ def directional_derivative(
                 "or was made in inference mode"
             )
         return value.clone(), tangent.clone()
+
+
+class _SpelledOut(TorchFunctionMode):
+    """Group normalisation as a formula: PyTorch's own rule for its derivative refuses tensors whose
+    channels lie last in memory, as those that fast convolutions make."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (group_norm if func is F.group_norm else func)(*args, **(kwargs or {}))
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Wu & He 2018 (arXiv:1803.08494), equation 1, as `torch.nn.functional.group_norm`."""
+    rows = x.reshape(x.shape[0], groups, -1)
+    variance, mean = torch.var_mean(rows, dim=-1, correction=0, keepdim=True)
+    y = ((rows - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+    channels = (1, -1, *[1] * (x.dim() - 2))
+    y = y if weight is None else y * weight.view(channels)
+    return y if bias is None else y + bias.view(channels)
 
 
 def _exact(

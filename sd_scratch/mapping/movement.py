@@ -109,16 +109,23 @@ def make_plane(prompts: Sequence[Prompt], count: int = 2) -> Plane:
 
 
 def walk(corners: Tensor, frames: int) -> Tensor:
-    """`frames` places from the first corner to the last, on straight lines, evenly spread over the
-    whole length: ``[corners, k]`` to ``[frames, k]``. Raises ScratchError (bad usage) for fewer than
-    two corners or frames."""
-    if len(corners) < 2 or frames < 2:
-        raise ScratchError("a path needs two places and two frames at least", exit_code=2)
+    """`frames` places from the first corner to the last on straight lines, every corner among them, the
+    rest as even as that allows: ``[corners, k]`` to ``[frames, k]``.
+
+    Raises ScratchError (bad usage) for fewer than two corners, or fewer frames than corners.
+    """
+    if not 2 <= len(corners) <= frames:
+        raise ScratchError(
+            f"a path of {len(corners)} places and {frames} frames - it needs two places at least, and "
+            "a frame for each",
+            exit_code=2,
+        )
     lengths = (corners[1:] - corners[:-1]).norm(dim=1)
-    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    places = []
-    for distance in torch.linspace(0, float(ends[-1]), frames, dtype=corners.dtype):
-        leg = int(torch.searchsorted(ends, distance).clamp(1, len(lengths))) - 1
-        share = ((distance - ends[leg]) / lengths[leg].clamp(min=1e-12)).clamp(0, 1)
-        places.append(corners[leg].lerp(corners[leg + 1], share))
-    return torch.stack(places)
+    steps = torch.ones_like(lengths)
+    for _ in range(frames - len(corners)):
+        steps[(lengths / steps).argmax()] += 1  # where strides are longest
+    places = [corners[:1]]
+    for first, second, count in zip(corners[:-1], corners[1:], steps.tolist(), strict=True):
+        shares = torch.arange(1, count + 1, dtype=corners.dtype) / count
+        places.append(first + shares[:, None] * (second - first))
+    return torch.cat(places)

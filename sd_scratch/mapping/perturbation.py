@@ -12,6 +12,7 @@ from sd_scratch.prompt import Prompt
 from sd_scratch.tokenizer import Word
 
 LAMBDA = 0.15
+UNITS = "grey levels, of 255"
 LUMA = (19595, 38470, 7471)  # of red, green and blue, in parts of 65536 (ITU-R BT.601)
 
 
@@ -45,7 +46,7 @@ def perturbation_maps(
     original, *pictures = rendering.pixels([prompt, *changed])
     method = f"perturbation, lambda {amount:g} from {origin}"
     maps = [
-        Map(difference(picture, original).float(), rendering.size, word.text, method, "grey level")
+        Map(difference(picture, original).float(), rendering.size, word.text, method, UNITS)
         for word, picture in zip(words, pictures, strict=True)
     ]
     return original, maps

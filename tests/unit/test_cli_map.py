@@ -2,16 +2,21 @@
 
 import csv
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.map import session
 from sd_scratch.cli.map.keys import named
+from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
+from sd_scratch.networks.image_encoder import Clip
+from sd_scratch.pipeline import StableDiffusion
+from tests.lively import liven
 from tests.tiny import tiny_components
 
 PROMPT = "a red circle"
@@ -167,6 +172,59 @@ def test_move_by_keys(run, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "current.png").is_file()
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """CLIP with random weights in transformers' layout, small."""
+    config = ClipConfig(
+        TextEncoderConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1),
+        ImageEncoderConfig(16, 8, 16, 16, 1, 4),
+        8,
+    )
+    config = replace(config, text=replace(config.text, num_attention_heads=4))
+    path = tmp_path_factory.mktemp("clip")
+    save_file(liven(Clip(config)).state_dict(), path / "model.safetensors")
+    parts = {"text_config": asdict(config.text), "vision_config": asdict(config.image)}
+    data = {"model_type": "clip", "projection_dim": 8, **parts}
+    (path / "config.json").write_text(json.dumps(data))
+    return str(path)
+
+
+def scores_in(folder):
+    with (folder / "scores.csv").open() as file:
+        return [(row["prompt"], row["seed"], row["score"]) for row in csv.DictReader(file)]
+
+
+def test_noise_goes_on_where_it_stopped(run, tmp_path, clip, monkeypatch):
+    whole = ["noise", PROMPT, "a shape", "--clip", clip, "-s", "3", "--batch-size", "2"]
+    assert run(*whole, "--seeds", "5", "-o", "whole") == 0
+    names = complete(tmp_path / "whole")
+    assert {"scores.png", "variance.png", "scores.csv"} < set(names)
+
+    drawn = []
+    pictures = StableDiffusion.noise
+
+    def noise(model, seeds, *size):
+        drawn.extend(seeds)
+        return pictures(model, seeds, *size)
+
+    monkeypatch.setattr(StableDiffusion, "noise", noise)
+    assert run(*whole, "--seeds", "2", "-o", "parts") == 0
+    assert run(*whole, "--seeds", "5", "-o", "parts", "--resume") == 0
+    assert sorted(drawn) == sorted([3, 4, 5, 6, 7] * 2)  # nothing twice
+    expected, found = scores_in(tmp_path / "whole"), scores_in(tmp_path / "parts")
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert float(row[2]) == pytest.approx(float(other[2]), abs=0.5)  # batches round
+
+
+def test_noise_is_not_mixed_with_other_settings(run, capsys):
+    few = ["noise", PROMPT, "--clip", "none", "--seeds", "2", "-o", "here"]
+    assert run(*few) == 0
+    assert run(*few) == 2
+    assert run(*few, "--resume", "--cfg-scale", "2") == 2
+    assert "made with other settings" in capsys.readouterr().err
+
+
 def test_keys():
     assert list(named(iter("a\x1b[D\xe0H\x04b").__next__)) == ["a", "left", "up"]
     assert list(named(lambda: "")) == []
@@ -208,6 +266,10 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["move", PROMPT, "a dog", "a cat", "--path", "1,4"], "no landmark 4, of 3"),
         (["move", PROMPT, "a dog", "a cat", "--path", "1,1:x"], "'1:x' is no place"),
         (["move", PROMPT, "a dog", "a cat", "--interactive"], "needs a terminal"),
+        (["noise", PROMPT, "--resume"], "--resume needs the folder"),
+        (["noise", PROMPT, PROMPT], "a prompt was given twice"),
+        (["noise", PROMPT, "--clip", "nothing"], "no folder, and no hub id"),
+        (["move", PROMPT, "a dog", "a cat", "--frames", "2"], "--frames 2 are too few"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2_before_any_weights(

@@ -141,6 +141,22 @@ def test_the_derivative_is_autograds_jacobian_on_a_toy():
     assert (derivative - jacobian @ direction).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalisation_has_a_derivative_wherever_the_channels_lie(memory_format):
+    generator = torch.Generator().manual_seed(1)
+    x, direction = (
+        torch.randn(2, 8, 3, 4, generator=generator).to(memory_format=memory_format)
+        for _ in range(2)
+    )
+    norm = torch.nn.GroupNorm(4, 8)
+    norm.weight.data = torch.randn(8, generator=generator)
+    norm.bias.data = torch.randn(8, generator=generator)
+    value, derivative = directional_derivative(norm, x, direction)
+    assert (value - norm(x)).abs().max() < 1e-5
+    _, expected = torch.autograd.functional.jvp(norm, x.contiguous(), direction.contiguous())
+    assert (derivative - expected).abs().max() < 1e-5
+
+
 def test_the_derivative_through_sampler_and_decoder_is_what_backpropagation_finds(model, prompt):
     """DDIM written out with gradients: u . (J d) from the front, and (J^T u) . d from behind."""
     word, noise = prompt.word("red"), model.noise(3, 16, 16)

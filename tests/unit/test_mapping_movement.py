@@ -83,11 +83,15 @@ def test_with_three_landmarks_the_way_is_the_line_between_their_vectors():
     assert (middle - prompts[0].lerp(prompts[1], 0.25).context).abs().max() < 1e-5
 
 
-def test_walks_are_even():
+def test_walks_visit_every_corner_and_are_even():
     corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
     places = walk(corners, 5)
     assert places.tolist() == [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]]
-    standing = walk(corners[[0, 0, 1]], 3)
-    assert standing.tolist() == [[0, 0], [1.5, 0], [3, 0]]
-    with pytest.raises(ScratchError, match="two places and two frames"):
-        walk(corners[:1], 5)
+    assert walk(corners[[0, 0, 1]], 4).tolist() == [[0, 0], [0, 0], [1.5, 0], [3, 0]]
+    for frames in range(3, 30):
+        places = walk(corners, frames)
+        assert len(places) == frames
+        assert all((places == corner).all(dim=1).any() for corner in corners)
+    for count, frames in ((1, 5), (3, 2)):
+        with pytest.raises(ScratchError, match="two places at least"):
+            walk(corners[:count], frames)

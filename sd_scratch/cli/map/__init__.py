@@ -2,7 +2,7 @@
 
 import argparse
 
-from sd_scratch.cli.map import adjust, attention, gradient, heat, move, perturb, words
+from sd_scratch.cli.map import adjust, attention, gradient, heat, move, noise, perturb, words
 from sd_scratch.cli.options import add_message_arguments
 
 EXPERIMENTS = {
@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "gradient": gradient,
     "heat": heat,
     "move": move,
+    "noise": noise,
 }
 
 

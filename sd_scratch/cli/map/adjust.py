@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
                     f"Prompt: {args.prompt}",
                     f"All pictures start from the same noise (seed {session.recipe.seed}); only the "
                     f"vectors of “{word.text}” change, scaled from {origin}. Lambda 0 is the prompt as "
-                    "it is, -1 is without the word.",
+                    "it is; -1 takes the word's own vectors away, but the words behind it have heard "
+                    "of it.",
                 ],
             )
             results.picture(f"{name}.png", figure)

@@ -34,7 +34,7 @@ def save_maps(
         Cell(together, "all words, one over the other"),
     ]
     words = [
-        Cell(grey_map(map_, top), map_.word, colour)
+        Cell(grey_map(map_, top), f"{map_.word}, up to {float(map_.tensor.max()):.2g}", colour)
         for map_, colour in zip(maps, colours, strict=True)
     ]
     columns = max(3, min(5, len(words)))

@@ -107,7 +107,7 @@ def breakdown(name: str, columns: "dict[str, list[Map]]", notes: Sequence[str]) 
     more = {
         "layer": "Down, middle and up: the way through the U-Net.",
         "head": "Every layer has as many heads; those of one number are averaged over the layers.",
-        "call": "The U-Net is called once a step, first on noise, last on the finished picture.",
+        "call": "The U-Net is called once a step, first on noise, last on the nearly finished picture.",
     }
     foot = scale_bar(top, maps[0][0].units)
     return sheet(title, rows, notes=[*notes, more[name]], row_labels=labels, foot=foot)

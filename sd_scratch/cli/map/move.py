@@ -67,6 +67,10 @@ def run(args: argparse.Namespace) -> None:
         session.words(text, [])
     check_count(len(set(args.prompt)), args.components)
     path = read_path(args.path or [str(i + 1) for i in range(len(args.prompt))], len(args.prompt))
+    if not args.interactive and len(path) > args.frames:
+        raise ScratchError(
+            f"--frames {args.frames} are too few for {len(path)} places", exit_code=2
+        )
     if args.interactive and not sys.stdin.isatty():
         raise ScratchError("--interactive needs a terminal to read keys from", exit_code=2)
     results = Results(args.output, "move", overwrite=args.overwrite)
@@ -100,7 +104,7 @@ Visited = tuple[list[list[float]], list["Image.Image"]]
 def along(
     session: "Session", plane: "Plane", path: "list[int | tuple[float, float]]", results: "Results"
 ) -> Visited:
-    """Pictures at even distances on the path."""
+    """Pictures at about even distances on the path."""
     from sd_scratch.mapping.drawing import picture
     from sd_scratch.mapping.movement import walk
 

@@ -82,10 +82,13 @@ class Results:
         self.write(SETTINGS, text.encode())
 
     def write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        write_file(path, data, overwrite=True)
+        self.keep(name, data)
+        print(self.folder / name, flush=True)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write without saying so: what only a later run will read."""
+        write_file(self.folder / name, data, overwrite=True)
         self.files.append(name)
-        print(path, flush=True)
 
 
 def numbered(words: Sequence[str]) -> list[str]:

@@ -45,15 +45,16 @@ def run(args: argparse.Namespace) -> None:
         for row in zip(*bars, strict=True)
     ]
     givers = "all words, the start and end tokens and the padding" if args.special else "all words"
+    given = sum(float(row[0].sum()) for row in bars) / sum(map(len, labels))
+    lost = "" if args.special else f", {1 - given:.0%} here to the start token, which is left out"
     figure = sheet(
         "How much attention each word gets",
         rows,
         row_labels=["all layers", *(f"layer {i}" for i in range(len(rows) - 1))],
         notes=[
             f"The sum of what a word gets from {givers}, itself included, in the text encoder; the "
-            "mean over all heads and layers. A word gives 1 in all"
-            + (". " if args.special else ", most of it to the start token, which is left out. ")
-            + "No word sees the ones behind it: the earlier a word stands, the more can look at it.",
+            f"mean over all heads and layers. A word gives 1 in all{lost}. No word sees the ones behind "
+            "it: the earlier a word stands, the more can look at it.",
         ],
     )
     results.picture("words.png", figure)

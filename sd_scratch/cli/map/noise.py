@@ -1,0 +1,238 @@
+"""``sd-scratch map noise``: what the noise alone decides, over many seeds."""
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_scratch.cli.map.options import add_run
+from sd_scratch.cli.options import integer
+from sd_scratch.errors import ScratchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from sd_scratch.checkpoints.clip import ClipModel
+    from sd_scratch.cli.map.results import Results
+    from sd_scratch.cli.map.session import Session
+    from sd_scratch.mapping.seeds import Moments
+
+HELP = "what the noise decides: CLIP scores, mean and spread of pictures over many seeds"
+DEFAULT_CLIP = "openai/clip-vit-base-patch32"
+WITHOUT = "none"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", nargs="+", help="one, or several to compare")
+    parser.add_argument(
+        "--seeds", type=integer(2, 1_000_000), default=16, help="how many, from -s on (default: 16)"
+    )
+    parser.add_argument(
+        "--clip",
+        default=DEFAULT_CLIP,
+        metavar="MODEL",
+        help=f"CLIP for the scores: a folder, a hub id, or {WITHOUT} (default: {DEFAULT_CLIP})",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in the folder of -o; nothing is made twice"
+    )
+    add_run(parser)
+
+
+@dataclass
+class State:
+    """What is known of one prompt: which seeds were drawn, their scores, and the pictures' moments."""
+
+    seeds: list[int]
+    scores: "Tensor"
+    moments: "Moments | None"
+
+
+def run(args: argparse.Namespace) -> None:
+    from sd_scratch.checkpoints.clip import load_clip
+    from sd_scratch.cli.console import progress_bar
+    from sd_scratch.cli.map.results import Results
+    from sd_scratch.cli.map.session import Session
+
+    if args.resume and args.output is None:
+        raise ScratchError("--resume needs the folder to go on in - name it with -o", exit_code=2)
+    session = Session(args)
+    if len(set(args.prompt)) < len(args.prompt):
+        raise ScratchError("a prompt was given twice", exit_code=2)
+    for text in args.prompt:
+        session.words(text, [])
+    results = Results(args.output, "noise", overwrite=args.overwrite or args.resume)
+    mark = fingerprint(session, args)
+    states = [
+        read_state(results.folder / state_file(text), mark, resume=args.resume)
+        for text in args.prompt
+    ]
+    first = session.recipe.seed or 0
+    wanted = range(first, first + args.seeds)
+    missing = [[seed for seed in wanted if seed not in set(state.seeds)] for state in states]
+    clip = None
+    if args.clip != WITHOUT:
+        clip = load_clip(args.clip, offline=args.offline, device=session.device)
+    with progress_bar(sum(map(len, missing)) * (session.recipe.steps or 0), "steps") as bar:
+        for i, (text, seeds) in enumerate(zip(args.prompt, missing, strict=True)):
+            for start in range(0, len(seeds), args.batch_size):
+                part = seeds[start : start + args.batch_size]
+                states[i] = add_seeds(session, clip, text, part, states[i], bar.update)
+                write_state(results, state_file(text), mark, states[i])
+    save(session, results, args, states)
+
+
+def state_file(prompt: str) -> str:
+    return f"state-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}.safetensors"
+
+
+def fingerprint(session: "Session", args: argparse.Namespace) -> str:
+    """All that pictures and scores depend on, but prompt and seed."""
+    known = {k: v for k, v in session.recipe.known.items() if k not in ("prompt", "seed")}
+    clip = args.clip if not Path(args.clip).is_dir() else Path(args.clip).resolve().name
+    return json.dumps({**known, "clip": clip}, sort_keys=True)
+
+
+def read_state(path: Path, mark: str, *, resume: bool) -> State:
+    """What an earlier run left, where it is to be gone on with. Raises ScratchError (bad usage) where
+    that one had other settings."""
+    import torch
+    from safetensors import safe_open
+
+    from sd_scratch.checkpoints.safetensors_file import read_header
+    from sd_scratch.mapping.seeds import Moments
+
+    if not resume or not path.is_file():
+        return State([], torch.zeros(0), None)
+    read_header(path)
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("settings") != mark:
+            raise ScratchError(
+                f"{path} was made with other settings - use those of settings.json beside it, or "
+                "another folder",
+                exit_code=2,
+            )
+        seeds = file.get_tensor("seeds").tolist()
+        moments = Moments(len(seeds), file.get_tensor("mean"), file.get_tensor("squares"))
+        return State(seeds, file.get_tensor("scores"), moments)
+
+
+def write_state(results: "Results", name: str, mark: str, state: State) -> None:
+    """One file for all of it, so that a run that is killed has either a batch or nothing of it."""
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    assert state.moments is not None
+    tensors = {
+        "seeds": torch.tensor(state.seeds),
+        "scores": state.scores,
+        "mean": state.moments.mean,
+        "squares": state.moments.squares,
+    }
+    results.keep(name, to_bytes(tensors, {"settings": mark}))
+
+
+def add_seeds(
+    session: "Session",
+    clip: "ClipModel | None",
+    text: str,
+    seeds: list[int],
+    state: State,
+    on_step: "Callable[[int], object]",
+) -> State:
+    """The state after some more seeds."""
+    import torch
+
+    from sd_scratch.mapping.clip_score import clip_scores
+    from sd_scratch.mapping.seeds import Moments, seed_pictures
+
+    recipe = session.recipe
+    pixels = seed_pictures(
+        session.model,
+        session.encode(text),
+        session.model.noise(seeds, recipe.width, recipe.height),
+        {
+            "negative": session.encode(recipe.negative_prompt),
+            "sampler": recipe.sampler,
+            "steps": recipe.steps,
+            "guidance": recipe.guidance,
+        },
+        on_step,
+    )
+    scores = torch.full((len(seeds),), float("nan"))
+    if clip is not None:
+        scores = clip_scores(clip, pixels, text)
+    moments = Moments.of(pixels.double() / 255)
+    if state.moments is not None:
+        moments = state.moments.merged(moments)
+    return State([*state.seeds, *seeds], torch.cat([state.scores, scores]), moments)
+
+
+def save(
+    session: "Session", results: "Results", args: argparse.Namespace, states: list[State]
+) -> None:
+    from PIL import Image
+
+    from sd_scratch.mapping.charts import Curve, line_chart
+    from sd_scratch.mapping.drawing import PAPER, Cell, grey_map, hues, picture, scale_bar, sheet
+    from sd_scratch.mapping.maps import Map, largest
+    from sd_scratch.mapping.seeds import running
+
+    colours = hues(len(states))
+    curves = [running(state.scores) for state in states]
+    ends = [f"{float(m[-1]):.2f} ± {float(d[-1]):.2f}" for m, d in curves]
+    if args.clip != WITHOUT:
+        lines = [
+            Curve(m.tolist(), d.tolist(), c) for (m, d), c in zip(curves, colours, strict=True)
+        ]
+        chart = Cell(line_chart(lines, "seeds", "CLIP score"), enlarge=False)
+        legend = [
+            [Cell(Image.new("RGB", (640, 1), PAPER), f"{end}   {text}", colour, enlarge=False)]
+            for text, colour, end in zip(args.prompt, colours, ends, strict=True)
+        ]
+        note = (
+            "Lines: the mean score of the first pictures; bands: one standard deviation of the scores "
+            "to both sides. A score says how well a picture fits its prompt; 100 is a perfect match, "
+            "pictures that fit have about 25 to 35. Before the prompts: the last mean and deviation."
+        )
+        figure = sheet("How much the seed decides", [[chart], *legend], notes=[note])
+        results.picture("scores.png", figure)
+
+    moments = [state.moments for state in states if state.moments is not None]
+    spread = [
+        Map(
+            m.variance.mean(dim=0).sqrt().float(),
+            (m.mean.shape[2], m.mean.shape[1]),
+            text,
+            "standard deviation over seeds, root mean square of the colours",
+            "colour (0 to 1)",
+        )
+        for m, text in zip(moments, args.prompt, strict=True)
+    ]
+    top = largest(spread)
+    means = [(m.mean * 255).round().byte() for m in moments]
+    rows = [
+        [Cell(picture(mean), "mean picture") for mean in means],
+        [Cell(grey_map(map_, top), map_.word) for map_ in spread],
+    ]
+    note = (
+        f"Over {len(states[0].seeds)} seeds. Above: the mean of all pictures. Below: how much each "
+        "pixel varies from seed to seed, on one scale; black is what the prompt decides alone."
+    )
+    foot = scale_bar(top, "colour (0 to 1), standard deviation")
+    results.picture(
+        "variance.png", sheet("What the seed leaves open", rows, notes=[note], foot=foot)
+    )
+    table = [
+        (text, seed, float(score), float(m), float(d))
+        for text, state, (means_, deviations) in zip(args.prompt, states, curves, strict=True)
+        for seed, score, m, d in zip(state.seeds, state.scores, means_, deviations, strict=True)
+    ]
+    header = ("prompt", "seed", "score", "running mean", "running standard deviation")
+    results.table("scores.csv", header, table)
+    clip = json.loads(fingerprint(session, args))["clip"]
+    results.settings(session.recipe, prompts=args.prompt, seeds=args.seeds, clip=clip)
