@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components, load_components
+from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Schedule
@@ -75,9 +76,7 @@ class StableDiffusion:
     def prompt(self, text: str, *, clip_skip: int = 1) -> Prompt:
         """Encode a text. `clip_skip` counts the text encoder's layers from the end (2 leaves out the
         last), as A1111 does."""
-        layers = self.config.text.num_hidden_layers
-        if not 1 <= clip_skip <= layers:
-            raise ScratchError(f"clip skip {clip_skip} is not in 1..{layers}", exit_code=2)
+        check_clip_skip(self.config, clip_skip)
         encoding, empty = self.tokenizer.encode(text), self.tokenizer.encode("")
         token_ids = torch.tensor([encoding.ids, empty.ids], device=self.device)
         with self.taps.calling(branches=(COND, None), edits=False):
@@ -166,9 +165,7 @@ class StableDiffusion:
         with self.taps.running(lambda: self._describe(rows, noise, chosen, count, scale, options)):
             context = self._context(rows)
             start = self.sampling.noise(noise.latent)
-            source.draw(
-                start.shape[1:]
-            )  # each seed's first draw is the noise that a run starts from
+            source.draw(start.shape[1:])  # a seed's first draw is what the run starts from
             sampling = chosen.run(predict, start, self.schedule, count, draw, **options)
             for step in walk(sampling, finish_step):
                 if not step.x_next.isfinite().all():
@@ -210,13 +207,7 @@ class StableDiffusion:
         branches: Sequence[str],
     ) -> dict[str, list[Prompt]]:
         """For each branch, one prompt for every image."""
-        if self.unet.config.in_channels != self.config.vae.latent_channels:
-            raise ScratchError(
-                f"{self.components.source} is an inpainting checkpoint "
-                f"({self.unet.config.in_channels} input channels) - it needs a picture and a mask, and "
-                "cannot make one from text alone - use a text-to-image checkpoint",
-                exit_code=2,
-            )
+        check_text_to_image(self.config, self.components.source)
         prompts = [prompt] * batch if isinstance(prompt, Prompt) else list(prompt)
         if len(prompts) != batch:
             raise ScratchError(f"{len(prompts)} prompts for {batch} images - give one or {batch}")
@@ -358,10 +349,27 @@ def check_side(name: str, side: int, multiple: int) -> None:
     )
 
 
+def check_clip_skip(config: ModelConfig, clip_skip: int) -> None:
+    """Raise unless the model's text encoder has as many layers as are to be counted."""
+    layers = config.text.num_hidden_layers
+    if not 1 <= clip_skip <= layers:
+        raise ScratchError(f"clip skip {clip_skip} is not in 1..{layers}", exit_code=2)
+
+
+def check_text_to_image(config: ModelConfig, source: str) -> None:
+    """Raise for a model whose U-Net wants more than a noisy latent."""
+    if config.unet.in_channels != config.vae.latent_channels:
+        raise ScratchError(
+            f"{source} is an inpainting checkpoint ({config.unet.in_channels} input channels) - it"
+            " needs a picture and a mask, and cannot make one from text alone - use a text-to-image"
+            " checkpoint",
+            exit_code=2,
+        )
+
+
 def load(source: str = "scenes", **options: Any) -> StableDiffusion:
     """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
 
     Options are those of `sd_scratch.checkpoints.load_components`, such as ``dtype`` and ``device``.
     """
-    options.setdefault("memory_format", torch.channels_last)  # what convolutions are fastest in
     return StableDiffusion(load_components(source, **options))

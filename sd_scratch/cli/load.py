@@ -17,7 +17,7 @@ from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.unet import UNet
-from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.pipeline import StableDiffusion, check_clip_skip, check_text_to_image
 from sd_scratch.recipe import Recipe
 from sd_scratch.tokenizer import Tokenizer
 
@@ -38,8 +38,10 @@ def load_model(
     source = recipe.model or DEFAULT_MODEL
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
     recipe = complete(recipe, layout.config, options)
+    check_text_to_image(layout.config, source)
+    check_clip_skip(layout.config, recipe.clip_skip or 1)
 
-    components = build_components(layout, source, dtype, device, torch.channels_last, args.force)
+    components = build_components(layout, source, dtype, device, force=args.force)
     log.info(components.summary)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
     model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sd_scratch import files
 from sd_scratch.checkpoints import build, save_folder
 from sd_scratch.cli import load, main
+from sd_scratch.config import TINY
 from sd_scratch.pipeline import StableDiffusion
 from sd_scratch.png import encode_png, read_recipe
 from sd_scratch.recipe import Recipe
@@ -44,9 +45,9 @@ def refused(generate, monkeypatch, capsys):
     def no_weights(*arguments: object, **options: object) -> None:
         raise AssertionError("weights were read")
 
-    def run(*words: str, code: int = 2) -> str:
+    def run(*words: str, code: int = 2, **model: Path) -> str:
         monkeypatch.setattr(load, "build_components", no_weights)
-        assert generate(*words) == code
+        assert generate(*words, **model) == code
         streams = capsys.readouterr()
         errors = [line for line in streams.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
@@ -139,6 +140,14 @@ def test_a_model_that_is_not_there(capsys, tiny_folder) -> None:
     assert "no such model" in error
     assert "did you mean" in error
     assert main(["generate", "a", "-m", "a.safetensors"]) == 2
+
+
+def test_what_the_model_cannot_do_is_refused_before_its_weights_are_read(refused, tmp_path) -> None:
+    assert "clip skip 4 is not in 1..3" in refused("a cat", "--clip-skip=4")
+    inpainting = replace(TINY, unet=replace(TINY.unet, in_channels=9))
+    save_folder(tiny_components(inpainting), tmp_path / "inpainting")
+    error = refused("a cat", model=tmp_path / "inpainting")
+    assert "is an inpainting checkpoint (9 input channels) - it needs a picture and a mask" in error
 
 
 def test_an_output_that_exists_is_kept(refused) -> None:
