@@ -120,13 +120,10 @@ def plane_chart(
         x, y = spot(place)
         draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
         right = x < side / 2  # the text goes to the middle, where there is room
-        draw.text(
-            (x + 10 if right else x - 10, y - 12),
-            f"{i}: {labels[i - 1]}",
-            INK,
-            font(SIZE),
-            anchor="lm" if right else "rm",
-        )
+        spot_of_text = (x + 10 if right else x - 10, y - 12)
+        text, anchor = f"{i}: {labels[i - 1]}", "lm" if right else "rm"
+        draw.rectangle(draw.textbbox(spot_of_text, text, font(SIZE), anchor=anchor), PAPER)
+        draw.text(spot_of_text, text, INK, font(SIZE), anchor=anchor)
     draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
     draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
     return page

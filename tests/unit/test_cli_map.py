@@ -199,6 +199,7 @@ def test_noise_goes_on_where_it_stopped(run, tmp_path, clip, monkeypatch):
     assert run(*whole, "--seeds", "5", "-o", "whole") == 0
     names = complete(tmp_path / "whole")
     assert {"scores.png", "variance.png", "scores.csv"} < set(names)
+    assert sum(name.startswith("state-") for name in names) == 2
 
     drawn = []
     pictures = StableDiffusion.noise
@@ -215,6 +216,23 @@ def test_noise_goes_on_where_it_stopped(run, tmp_path, clip, monkeypatch):
     assert [row[:2] for row in found] == [row[:2] for row in expected]
     for row, other in zip(found, expected, strict=True):
         assert float(row[2]) == pytest.approx(float(other[2]), abs=0.5)  # batches round
+
+
+def test_noise_in_several_processes(run, tmp_path, clip, monkeypatch):
+    whole = ["noise", PROMPT, "a shape", "--clip", clip, "--seeds", "5", "--batch-size", "2"]
+    assert run(*whole, "-o", "alone") == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        assert not (tmp_path / "shared" / "settings.json").exists()
+        monkeypatch.setenv("RANK", rank)
+        assert run(*whole, "-o", "shared") == 0
+    alone, shared = scores_in(tmp_path / "alone"), scores_in(tmp_path / "shared")
+    assert [row[:2] for row in alone] == [row[:2] for row in shared]
+    for row, other in zip(alone, shared, strict=True):
+        assert float(row[2]) == pytest.approx(float(other[2]), abs=0.5)
+    assert run(*whole) == 2  # no folder to share
+    monkeypatch.setenv("RANK", "2")
+    assert run(*whole, "-o", "shared") == 1
 
 
 def test_noise_is_not_mixed_with_other_settings(run, capsys):

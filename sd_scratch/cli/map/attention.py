@@ -90,23 +90,21 @@ def panels(
     axes: tuple[Sequence[int], Sequence[int]],
 ) -> "Image.Image":
     """A matrix for each layer (down) and head (across), all on one scale."""
+    from PIL import ImageOps
 
     from sd_scratch.mapping.charts import heat_matrix, matrix_scale
-    from sd_scratch.mapping.drawing import Cell, sheet
+    from sd_scratch.mapping.drawing import RULE, Cell, sheet
 
     layers, heads = axes
     side = values.shape[-1]
     size = side * max(1, -(-PANEL // side))
     top = float(values.max())
+
+    def panel(matrix: "Tensor") -> "Image.Image":
+        return ImageOps.expand(heat_matrix(matrix, top).resize((size, size), 0), 1, RULE)
+
     rows = [
-        [
-            Cell(
-                heat_matrix(values[i, j], top).resize((size, size), 0),
-                f"head {head}",
-                enlarge=False,
-            )
-            for j, head in enumerate(heads)
-        ]
+        [Cell(panel(values[i, j]), f"head {head}", enlarge=False) for j, head in enumerate(heads)]
         for i in range(len(layers))
     ]
     labels = [f"layer {layer}" for layer in layers]

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,36 +59,75 @@ def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.results import Results
     from sd_scratch.cli.map.session import Session
 
-    if args.resume and args.output is None:
-        raise ScratchError("--resume needs the folder to go on in - name it with -o", exit_code=2)
+    rank, processes = place_among_processes()
+    shared = args.resume or processes > 1
+    if shared and args.output is None:
+        how = "--resume" if args.resume else "a run of several processes"
+        raise ScratchError(f"{how} needs a folder of its own - name it with -o", exit_code=2)
     session = Session(args)
     if len(set(args.prompt)) < len(args.prompt):
         raise ScratchError("a prompt was given twice", exit_code=2)
     for text in args.prompt:
         session.words(text, [])
-    results = Results(args.output, "noise", overwrite=args.overwrite or args.resume)
+    results = Results(args.output, "noise", overwrite=args.overwrite or shared)
     mark = fingerprint(session, args)
-    states = [
-        read_state(results.folder / state_file(text), mark, resume=args.resume)
-        for text in args.prompt
-    ]
+    if not shared:
+        for text in args.prompt:
+            for path in state_files(results.folder, text):
+                path.unlink()
+    states = [read_states(results.folder, text, mark) for text in args.prompt]
     first = session.recipe.seed or 0
     wanted = range(first, first + args.seeds)
-    missing = [[seed for seed in wanted if seed not in set(state.seeds)] for state in states]
+    mine = wanted[rank::processes]  # fixed, however far the other processes are
+    missing = [[seed for seed in mine if seed not in set(state.seeds)] for state in states]
     clip = None
     if args.clip != WITHOUT:
         clip = load_clip(args.clip, offline=args.offline, device=session.device)
     with progress_bar(sum(map(len, missing)) * (session.recipe.steps or 0), "steps") as bar:
-        for i, (text, seeds) in enumerate(zip(args.prompt, missing, strict=True)):
+        for text, seeds in zip(args.prompt, missing, strict=True):
+            name = state_name(text, rank)
+            own = read_state(results.folder / name, mark)
             for start in range(0, len(seeds), args.batch_size):
                 part = seeds[start : start + args.batch_size]
-                states[i] = add_seeds(session, clip, text, part, states[i], bar.update)
-                write_state(results, state_file(text), mark, states[i])
-    save(session, results, args, states)
+                own = add_seeds(session, clip, text, part, own, bar.update)
+                write_state(results, name, mark, own)
+    states = [read_states(results.folder, text, mark) for text in args.prompt]
+    if all(set(wanted) <= set(state.seeds) for state in states):  # else another process is not done
+        save(session, results, args, states)
 
 
-def state_file(prompt: str) -> str:
-    return f"state-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}.safetensors"
+def place_among_processes() -> tuple[int, int]:
+    """This process' number and how many there are, as torchrun tells; alone, 0 of 1."""
+    try:
+        rank, count = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    except ValueError:
+        rank, count = -1, 0
+    if not 0 <= rank < count:
+        raise ScratchError("RANK and WORLD_SIZE in the environment are no numbers of a run")
+    return rank, count
+
+
+def state_name(prompt: str, rank: int) -> str:
+    return f"state-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}-{rank}.safetensors"
+
+
+def state_files(folder: Path, prompt: str) -> list[Path]:
+    """What all processes left of a prompt."""
+    return sorted(folder.glob(state_name(prompt, 0).replace("-0.", "-*.")))
+
+
+def read_states(folder: Path, prompt: str, mark: str) -> State:
+    """What all processes left, in the order of the seeds."""
+    import torch
+
+    states = [read_state(path, mark) for path in state_files(folder, prompt)]
+    seeds = [seed for state in states for seed in state.seeds]
+    scores = torch.cat([torch.zeros(0), *(state.scores for state in states)])
+    order = sorted(range(len(seeds)), key=seeds.__getitem__)
+    moments = None
+    for part in (state.moments for state in states):
+        moments = part if moments is None or part is None else moments.merged(part)
+    return State([seeds[i] for i in order], scores[order], moments)
 
 
 def fingerprint(session: "Session", args: argparse.Namespace) -> str:
@@ -97,16 +137,15 @@ def fingerprint(session: "Session", args: argparse.Namespace) -> str:
     return json.dumps({**known, "clip": clip}, sort_keys=True)
 
 
-def read_state(path: Path, mark: str, *, resume: bool) -> State:
-    """What an earlier run left, where it is to be gone on with. Raises ScratchError (bad usage) where
-    that one had other settings."""
+def read_state(path: Path, mark: str) -> State:
+    """What one process left. Raises ScratchError (bad usage) where it had other settings."""
     import torch
     from safetensors import safe_open
 
     from sd_scratch.checkpoints.safetensors_file import read_header
     from sd_scratch.mapping.seeds import Moments
 
-    if not resume or not path.is_file():
+    if not path.is_file():
         return State([], torch.zeros(0), None)
     read_header(path)
     with safe_open(path, framework="pt") as file:
