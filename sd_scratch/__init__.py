@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from sd_scratch.pipeline import StableDiffusion as StableDiffusion
     from sd_scratch.pipeline import load as load
     from sd_scratch.prompt import Prompt as Prompt
+    from sd_scratch.tensors import Trace as Trace
+    from sd_scratch.tensors import ablate as ablate
+    from sd_scratch.tensors import add as add
+    from sd_scratch.tensors import area as area
+    from sd_scratch.tensors import heads as heads
+    from sd_scratch.tensors import lerp as lerp
+    from sd_scratch.tensors import mean_over_steps as mean_over_steps
+    from sd_scratch.tensors import patch as patch
+    from sd_scratch.tensors import reweight as reweight
+    from sd_scratch.tensors import scale as scale
+    from sd_scratch.tensors import scale_word as scale_word
+    from sd_scratch.tensors import set_to as set_to
+    from sd_scratch.tensors import shift as shift
+    from sd_scratch.tensors import swap as swap
+    from sd_scratch.tensors import words as words
 
 __version__ = "0.1.0"
 
@@ -23,8 +38,34 @@ _HOMES = {
     "StableDiffusion": "sd_scratch.pipeline",
     "load": "sd_scratch.pipeline",
 }
+_TENSORS = (
+    "Trace",
+    "ablate",
+    "add",
+    "area",
+    "heads",
+    "lerp",
+    "mean_over_steps",
+    "patch",
+    "reweight",
+    "scale",
+    "scale_word",
+    "set_to",
+    "shift",
+    "swap",
+    "words",
+)
+_HOMES |= dict.fromkeys(_TENSORS, "sd_scratch.tensors")
 
-__all__ = ["ImageNoise", "Prompt", "ScratchError", "StableDiffusion", "__version__", "load"]
+__all__ = [
+    "ImageNoise",
+    "Prompt",
+    "ScratchError",
+    "StableDiffusion",
+    "__version__",
+    "load",
+    *_TENSORS,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -124,7 +124,7 @@ class StableDiffusion:
         noise: ImageNoise,
         *,
         negative: Prompt | str = "",
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         **options: Any,
@@ -135,7 +135,7 @@ class StableDiffusion:
             prompt: one for all images, or one per image.
             noise: where to start, from `noise`.
             negative: what to steer away from; the empty prompt by default.
-            sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
+            sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
             steps: how many, 1 to 1000.
             guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
                 prompt alone and 0 the negative prompt alone, each at half the cost.
@@ -144,7 +144,8 @@ class StableDiffusion:
         Raises:
             ScratchError: bad settings, or latents that are no longer finite.
         """
-        chosen = get_sampler(sampler or self.config.sampler)
+        sampler = self.config.sampler if sampler is None else sampler
+        chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
         count = self.config.steps if steps is None else steps
         scale = self.config.guidance if guidance is None else guidance
         rows = self._rows(prompt, negative, len(noise), branches_of(scale))

@@ -10,6 +10,7 @@ storage      traces on disk
 
 from sd_scratch.tensors.edit import At, EditFunction, Editor
 from sd_scratch.tensors.edits import (
+    Follow,
     ReadyEdit,
     ablate,
     add,
@@ -20,6 +21,7 @@ from sd_scratch.tensors.edits import (
     scale,
     scale_word,
     set_to,
+    shift,
     swap,
 )
 from sd_scratch.tensors.names import TensorInfo
@@ -35,6 +37,7 @@ __all__ = [
     "Call",
     "EditFunction",
     "Editor",
+    "Follow",
     "Probe",
     "ReadyEdit",
     "Recorder",
@@ -57,6 +60,7 @@ __all__ = [
     "scale",
     "scale_word",
     "set_to",
+    "shift",
     "swap",
     "words",
 ]

@@ -129,12 +129,20 @@ class Patch(ReadyEdit):
     values: Mapping[str, Tensor]
 
     def __call__(self, x: Tensor, at: At) -> Tensor | None:
-        for branch in (at.branch, ""):
-            for step in (at.step, None):  # None: a mean over the steps, or a tensor without any
-                value = self.values.get(str(Address(at.name, step, branch)))
-                if value is not None:
-                    return _like(value, x)
-        return None
+        value = _recorded(self.values, at)
+        return None if value is None else _like(value, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(ReadyEdit):
+    """Add what was recorded under the same name, step and branch, times `scale`."""
+
+    values: Mapping[str, Tensor]
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor, at: At) -> Tensor | None:
+        value = _recorded(self.values, at)
+        return None if value is None else x + self.scale * _like(value, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +208,33 @@ class Swap(OfWords):
         return torch.stack(rows)
 
 
+@dataclass(frozen=True, eq=False)
+class Follow(OfWords):
+    """Pictures of a batch do as the first one does.
+
+    Without a matrix they take over its tensor. With one, ``[B - 1, M, M]``, they take over what its
+    tokens have, each as the matrix sends it to theirs, and keep `own` ``[B - 1, M]`` of what they have.
+    """
+
+    matrix: Tensor | None = None
+    own: Tensor | None = None
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        first, rest = x[:1], x[1:]
+        if self.matrix is None or self.own is None:
+            return first.expand_as(x)
+        if len(rest) != len(self.matrix):
+            raise ScratchError(
+                f"{len(self.matrix)} pictures were to follow the first, and the batch has {len(rest)} more"
+            )
+        axis = at.axis("token")
+        shape = [len(rest), *[1] * (x.dim() - 3)]
+        matrix, own = _like(self.matrix, x), _like(self.own, x)
+        taken = first.movedim(axis, -1) @ matrix.view(*shape, *matrix.shape[-2:])
+        kept = rest.movedim(axis, -1) * own.view(*shape, 1, -1)
+        return torch.cat([first, (taken + kept).movedim(-1, axis)])
+
+
 def scale(factor: float) -> Scale:
     """Times `factor`."""
     return Scale(factor)
@@ -235,6 +270,16 @@ def ablate(
 def patch(trace: Trace) -> Patch:
     """What another run had at the same name, step and branch."""
     return Patch({str(address): value for address, value in trace.values.items()})
+
+
+def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shift:
+    """What another run had, less what a third one had, added on top: a direction between two runs."""
+    difference = {
+        str(address): value if away is None else value - away.values[address]
+        for address, value in towards.values.items()
+        if away is None or address in away.values
+    }
+    return Shift(difference, scale)
 
 
 def scale_word(
@@ -292,7 +337,17 @@ def _unplain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-# Masks ----------------------------------------------------------------------------------------
+# Values and masks ----------------------------------------------------------------------------------------
+
+
+def _recorded(values: Mapping[str, Tensor], at: At) -> Tensor | None:
+    """What was recorded where the edit stands."""
+    for branch in (at.branch, ""):
+        for step in (at.step, None):  # None: a mean over the steps, or a tensor that has none
+            value = values.get(str(Address(at.name, step, branch)))
+            if value is not None:
+                return value
+    return None
 
 
 def _like(value: float | Tensor, x: Tensor) -> Tensor:

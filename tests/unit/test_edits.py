@@ -11,6 +11,7 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.tensors import (
     Address,
     At,
+    Follow,
     Trace,
     ablate,
     add,
@@ -21,6 +22,7 @@ from sd_scratch.tensors import (
     scale,
     scale_word,
     set_to,
+    shift,
     swap,
 )
 
@@ -138,6 +140,26 @@ def test_a_patch_puts_back_what_was_recorded_and_leaves_the_rest():
     assert patch(mean)(x, at(axes, step=2)).eq(1).all()
 
 
+def test_a_shift_adds_the_difference_of_two_runs():
+    one, two = (Trace({Address("net.x", 1, "cond"): torch.full((2, 3), n)}) for n in (1.0, 5.0))
+    x, axes = torch.zeros(2, 3), ("batch", "channel")
+    assert shift(two, one, scale=0.5)(x, at(axes, step=1)).eq(2).all()
+    assert shift(two)(x, at(axes, step=1)).eq(5).all()
+    assert shift(two, one)(x, at(axes, step=0)) is None
+
+
+def test_pictures_that_follow_the_first():
+    x = torch.randn(3, 4, 6, 5)
+    assert torch.equal(Follow()(x, at(PROBS)), x[:1].expand_as(x))
+    matrix, own = torch.zeros(2, 5, 5), torch.zeros(2, 5)
+    matrix[0] = torch.eye(5).flip(0)
+    own[1] = 1.0
+    followed = Follow(matrix, own)(x, at(PROBS))
+    assert torch.equal(followed[0], x[0])
+    assert torch.equal(followed[1], x[0].flip(-1))
+    assert torch.equal(followed[2], x[2])
+
+
 def test_words_without_prompts_are_refused():
     with pytest.raises(ScratchError, match="outside of a run with prompts"):
         scale_word("cat", 2.0)(torch.zeros(2, 5, 3), At("net.x", CONTEXT))
@@ -151,6 +173,9 @@ EDITS = [
     ablate(heads=[1, 2], by="mean"),
     ablate(words=["cat", ("dog", 1)]),
     patch(Trace({Address("net.x", 1, "cond"): torch.randn(2, 3)})),
+    shift(Trace({Address("net.x", 1, "cond"): torch.randn(2, 3)}), scale=0.5),
+    Follow(),
+    Follow(torch.eye(3)[None], torch.zeros(1, 3)),
     scale_word("cat", 1.5, nth=1, origin="empty"),
     reweight({"cat": 2.0, ("dog", 1): 0.5}, renormalise=True),
     swap("cat", "dog"),
