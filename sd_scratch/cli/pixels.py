@@ -87,6 +87,8 @@ def train(args: argparse.Namespace) -> int:
     if stage not in STAGES:
         raise ScratchError(f"{args.preset} has no stage {stage} - {' or '.join(STAGES)}", 2)
     with join_team("cpu" if stage == "classifier" else args.device) as team:
+        if stage == "classifier" and team.size > 1:
+            raise ScratchError("a classifier is trained by one process - leave out torchrun", 2)
         outcome = _run(args, stage, budget, team)
         if not team.leads:
             return 0
@@ -167,19 +169,16 @@ def _evaluate(args: argparse.Namespace) -> int:
     judge, data = load_classifier(args.classifier), load_data(args.preset, args.data)
     check_same_kind(judge, data)
     model = _load(args.evaluate, args.device)
-    count = args.count or COUNT
-    made = make_pictures(
-        model,
-        max(count, args.train_on_samples or 0),
-        sampler=args.sampler or "ddim",
-        steps=args.steps or 50,
-        guidance=args.cfg_scale,
-    )
+    count, sampler, steps = args.count or COUNT, args.sampler or "ddim", args.steps or 50
+    scale = model.config.guidance if args.cfg_scale is None else args.cfg_scale
+    total = max(count, args.train_on_samples or 0)
+    made = make_pictures(model, total, sampler=sampler, steps=steps, guidance=scale)
     scores = score_pictures(judge, made.first(count), data)
     learnt = None
     if args.train_on_samples:
         preset = judge_for_classes(JUDGES[args.preset], len(data.train.class_names))
         learnt = trained_on_samples(made, data, preset, Budget(minutes=SAMPLES_MINUTES))
+    print(f"{sampler}, {steps} steps, guidance {scale:g}\n")
     print(table(scores, learnt, made.class_names))
     return 0
 

@@ -64,9 +64,10 @@ class Team:
 
     def clock(self) -> float:
         """The first process's time, so that all end at the same step."""
+        if self.size == 1:
+            return time.monotonic()
         now = torch.tensor(time.monotonic(), dtype=torch.float64, device=self.device)
-        if self.size > 1:
-            dist.broadcast(now, src=0)
+        dist.broadcast(now, src=0)
         return float(now)
 
     def stop(self) -> Stop:

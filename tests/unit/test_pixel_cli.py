@@ -89,7 +89,12 @@ def test_a_classifier_is_trained_and_judges(tmp_path, model, capsys):
     arguments = ["--evaluate", model, "--count", 20, "--steps", 2]
     assert run("train", "mnist", *arguments, "--classifier", judge) == 0
     table = capsys.readouterr().out
-    for words in ("class accuracy", "Fréchet distance", "class accuracy, 9"):
+    for words in (
+        "ddim, 2 steps, guidance 2\n",
+        "class accuracy",
+        "Fréchet distance",
+        "class accuracy, 9",
+    ):
         assert words in table
     assert run("train", "mnist", *arguments) == 2
     assert "who judges?" in capsys.readouterr().err
