@@ -284,16 +284,17 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["move", PROMPT, "a dog", "a cat", "--path", "1,4"], "no landmark 4, of 3"),
         (["move", PROMPT, "a dog", "a cat", "--path", "1,1:x"], "'1:x' is no place"),
         (["move", PROMPT, "a dog", "a cat", "--interactive"], "needs a terminal"),
-        (["noise", PROMPT, "--resume"], "--resume needs the folder"),
+        (["noise", PROMPT, "--resume"], "--resume needs a folder"),
         (["noise", PROMPT, PROMPT], "a prompt was given twice"),
         (["noise", PROMPT, "--clip", "nothing"], "no folder, and no hub id"),
         (["move", PROMPT, "a dog", "a cat", "--frames", "2"], "--frames 2 are too few"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2_before_any_weights(
-    run, unread, capsys, arguments, message
+    run, unread, capsys, tmp_path, arguments, message
 ):
     assert run(*arguments, quick=False) == 2
+    assert not list(tmp_path.glob("out/*"))
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 

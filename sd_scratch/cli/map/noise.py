@@ -54,7 +54,7 @@ class State:
 
 
 def run(args: argparse.Namespace) -> None:
-    from sd_scratch.checkpoints.clip import load_clip
+    from sd_scratch.checkpoints.clip import load_clip, locate_clip
     from sd_scratch.cli.console import progress_bar
     from sd_scratch.cli.map.results import Results
     from sd_scratch.cli.map.session import Session
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
     for text in args.prompt:
         session.words(text, [])
     results = Results(args.output, "noise", overwrite=args.overwrite or shared)
+    if args.clip != WITHOUT:
+        locate_clip(args.clip, offline=args.offline)
     mark = fingerprint(session, args)
     if not shared:
         for text in args.prompt:

@@ -20,26 +20,34 @@ from sd_scratch.png import encode_png
 from sd_scratch.recipe import Recipe
 
 SETTINGS = "settings.json"
+DEFAULT = Path("out")
 
 
 class Results:
     """Writes files into a folder, each whole or not at all, and prints their paths.
 
-    Without a folder the first free one of ``out/EXPERIMENT-0001``, ... is made. Raises ScratchError
+    Without a folder the first free one of ``out/EXPERIMENT-0001``, ... is made when there is something to
+    put there. Raises ScratchError
     (bad usage) where results are there already and `overwrite` is false, or nothing can be written.
     """
 
     def __init__(self, folder: Path | None, experiment: str, *, overwrite: bool = False) -> None:
         self.experiment = experiment
-        self.folder = folder if folder is not None else _free_folder(experiment)
         self.files: list[str] = []
+        self._folder = folder
         if folder is not None and (folder / SETTINGS).exists() and not overwrite:
             raise ScratchError(
                 f"{folder} holds results already - nothing was made - give --overwrite, or another "
                 "folder",
                 exit_code=2,
             )
-        check_target(self.folder / SETTINGS)
+        check_target((folder or DEFAULT) / SETTINGS)
+
+    @property
+    def folder(self) -> Path:
+        if self._folder is None:
+            self._folder = _free_folder(self.experiment)
+        return self._folder
 
     def picture(self, name: str, image: Image.Image) -> None:
         self.write(name, encode_png(image))
@@ -99,7 +107,7 @@ def numbered(words: Sequence[str]) -> list[str]:
 def _free_folder(experiment: str) -> Path:
     """Make the first free folder; of several processes each gets its own."""
     for number in count(1):
-        folder = Path("out") / f"{experiment}-{number:04}"
+        folder = DEFAULT / f"{experiment}-{number:04}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
