@@ -132,6 +132,12 @@ def load_classifier(source: str | Path) -> Classifier:
     return classifier
 
 
+def list_pixel_models() -> list[str]:
+    """The names of the shipped ones, sorted."""
+    configs = weights_folder().glob(f"*/{CONFIG_FILE}")
+    return sorted(p.parent.name for p in configs if (p.parent / WEIGHTS_FILE).is_file())
+
+
 def find_pixel_model(source: str | Path) -> Path:
     """The folder of a shipped model by its name, or the folder itself."""
     shipped = weights_folder() / str(source)

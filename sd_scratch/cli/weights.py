@@ -36,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
 
 def list_models(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.hub import PINNED, list_cached
+    from sd_scratch.checkpoints.pixel_model import (
+        WEIGHTS_FILE,
+        find_pixel_model,
+        list_pixel_models,
+    )
     from sd_scratch.checkpoints.shipped import list_shipped, shipped_model
 
     models: list[dict[str, str | int]] = []
@@ -44,6 +49,9 @@ def list_models(args: argparse.Namespace) -> int:
         files = folder.rglob("*.safetensors") if folder else ()
         size = sum(file.stat().st_size for file in files)
         models.append({"model": name, "where": "shipped", "bytes": size})
+    for name in list_pixel_models():
+        size = (find_pixel_model(name) / WEIGHTS_FILE).stat().st_size
+        models.append({"model": name, "where": "shipped, for sd-scratch sample", "bytes": size})
     for cached in list_cached():
         where = f"hub cache, commit {cached.revision[:10]}"
         models.append({"model": cached.repo, "where": where, "bytes": cached.size})

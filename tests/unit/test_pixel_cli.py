@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sd_scratch.checkpoints import pixel_model
 from sd_scratch.cli import main, pixels
 from sd_scratch.training.pixels import ddpm, presets
 from sd_scratch.training.pixels.idx import write_idx
@@ -122,6 +123,16 @@ def test_bad_usage_of_sample(tmp_path, model, capsys):
     assert "class 'eleven' is unknown - there is 0, 1" in capsys.readouterr().err
     assert run("sample", "mnist", "-m", tmp_path) == 2
     assert "no model of pixels there" in capsys.readouterr().err
+
+
+def test_shipped_models_are_found_by_name(tmp_path, model, monkeypatch, capsys):
+    shipped = tmp_path / "weights"
+    shipped.mkdir()
+    model.rename(shipped / "ddpm-mnist")
+    monkeypatch.setattr(pixel_model, "weights_folder", lambda: shipped)
+    assert run("weights", "list") == 0
+    assert "ddpm-mnist" in capsys.readouterr().out
+    assert run("sample", "mnist", "-b", 2, "-o", tmp_path / "x.png") == 0
 
 
 def test_data_sets_are_the_same_everywhere():
