@@ -1,5 +1,6 @@
 """``sd-scratch map`` on a tiny model: what it writes, and what it refuses before it reads weights."""
 
+import argparse
 import csv
 import json
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
-from sd_scratch.cli.map import session
+from sd_scratch.cli.map import EXPERIMENTS, add_arguments, session
 from sd_scratch.cli.map.keys import named
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.networks.image_encoder import Clip
@@ -304,13 +305,17 @@ def test_a_negative_number_may_start_the_list(run, tmp_path):
     assert settings_in(tmp_path / "out")["lambdas"] == [-0.5]
 
 
+@pytest.mark.parametrize(
+    ("size", "batch"), [([], 8), (["-W", "512"], 1), (["--batch-size", "3"], 3)]
+)
+def test_large_pictures_are_made_one_at_a_time(folder, size, batch):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["perturb", PROMPT, "-m", str(folder), *size])
+    assert session.Session(args).batch_size == batch
+
+
 def test_help_of_every_experiment(capsys):
-    for experiment in session_experiments():
+    for experiment in EXPERIMENTS:
         assert main(["map", experiment, "--help"]) == 0
         assert "-o FOLDER" in capsys.readouterr().out
-
-
-def session_experiments():
-    from sd_scratch.cli.map import EXPERIMENTS
-
-    return EXPERIMENTS

@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         for text, seeds in zip(args.prompt, missing, strict=True):
             name = state_name(text, rank)
             own = read_state(results.folder / name, mark)
-            for start in range(0, len(seeds), args.batch_size):
-                part = seeds[start : start + args.batch_size]
+            for start in range(0, len(seeds), session.batch_size):
+                part = seeds[start : start + session.batch_size]
                 own = add_seeds(session, clip, text, part, own, bar.update)
                 write_state(results, name, mark, own)
     states = [read_states(results.folder, text, mark) for text in args.prompt]

@@ -60,7 +60,9 @@ def add_run(parser: argparse.ArgumentParser, *, samplers: bool = False) -> None:
     else:
         run.add_argument("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
     run.add_argument(
-        "--batch-size", type=integer(1, 256), default=8, help="pictures at a time (default: 8)"
+        "--batch-size",
+        type=integer(1, 256),
+        help="pictures at a time (default: 8 up to 128x128 pixels, else 1)",
     )
     add_model(parser)
 

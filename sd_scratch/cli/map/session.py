@@ -26,6 +26,8 @@ from sd_scratch.recipe import Recipe
 from sd_scratch.text_cleaning import check_text
 from sd_scratch.tokenizer import Word
 
+BATCH, SMALL = 8, 128 * 128  # pictures at a time, where one has no more pixels than that
+
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,12 @@ class Session:
         return self.model.prompt(text, clip_skip=self.recipe.clip_skip or 1)
 
     @property
+    def batch_size(self) -> int:
+        """Pictures at a time: what was asked for, or what is fast with small and safe with large ones."""
+        pixels = (self.recipe.width or 0) * (self.recipe.height or 0)
+        return int(self.args.batch_size or (BATCH if pixels <= SMALL else 1))
+
+    @property
     def text_recipe(self) -> Recipe:
         """The recipe of an experiment that makes no pictures."""
         no = dict.fromkeys(("seed", "steps", "sampler", "guidance", "width", "height"))
@@ -114,7 +122,7 @@ class Session:
             "guidance": recipe.guidance,
         }
         noise = model.noise(recipe.seed or 0, recipe.width, recipe.height)
-        return Rendering(model, noise, settings, self.args.batch_size, on_step)
+        return Rendering(model, noise, settings, self.batch_size, on_step)
 
     def progress(self, pictures: int) -> Any:
         """A bar for that many pictures, counting their steps."""
