@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time from process start to the first U-Net call, too",
     )
     parser.add_argument("--memory", action="store_true", help="peak memory of a whole run, too")
+    parser.add_argument(
+        "--tensors", action="store_true", help="time taps that are off, and recording, too"
+    )
     parser.add_argument("--no-networks", action="store_true", help="leave out the networks' times")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_device_arguments(parser)
@@ -57,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
         rows += process_rows(args, ours, size, with_theirs=theirs is not None)
     if not args.no_networks:
         rows += network_rows(ours, theirs, size, args.repeats)
+    if args.tensors:
+        from sd_scratch.cli.bench.tensors import tensor_rows
+
+        rows += tensor_rows(ours, theirs, size, args.repeats)
     if args.compile:
         rows.append(compiled_row(ours, theirs, size, args.repeats))
 
