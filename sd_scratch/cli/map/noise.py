@@ -191,19 +191,8 @@ def add_seeds(
     from sd_scratch.mapping.clip_score import clip_scores
     from sd_scratch.mapping.seeds import Moments, seed_pictures
 
-    recipe = session.recipe
-    pixels = seed_pictures(
-        session.model,
-        session.encode(text),
-        session.model.noise(seeds, recipe.width, recipe.height),
-        {
-            "negative": session.encode(recipe.negative_prompt),
-            "sampler": recipe.sampler,
-            "steps": recipe.steps,
-            "guidance": recipe.guidance,
-        },
-        on_step,
-    )
+    prompt, noise = session.encode(text), session.noise(seeds)
+    pixels = seed_pictures(session.model, prompt, noise, session.settings, on_step)
     scores = torch.full((len(seeds),), float("nan"))
     if clip is not None:
         scores = clip_scores(clip, pixels, text)

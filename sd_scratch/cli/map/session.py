@@ -18,6 +18,7 @@ from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.errors import ScratchError
+from sd_scratch.image_noise import ImageNoise
 from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.pipeline import StableDiffusion
@@ -113,16 +114,22 @@ class Session:
             self.recipe = self.recipe.over(model_hash=components.hash or None)
         return self._model
 
-    def rendering(self, on_step: Callable[[int], object]) -> Rendering:
-        recipe, model = self.recipe, self.model
-        settings: dict[str, Any] = {
-            "negative": self.encode(recipe.negative_prompt),
-            "sampler": recipe.sampler,
-            "steps": recipe.steps,
-            "guidance": recipe.guidance,
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The recipe as `StableDiffusion.steps` wants it."""
+        return {
+            "negative": self.encode(self.recipe.negative_prompt),
+            "sampler": self.recipe.sampler,
+            "steps": self.recipe.steps,
+            "guidance": self.recipe.guidance,
         }
-        noise = model.noise(recipe.seed or 0, recipe.width, recipe.height)
-        return Rendering(model, noise, settings, self.batch_size, on_step)
+
+    def noise(self, seeds: int | Sequence[int]) -> ImageNoise:
+        return self.model.noise(seeds, self.recipe.width, self.recipe.height)
+
+    def rendering(self, on_step: Callable[[int], object]) -> Rendering:
+        noise = self.noise(self.recipe.seed or 0)
+        return Rendering(self.model, noise, self.settings, self.batch_size, on_step)
 
     def progress(self, pictures: int) -> Any:
         """A bar for that many pictures, counting their steps."""
