@@ -3,7 +3,10 @@
 import argparse
 import csv
 import json
+import re
+import shlex
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sd_scratch.checkpoints.save import save_folder
-from sd_scratch.cli import main
+from sd_scratch.cli import Parser, main
 from sd_scratch.cli.map import EXPERIMENTS, add_arguments, session
 from sd_scratch.cli.map.keys import named
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
@@ -319,3 +322,21 @@ def test_help_of_every_experiment(capsys):
     for experiment in EXPERIMENTS:
         assert main(["map", experiment, "--help"]) == 0
         assert "-o FOLDER" in capsys.readouterr().out
+
+
+def test_what_the_page_tells_to_type_is_understood():
+    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:sd-scratch|torchrun .* sd_scratch) (map .*)$", page, re.MULTILINE)
+    assert {shlex.split(line)[1] for line in lines} >= {
+        "adjust",
+        "words",
+        "perturb",
+        "noise",
+        "move",
+    }
+    for line in lines:
+        parser = Parser()
+        add_arguments(parser)
+        parser.parse_args(shlex.split(line)[1:])
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    compile(example, "mapping.md", "exec")

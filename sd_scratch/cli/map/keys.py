@@ -27,7 +27,7 @@ def read_keys() -> Iterator[str]:
 
     before = termios.tcgetattr(sys.stdin)
     try:
-        tty.setcbreak(sys.stdin)
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # keys that were typed already count
         yield from named(lambda: sys.stdin.read(1))
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
