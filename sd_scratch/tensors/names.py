@@ -88,7 +88,7 @@ def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
         return attention[leaf]
     if leaf == "token_ids":
         return ("batch", "token")
-    if leaf == "context":
+    if leaf == "context" and dims == 3:
         return ("batch", "token", "channel")
     sequence = ("batch", "token" if text else "position", "channel")
     return {1: ("batch",), 2: ("batch", "channel"), 3: sequence, 4: PICTURE}.get(dims, ())

@@ -7,10 +7,10 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.tensors.edit import Editor
-from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverSteps, Words, bind
 from sd_scratch.tensors.tapped import Rows
 from sd_scratch.tensors.taps import Call, Run, Steps, StopRun, Taps, choose_steps
@@ -77,7 +77,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self._chains: dict[str, list[Bound]] = {}
         self._fresh: dict[tuple[str, str], Tensor] = {}
         self._live: dict[str, Tensor] = {}
-        self._averaged_steps = 0
+        self._counts: dict[Address, int] = {}  # of the steps in a mean
         self._holds_run = False
 
     # Coming and going -----------------------------------------------------------------------
@@ -120,8 +120,8 @@ class Recorder(AbstractContextManager[Trace, bool]):
                 exit_code=2,
             )
         self._chosen = choose_steps(self._steps, run.calls)
-        self._check_budget(run)
         self._bind(run)
+        self._check_budget(run)
         for address in [a for a in self.trace.values if a.name.startswith("text.")]:
             del self.trace.values[address]  # prompts encoded before the run; it shows its own
         self.trace.facts, self.trace.inputs = run.facts, run.inputs
@@ -131,34 +131,29 @@ class Recorder(AbstractContextManager[Trace, bool]):
     def _bind(self, run: Run) -> None:
         """Fit the reductions to this run's prompts and sizes."""
         table = self.taps.tensors(hw=run.hw)
-        words = [w for r in self.reductions if isinstance(r, Words) for w in r.words]
-        for name in self.names:
-            # A word is looked up in the run's prompts, which are not known before it starts.
-            unknown = bool(words) and not run.prompts
-            chain = [] if unknown else self._chain(table[name], run, self.taps.device)
-            self._chains[name] = chain
-            axes = chain[-1].axes if chain else table[name].axes
-            texts = tuple(w if isinstance(w, str) else f"{w[0]} ({w[1]})" for w in words)
-            self.trace.kept[name] = Kept(axes, table[name].hw, texts, self.averaged)
-
-    def _chain(self, info: TensorInfo, run: Run, device: torch.device) -> list[Bound]:
-        return bind(self.reductions, info, run.prompts, self.branch, device)
+        words = [word for r in self.reductions if isinstance(r, Words) for word in r.words]
+        texts = tuple(w if isinstance(w, str) else f"{w[0]} ({w[1]})" for w in words)
+        # Words are looked up in a run's prompts. Before it starts there is nothing to keep of them.
+        before = run.calls is None and not run.prompts
+        names = () if words and before else self.names
+        self._chains = {
+            name: bind(self.reductions, table[name], run.prompts, self.branch, self.taps.device)
+            for name in names
+        }
+        self.trace.kept = {
+            name: Kept(
+                chain[-1].axes if chain else table[name].axes, table[name].hw, texts, self.averaged
+            )
+            for name, chain in self._chains.items()
+        }
 
     def _check_budget(self, run: Run) -> None:
         """Refuse a run whose recording will be larger than the budget."""
-        table, meta = self.taps.tensors(hw=run.hw), torch.device("meta")
+        table = self.taps.tensors(hw=run.hw)
         total = 0
         for name in self.names:
             info = table[name]
-            shape = (info.shape[0] * run.batch, *info.shape[1:])
-            x = torch.empty(shape, dtype=info.dtype, device=meta)
-            try:
-                for bound in self._chain(info, run, meta):
-                    x = bound.apply(x)
-            except ScratchError:
-                raise
-            except Exception:  # somebody's own function may not work without numbers
-                x = torch.empty(shape, dtype=info.dtype, device=meta)
+            x = self._reduced(name, (info.shape[0] * run.batch, *info.shape[1:]), info.dtype)
             steps = 1 if self.averaged or not info.stepwise else _count(self._chosen, run.calls)
             branches = len(run.branches) if info.branched and self.branch is None else 1
             total += prod(x.shape) * (self.dtype or x.dtype).itemsize * steps * branches
@@ -170,9 +165,24 @@ class Recorder(AbstractContextManager[Trace, bool]):
                 exit_code=2,
             )
 
+    def _reduced(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor without numbers, shaped as what is kept of this one."""
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            x = whole = torch.empty(shape, dtype=dtype, device=self.taps.device)
+            try:
+                for bound in self._chains[name]:
+                    x = bound.apply(x)
+            except ScratchError:
+                raise
+            except Exception:  # somebody's own function, which needs the numbers
+                return whole
+            return x
+
     # Listening ------------------------------------------------------------------------------
 
     def hear(self, name: str, x: Tensor) -> Tensor:
+        if name not in self._chains:
+            return x
         if self.gradients and x.requires_grad:
             x.retain_grad()
             self._live[name] = x
@@ -185,7 +195,9 @@ class Recorder(AbstractContextManager[Trace, bool]):
         return x
 
     def hear_rows(self, name: str, rows: Rows) -> None:
-        chain = self._chains[name]
+        chain = self._chains.get(name)
+        if chain is None:
+            return
         by_rows = next((i for i, bound in enumerate(chain) if not bound.by_rows), len(chain))
         axes = chain[by_rows - 1].axes if by_rows else self.names[name].axes
         for branch, place in self.taps.call.parts(self.names[name], rows.batch):
@@ -223,7 +235,6 @@ class Recorder(AbstractContextManager[Trace, bool]):
             return
         if call.step is not None:
             self.trace.moments[call.step] = Moment(float(call.t or 0), float(call.sigma or 0))
-            self._averaged_steps += 1
         for (name, branch), x in fresh.items():
             step = None if self.averaged else call.step
             self._put(Address(name, step, branch), x.to(self.to or x.device, copy=True))
@@ -233,10 +244,11 @@ class Recorder(AbstractContextManager[Trace, bool]):
 
     def _put(self, address: Address, x: Tensor) -> None:
         values = self.trace.values
+        self._counts[address] = self._counts.get(address, 0) + 1
         if address not in values:
             values[address] = x.float() if self.averaged else x
         elif self.averaged:
-            values[address] = values[address].lerp(x.float(), 1 / self._averaged_steps)
+            values[address] = values[address].lerp(x.float(), 1 / self._counts[address])
         elif address.step is None:
             values[address] = torch.cat([values[address], x])  # one prompt, or picture, more
         else:

@@ -69,6 +69,19 @@ class Run:
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _LazyRun:
+    """A run's description, which is put together when somebody wants it."""
+
+    def __init__(self, describe: Callable[[], Run]) -> None:
+        self.describe = describe
+        self.run: Run | None = None
+
+    def known(self) -> Run:
+        if self.run is None:
+            self.run = self.describe()
+        return self.run
+
+
 Steps = int | slice | Iterable[int] | None
 
 
@@ -122,7 +135,7 @@ class Taps:
     def __init__(self, roots: Mapping[str, nn.Module], dry_run: DryRun) -> None:
         self.roots = roots
         self.call = Call()
-        self._run: Run | Callable[[], Run] = Run()
+        self._runs: list[_LazyRun] = []
         self._dry_run = dry_run
         self._tables: dict[HW | None, dict[str, TensorInfo]] = {}
         self._members: list[Member] = []
@@ -190,27 +203,26 @@ class Taps:
     @property
     def run(self) -> Run:
         """The run that goes on; without one, an empty description."""
-        if isinstance(self._run, Run):
-            return self._run
-        self._run = self._run()
-        return self._run
+        return self._runs[-1].known() if self._runs else Run()
 
     @contextmanager
     def running(self, describe: Callable[[], Run]) -> Iterator[None]:
         """A run: every listener plans for it first, and may refuse it. `describe` is called when
         somebody listens."""
-        outer, self._run = self._run, describe
+        mine = _LazyRun(describe)
+        self._runs.append(mine)
         try:
             for member in self._members:
-                member.prepare(self.run)
+                member.prepare(mine.known())
             yield
         finally:
-            self._run = outer
+            self._runs.remove(mine)  # not always the last: one that is given up may end late
 
     def finish(self, **facts: Callable[[], Any]) -> None:
         """Add what is only known at the end to the description of the run, where there is one."""
-        if isinstance(self._run, Run):
-            self._run.facts.update({key: value() for key, value in facts.items()})
+        run = self._runs[-1].run if self._runs else None
+        if run is not None:
+            run.facts.update({key: value() for key, value in facts.items()})
 
     @contextmanager
     def calling(

@@ -183,6 +183,39 @@ def test_the_estimate_is_what_a_recording_takes(model, options):
         run(size - 1)
 
 
+def test_means_of_tensors_that_are_made_in_several_places_of_a_step(model):
+    globs = ("unet.h", "guidance.eps", "sampler.x_t")
+    with model.record(*globs, reduce=mean_over_steps()) as mean, model.record(*globs) as each:
+        model.generate("a cat", model.noise(1), sampler="pndm", steps=4)
+    for name in globs:
+        assert torch.allclose(mean[name].tensor, each[name].tensor.mean(0), atol=1e-5), name
+
+
+def test_the_estimate_follows_functions_that_bring_tensors_of_their_own(model):
+    basis = torch.randn(77, 3)
+    with model.record(CROSS, branch="cond", reduce=lambda x: x @ basis, budget=10**9) as trace:
+        model.generate("a cat", model.noise(1), steps=1)
+    with model.record(CROSS, branch="cond", reduce=lambda x: x @ basis, budget=trace.bytes):
+        model.generate("a cat", model.noise(1), steps=1)
+    with (
+        pytest.raises(ScratchError, match="budget"),  # what cannot be foreseen counts as whole
+        model.record(CROSS, reduce=lambda x: torch.tensor(x.tolist()), budget=trace.bytes),
+    ):
+        model.generate("a cat", model.noise(1), steps=1)
+
+
+def test_a_run_given_up_late_does_not_end_the_next_one(model):
+    prompt, noise = model.prompt("a cat"), model.noise(1)
+    first = model.steps(prompt, noise, steps=3)
+    next(first)
+    with model.edit("text.context", scale_word("cat", 2.0)):
+        second = model.steps(prompt, noise, sampler="ddim", steps=3)
+        next(second)
+        first.close()
+        with model.edit("unet.context", scale_word("cat", 0.5)):  # needs the run's prompts
+            assert len(list(second)) == 2
+
+
 def test_stopping_early_skips_the_rest_of_the_run(model):
     calls = []
     with model.record("unet.h", "unet.t", stop_after="unet.h@1") as trace:

@@ -214,8 +214,7 @@ def test_the_mean_over_steps_does_not_depend_on_their_number(unet, taps, inputs)
         assert (mean["unet.h"].tensor - expected).abs().max() < 1e-5
         assert mean["unet.h"].steps == tuple(range(count))
         assert mean["unet.h"].axes == single["unet.h"].axes[1:]
-    constant = mean
-    assert constant.bytes == single.bytes / 4
+    assert mean.bytes == single.bytes / 4
 
 
 def test_copies_have_the_dtype_that_was_asked_for_and_are_copies(unet, taps, inputs):
