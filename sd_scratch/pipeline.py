@@ -31,6 +31,7 @@ from sd_scratch.run_tensors import (
     describe_prompt,
     digest,
     dry_run,
+    unless_recorded,
 )
 from sd_scratch.tensors import EditFunction, Editor, Recorder, Run, Taps, TensorInfo
 
@@ -117,7 +118,7 @@ class StableDiffusion:
 
     # The loop -------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @unless_recorded
     def steps(
         self,
         prompt: Prompt | Sequence[Prompt],

@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from sd_scratch.diffusion.samplers import Sampler, Step
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.prompt import Prompt
 from sd_scratch.tensors import Tapped, Taps
+
+Arguments = ParamSpec("Arguments")
 
 UNCOND, COND = "uncond", "cond"
 FINGERPRINT_VALUES = 1024  # of each parameter
@@ -98,6 +101,19 @@ class Watch:
         with self.taps.calling(self._first, step.t, step.sigma):
             yield
         self._first = self.calls
+
+
+def unless_recorded(
+    loop: Callable[Arguments, Iterator[Step]],
+) -> Callable[Arguments, Iterator[Step]]:
+    """For a method of a model with `taps`: without gradients, unless a recording wants them."""
+
+    @wraps(loop)
+    def steps(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Iterator[Step]:
+        taps: Taps = args[0].taps  # type: ignore[attr-defined]
+        return (loop if taps.gradients else torch.no_grad()(loop))(*args, **kwargs)
+
+    return steps
 
 
 def count_calls(

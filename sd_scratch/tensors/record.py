@@ -186,12 +186,11 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if self.gradients and x.requires_grad:
             x.retain_grad()
             self._live[name] = x
-        for branch, place in self.taps.call.parts(self.names[name], x.shape[0]):
-            if self._means(branch):
-                part = x[place].detach()
-                for bound in self._chains[name]:
-                    part = bound.apply(part)
-                self._keep(name, branch, part)
+        for branch, place in self._places(name, self.taps.call, x.shape[0]):
+            part = x[place].detach()
+            for bound in self._chains[name]:
+                part = bound.apply(part)
+            self._keep(name, branch, part)
         return x
 
     def hear_rows(self, name: str, rows: Rows) -> None:
@@ -200,9 +199,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
             return
         by_rows = next((i for i, bound in enumerate(chain) if not bound.by_rows), len(chain))
         axes = chain[by_rows - 1].axes if by_rows else self.names[name].axes
-        for branch, place in self.taps.call.parts(self.names[name], rows.batch):
-            if not self._means(branch):
-                continue
+        for branch, place in self._places(name, self.taps.call, rows.batch):
             size = max(1, CHUNK // (rows.width * (place.stop - place.start)))
             pieces = []
             for start in range(0, rows.rows, size):
@@ -215,8 +212,10 @@ class Recorder(AbstractContextManager[Trace, bool]):
                 x = bound.apply(x)
             self._keep(name, branch, x)
 
-    def _means(self, branch: str) -> bool:
-        return self.branch is None or branch in ("", self.branch)
+    def _places(self, name: str, call: Call, batch: int) -> list[tuple[str, slice]]:
+        """The branches that are meant, and where in the batch they are."""
+        parts = call.parts(self.names[name], batch)
+        return [part for part in parts if self.branch is None or part[0] in ("", self.branch)]
 
     def _keep(self, name: str, branch: str, x: Tensor) -> None:
         if (name, branch) in self._fresh:
@@ -239,7 +238,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
             step = None if self.averaged else call.step
             self._put(Address(name, step, branch), x.to(self.to or x.device, copy=True))
         for name, whole in live.items():
-            for branch, place in call.parts(self.names[name], whole.shape[0]):
+            for branch, place in self._places(name, call, whole.shape[0]):
                 self.trace.live[Address(name, call.step, branch)] = Live(whole, place)
 
     def _put(self, address: Address, x: Tensor) -> None:

@@ -7,14 +7,14 @@ branch and returns what is to be kept.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.tensors.names import TensorInfo
-from sd_scratch.tensors.words import Prompts, WordKey, word_matrix
+from sd_scratch.tensors.words import Prompts, Worded, WordKey, word_matrix
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,40 @@ class Bound:
     by_rows: bool = False
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A tensor on its way through a chain of reductions.
+
+    Attributes:
+        axes: what is left of its axes by now.
+        prompts: one for each row of the batch; none where the branch is not one alone.
+    """
+
+    info: TensorInfo
+    axes: tuple[str, ...]
+    prompts: Sequence[Worded]
+    device: torch.device
+
+    def axis(self, *wanted: str) -> int:
+        """The index of the first of these axes that is there."""
+        for name in wanted:
+            if name in self.axes:
+                return self.axes.index(name)
+        have = ", ".join(self.axes) or "unknown"
+        raise ScratchError(
+            f"{self.info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}",
+            exit_code=2,
+        )
+
+    def size(self, axis: str) -> int:
+        return self.info.shape[self.info.axes.index(axis)]
+
+    def without(self, *gone: int) -> tuple[str, ...]:
+        return tuple(axis for i, axis in enumerate(self.axes) if i not in gone)
+
+
 class Reduction(Protocol):
-    def bind(
-        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
-    ) -> Bound: ...
-
-
-def _axis(info: TensorInfo, axes: tuple[str, ...], wanted: Sequence[str]) -> int:
-    for name in wanted:
-        if name in axes:
-            return axes.index(name)
-    have = ", ".join(axes) or "unknown"
-    raise ScratchError(
-        f"{info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}", exit_code=2
-    )
-
-
-def _without(axes: tuple[str, ...], *gone: int) -> tuple[str, ...]:
-    return tuple(axis for i, axis in enumerate(axes) if i not in gone)
+    def bind(self, subject: Subject) -> Bound: ...
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,9 @@ class Mean:
 
     axis: str
 
-    def bind(
-        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
-    ) -> Bound:
-        i = _axis(info, axes, [self.axis])
-        return Bound(lambda x: x.mean(dim=i), _without(axes, i), self.axis != "query")
+    def bind(self, subject: Subject) -> Bound:
+        i = subject.axis(self.axis)
+        return Bound(lambda x: x.mean(dim=i), subject.without(i), self.axis != "query")
 
 
 @dataclass(frozen=True)
@@ -71,18 +85,15 @@ class Pick:
     axis: str
     places: tuple[int, ...]
 
-    def bind(
-        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
-    ) -> Bound:
-        i = _axis(info, axes, [self.axis])
-        size = info.shape[info.axes.index(self.axis)]
+    def bind(self, subject: Subject) -> Bound:
+        i, size = subject.axis(self.axis), subject.size(self.axis)
         if not all(-size <= place < size for place in self.places):
             raise ScratchError(
-                f"{info.name} has {size} places along '{self.axis}', not all of {self.places}",
+                f"{subject.info.name} has {size} places along '{self.axis}', not all of {self.places}",
                 exit_code=2,
             )
-        index = torch.tensor([place % size for place in self.places], device=device)
-        return Bound(lambda x: x.index_select(i, index), axes, self.axis != "query")
+        index = torch.tensor([place % size for place in self.places], device=subject.device)
+        return Bound(lambda x: x.index_select(i, index), subject.axes, self.axis != "query")
 
 
 @dataclass(frozen=True)
@@ -92,25 +103,23 @@ class Words:
     words: tuple[WordKey, ...]
     mean: bool = False
 
-    def bind(
-        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
-    ) -> Bound:
-        i = _axis(info, axes, ["token"])
+    def bind(self, subject: Subject) -> Bound:
+        i, tokens, prompts = subject.axis("token"), subject.size("token"), subject.prompts
         if not prompts:
             raise ScratchError(
-                f"the words of {info.name} cannot be told without a prompt - record one branch, "
-                "'cond', during a run",
+                f"the words of {subject.info.name} cannot be told without a prompt - record one"
+                " branch, 'cond', during a run",
                 exit_code=2,
             )
-        tokens = info.shape[info.axes.index("token")]
         matrix = torch.stack([word_matrix(p, self.words, tokens, self.mean) for p in prompts])
-        between = [1] * (len(axes) - 3)
-        matrix = matrix.view(len(prompts), *between, tokens, len(self.words)).to(device)
+        between = [1] * (len(subject.axes) - 3)
+        matrix = matrix.view(len(prompts), *between, tokens, len(self.words)).to(subject.device)
 
         def apply(x: Tensor) -> Tensor:
             return (x.movedim(i, -1) @ matrix.to(x.dtype)).movedim(-1, i)
 
-        return Bound(apply, (*axes[:i], "word", *axes[i + 1 :]), by_rows=True)
+        axes = (*subject.axes[:i], "word", *subject.axes[i + 1 :])
+        return Bound(apply, axes, by_rows=True)
 
 
 @dataclass(frozen=True)
@@ -119,20 +128,18 @@ class Area:
 
     box: tuple[float, float, float, float]
 
-    def bind(
-        self, info: TensorInfo, axes: tuple[str, ...], prompts: Sequence[Any], device: torch.device
-    ) -> Bound:
-        if info.hw is None:
-            raise ScratchError(f"{info.name} has no place in the picture to take an area of")
-        places = box_mask(self.box, info.hw).flatten().nonzero().squeeze(1).to(device)
-        picture = "height" in axes
-        i = axes.index("height") if picture else _axis(info, axes, ["query", "position"])
+    def bind(self, subject: Subject) -> Bound:
+        hw = subject.info.hw
+        if hw is None:
+            raise ScratchError(f"{subject.info.name} has no place in the picture: no area to take")
+        places = box_mask(self.box, hw).flatten().nonzero().squeeze(1).to(subject.device)
+        i, picture = subject.axis("height", "query", "position"), "height" in subject.axes
 
         def apply(x: Tensor) -> Tensor:
             x = x.flatten(i, i + 1) if picture else x
             return x.index_select(i, places).mean(dim=i)
 
-        return Bound(apply, _without(axes, i, *([i + 1] if picture else [])))
+        return Bound(apply, subject.without(i, *([i + 1] if picture else [])))
 
 
 def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Tensor:
@@ -190,10 +197,8 @@ def bind(
     chain: list[Bound] = []
     axes = info.axes
     for reduction in reductions:
-        if hasattr(reduction, "bind"):
-            bound = reduction.bind(info, axes, rows, device)
-        else:
-            bound = Bound(reduction, ())
+        subject = Subject(info, axes, rows, device)
+        bound = reduction.bind(subject) if hasattr(reduction, "bind") else Bound(reduction, ())
         chain.append(bound)
         axes = bound.axes
     return chain

@@ -194,6 +194,11 @@ class Taps:
         """Whether anybody needs such a tensor on the path to the picture."""
         return any(m.on_path and self._under(m, root, but) for m in self._members)
 
+    @property
+    def gradients(self) -> bool:
+        """Whether anybody wants to know gradients."""
+        return any(getattr(member, "gradients", False) for member in self._members)
+
     @staticmethod
     def _under(member: Member, root: str, but: Sequence[str]) -> bool:
         return any(i.root == root and name not in but for name, i in member.names.items())

@@ -238,6 +238,28 @@ def test_a_prompt_alone_can_be_recorded(model):
     assert probs.triu(1).eq(0).all()
 
 
+def test_gradients_through_a_whole_run(model):
+    """Of the picture's latent by what was recorded on the way, and by the noise."""
+    prompt, noise = model.prompt("a cat"), model.noise(1)
+    plain = model.generate(prompt, noise, sampler="ddim", steps=2).latent
+    assert not plain.requires_grad
+    leaf = noise.latent.clone().requires_grad_()
+    with model.record("unet.h", DEEP, gradients=True, branch="cond") as trace:
+        latent = model.generate(prompt, noise.with_latent(leaf), sampler="ddim", steps=2).latent
+    assert (latent - plain).abs().max() < 1e-3
+    latent.square().sum().backward()
+    gradient = trace.gradient("unet.h")
+    assert gradient.steps == (0, 1) and gradient.tensor.shape == trace["unet.h"].tensor.shape
+    assert trace.gradient(f"{DEEP}@0:cond").tensor.abs().max() > 0
+
+    amount = 1e-2  # the gradient foretells what a small step along it does
+    direction = gradient.tensor[0] / gradient.tensor[0].norm()
+    with model.edit("unet.h", lambda x, at: x + amount * direction, steps=0, branch="cond"):
+        moved = model.generate(prompt, noise, sampler="ddim", steps=2).latent
+    change = (moved.square().sum() - plain.square().sum()) / amount
+    assert float(change) == pytest.approx(float(gradient.tensor[0].norm()), rel=0.1)
+
+
 # Edits ----------------------------------------------------------------------------------------
 
 
