@@ -96,7 +96,7 @@ class Recording:
     """
 
     name: str
-    tensor: Tensor
+    tensor: Tensor = field(repr=False)
     axes: tuple[str, ...]
     steps: tuple[int, ...] = ()
     t: tuple[float, ...] = ()
@@ -121,7 +121,7 @@ class Describable(Protocol):
         """As JSON can say it; tensors are put into `tensors` and named."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trace:
     """What was recorded: ``trace["unet.h"]``, ``trace["unet.h@3"]``, ``trace["unet.h@3:cond"]``.
 
@@ -143,6 +143,9 @@ class Trace:
     branch: str | None = None
     editors: tuple["Describable", ...] = ()  # while the trace is in memory, instead of `edits`
     live: dict[Address, Live] = field(default_factory=dict)  # on request, for their gradients
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self.names)} tensors, {len(self.moments)} steps>"
 
     @property
     def names(self) -> list[str]:
