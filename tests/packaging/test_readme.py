@@ -72,7 +72,7 @@ def test_all_kinds_of_blocks_are_found() -> None:
 
 @needs_model
 def test_pictures_and_pages_are_there() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README) + re.findall(r'src="([^"]+)"', README)
     assert targets
     assert not [target for target in targets if not (ROOT / target).exists()]
 
