@@ -142,7 +142,10 @@ SCENES = ModelConfig(
         max_position_embeddings=32,
     ),
     vae=AutoencoderConfig(
-        block_out_channels=(32, 32, 64, 128), layers_per_block=1, norm_num_groups=8
+        block_out_channels=(32, 32, 64, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=0.3307,  # measured on the shipped autoencoder; a training measures its own
     ),
     unet=UNetConfig(
         block_out_channels=(64, 128, 192),
@@ -156,7 +159,7 @@ SCENES = ModelConfig(
     sample_size=64,
     sampler="ddim",
     steps=25,
-    guidance=4.0,
+    guidance=3.0,
 )
 
 PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, TINY, SCENES)}
