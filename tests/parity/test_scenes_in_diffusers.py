@@ -25,7 +25,9 @@ def theirs(folder):
     return pipeline
 
 
-@pytest.mark.parametrize("prompt", [*PROMPTS, "A photo of the tiny violet heart, black background!"])
+@pytest.mark.parametrize(
+    "prompt", [*PROMPTS, "A photo of the tiny violet heart, black background!"]
+)
 def test_token_ids_are_the_same(theirs, prompt):
     ours = sd.load("scenes").tokenizer
     ids = theirs.tokenizer(prompt, padding="max_length", truncation=True).input_ids
