@@ -1,6 +1,8 @@
 """Networks from stored tensors: built without memory on `meta`, checked, then filled one at a time."""
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 
 MEMINFO = Path("/proc/meminfo")
+READERS = 2  # threads; more do not read faster from memory
 
 
 class _WithoutInitialValues(TorchFunctionMode):
@@ -72,17 +75,25 @@ def fill(
 ) -> None:
     """Give an empty network its weights, cast to `dtype` on `device`, and set it to evaluation.
 
-    One tensor is read at a time, so that memory never holds the weights twice. With
-    ``torch.channels_last`` convolution weights are stored in that order.
+    A few tensors are read at a time, each by a thread of its own, so that memory never holds the
+    weights twice. With ``torch.channels_last`` convolution weights are stored in that order.
     """
     wanted = network.state_dict()
-    buffer = torch.empty(max(tensors[key].nbytes for key in wanted), dtype=torch.uint8)
-    state = {}
-    for key, empty in wanted.items():
-        order = memory_format if empty.ndim == 4 else torch.contiguous_format
-        stored = tensors[key].read(buffer).reshape(empty.shape)
-        state[key] = torch.empty(empty.shape, dtype=dtype, device=device, memory_format=order)
-        state[key].copy_(stored)
+    largest = max(tensors[key].nbytes for key in wanted)
+    local = threading.local()  # one buffer for each thread, used for one tensor after the other
+
+    def read(key: str) -> Tensor:
+        stored, shape = tensors[key], wanted[key].shape
+        if len(shape) < 4 and stored.torch_dtype == dtype and device.type == "cpu":
+            return stored.read().reshape(shape)  # as it is to be: no second copy
+        if not hasattr(local, "buffer"):
+            local.buffer = torch.empty(largest, dtype=torch.uint8)
+        order = memory_format if len(shape) == 4 else torch.contiguous_format
+        weight = torch.empty(shape, dtype=dtype, device=device, memory_format=order)
+        return weight.copy_(stored.read(local.buffer).reshape(shape))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        state = dict(zip(wanted, pool.map(read, wanted), strict=True))
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()
 

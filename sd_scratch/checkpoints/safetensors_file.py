@@ -60,6 +60,10 @@ class StoredTensor:
         return self.dtype in DTYPES and DTYPES[self.dtype].is_floating_point
 
     @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
     def nbytes(self) -> int:
         return self.end - self.begin
 
