@@ -63,6 +63,9 @@ def hub(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the client does with HF_ENDPOINT when it is imported; and let it not wait between tries."""
     path = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(
+        constants, "HF_HUB_OFFLINE", False
+    )  # as it may be in the tests' environment
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
