@@ -91,28 +91,34 @@ class MultiHead(Tapped):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``[B, N, C]`` queries, ``[B, M, C]`` keys and values -> ``[B, N, C]``."""
-        q = self.tap("q", self.split_heads(q))
-        k = self.tap("k", self.split_heads(k))
-        v = self.tap("v", self.split_heads(v))
-        if self.explicit or self._edited("scores", "probs") or differentiating_forward():
-            scores = self.tap("scores", attention_scores(q, k, self.causal))
-            probs = self.tap("probs", scores.softmax(dim=-1))
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        if self.probe is not None:
+            return self._attend_tapped(self.probe, q, k, v)
+        if self.explicit or differentiating_forward():
+            z = attention_scores(q, k, self.causal).softmax(dim=-1) @ v
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        out: Tensor = self.output(z.transpose(1, 2).flatten(2))  # [B, N, C]
+        return out
+
+    def _attend_tapped(self, probe: Probe, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`attend` while somebody listens. Asking once, not at every tensor, is what keeps attention
+        cheap while nobody does."""
+        q, k, v = probe.tap("q", q), probe.tap("k", k), probe.tap("v", v)
+        if self.explicit or probe.needs("scores", "probs") or differentiating_forward():
+            scores = probe.tap("scores", attention_scores(q, k, self.causal))
+            probs = probe.tap("probs", scores.softmax(dim=-1))
             z = probs @ v
         else:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-            if self.probe is not None:
-                self._show_scores(self.probe, q, k)
-        z = self.tap("z", z)
-        if self._edited("result"):
-            out = self.tap("result", self._by_head(z)).sum(dim=1) + self.output.bias
+            self._show_scores(probe, q, k)
+        z = probe.tap("z", z)
+        if probe.needs("result"):
+            out = probe.tap("result", self._by_head(z)).sum(dim=1) + self.output.bias
         else:
-            out = self.output(z.transpose(1, 2).flatten(2))  # [B, N, C]
-            if self.probe is not None:
-                self._show_result(self.probe, z)
-        return self.tap("out", out)
-
-    def _edited(self, *leaves: str) -> bool:
-        return self.probe is not None and self.probe.needs(*leaves)
+            out = self.output(z.transpose(1, 2).flatten(2))
+            self._show_result(probe, z)
+        return probe.tap("out", out)
 
     def _show_scores(self, probe: Probe, q: Tensor, k: Tensor) -> None:
         def scores(batch: slice, rows: slice) -> Tensor:
