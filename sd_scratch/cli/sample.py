@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.diffusion.noise import random_seed
     from sd_scratch.training.grid import save_grid
     from sd_scratch.training.scenes.captions import full_caption
-    from sd_scratch.training.scenes.evaluate import check_scenes, sample_prompts
+    from sd_scratch.training.scenes.evaluate import CHECK_SEED, sample_prompts
+    from sd_scratch.training.scenes.graph import sample_scene
 
     first = random_seed() if args.seed == -1 else args.seed
-    prompts = args.prompt or [full_caption(scene) for scene in check_scenes(args.rows or 6)]
+    unseen = (sample_scene(CHECK_SEED, i) for i in range(args.rows or 6))
+    prompts = args.prompt or [full_caption(scene) for scene in unseen]
     images = sample_prompts(
         load_components(args.model or "scenes"),
         [prompt for prompt in prompts for _ in range(args.batch_count)],

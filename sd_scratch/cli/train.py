@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
     parser.add_argument("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
     parser.add_argument("--resume", action="store_true", help="go on from the newest state")
+    parser.add_argument(
+        "--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing"
+    )
     parser.add_argument("-t", "--threads", type=integer(1, 1024), help="CPU threads")
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
@@ -37,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder"
     )
     parser.add_argument(
-        "--count", type=integer(1, 100_000), help="pictures for --evaluate (scenes 200, else 2000)"
+        "--count",
+        type=integer(1, 100_000),
+        help="for --evaluate: prompts of scenes (500), else pictures (2000)",
     )
     parser.add_argument("--steps", type=integer(1, 1000), help="sampling steps (25, else 50)")
     parser.add_argument("--cfg-scale", type=number(0, 30), help="guidance (default: the model's)")
@@ -65,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints import load_components
     from sd_scratch.training.loop import Budget
     from sd_scratch.training.scenes.train import train_scenes
     from sd_scratch.training.team import join_team
@@ -73,6 +79,7 @@ def _train(args: argparse.Namespace) -> int:
         raise ScratchError("which part? - --stage vae, then --stage unet", exit_code=2)
     if args.max_minutes is None and args.max_steps is None:
         raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
+    init = load_components(args.init) if args.init else None
     with join_team("cpu") as team, progress_bar(1000, args.stage) as bar:
 
         def show(step: int, used: float, figures: dict[str, float]) -> None:
@@ -85,6 +92,7 @@ def _train(args: argparse.Namespace) -> int:
             args.out,
             Budget(args.max_minutes, args.max_steps),
             resume=args.resume,
+            init=init,
             on_step=show if team.leads else None,
             team=team,
         )
@@ -101,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     components = load_components(args.evaluate)
     rows = evaluate_scenes(
-        components, count=args.count or 200, steps=args.steps or 25, guidance=args.cfg_scale
+        components, count=args.count or 500, steps=args.steps or 25, guidance=args.cfg_scale
     )
     print(_table(rows))
     return 0
@@ -110,10 +118,11 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _table(rows: "list[Row]") -> str:
     """The scores as a Markdown table, in percent."""
     lines = [
-        "| attribute | chance | true renderings | VAE reconstructions | generated |",
-        "|---|---|---|---|---|",
+        "| prompts | asked for | pictures | chance | true renderings | VAE reconstructions | generated |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         shares = (row.chance, row.rendered, row.reconstructed, row.generated)
-        lines.append(f"| {row.attribute} | " + " | ".join(f"{x:.1%}" for x in shares) + " |")
+        cells = [row.part, row.attribute, str(row.count), *(f"{x:.1%}" for x in shares)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

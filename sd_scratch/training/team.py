@@ -55,6 +55,15 @@ class Team:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The whole batch from every process's rows of it, in order; gradients find their way back."""
+        if self.size == 1:
+            return rows
+        from torch.distributed.nn.functional import all_gather
+
+        parts = all_gather(rows.contiguous())  # type: ignore[no-untyped-call]
+        return torch.stack(list(parts), dim=1).flatten(0, 1)
+
     def mean(self, x: Tensor) -> float:
         """The mean of a number over all processes."""
         if self.size > 1:
@@ -69,6 +78,15 @@ class Team:
         now = torch.tensor(time.monotonic(), dtype=torch.float64, device=self.device)
         dist.broadcast(now, src=0)
         return float(now)
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The others enter when the first process has left: it makes files that they only read."""
+        if self.size > 1 and not self.leads:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.leads:
+            dist.barrier()
 
     def stop(self) -> Stop:
         return _SharedStop(self) if self.size > 1 else Stop()

@@ -15,10 +15,18 @@ from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.tokenizer import Tokenizer
 from sd_scratch.training.loop import Budget, Run, Task, TrainConfig
+from sd_scratch.training.scenes import oracle
 from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.evaluate import evaluate_scenes, sample_prompts
+from sd_scratch.training.scenes.evaluate import (
+    PARTS,
+    evaluate_scenes,
+    make_checks,
+    sample_prompts,
+    score,
+)
 from sd_scratch.training.scenes.graph import sample_scene
 from sd_scratch.training.scenes.latents import Latents, cached_latents
+from sd_scratch.training.scenes.render import render
 from sd_scratch.training.scenes.train import export_scenes, make_tokenizer, train_scenes
 from sd_scratch.training.scenes.unet import P_EMPTY, UNetTask
 from sd_scratch.training.scenes.vae import LOGVAR_START, VaeTask, measure_scale, psnr, start_narrow
@@ -201,10 +209,51 @@ def untrained(config: ModelConfig, tokenizer: Tokenizer) -> Components:
 
 
 def test_an_untrained_model_scores_near_nothing(tokenizer: Tokenizer) -> None:
-    rows = {row.attribute: row for row in evaluate_scenes(untrained(CONFIG, tokenizer), count=6)}
-    assert rows["background"].rendered == 1.0
-    assert rows["shape and colour"].generated < 0.5
-    assert rows["shape"].chance == pytest.approx(1 / 6)
+    scored = evaluate_scenes(untrained(CONFIG, tokenizer), count=12, seeds=1)
+    rows = {(row.part, row.attribute): row for row in scored}
+    assert rows["one object", "background"].rendered == 1.0
+    assert rows["one object", "shape and colour"].generated < 0.5
+    assert rows["two objects", "own colours"].generated < 0.5
+    assert {row.part for row in scored} == set(PARTS)
+
+
+def test_fewer_checks_are_a_part_of_more() -> None:
+    few, many = make_checks(60), make_checks(200)
+    assert len(many) == 200
+    assert {check.prompt for check in few} <= {check.prompt for check in many}
+    assert all(check.prompt.startswith(("a ", "an ", "two", "three", "four")) for check in many)
+
+
+def test_the_place_is_asked_for_only_where_it_is_named() -> None:
+    checks = make_checks(60)
+    readings = oracle.read(render([check.scene for check in checks], 64).images)
+    figures = score(checks, readings)
+    assert [part for part, name in figures if name == "place"] == ["one object, its place named"]
+    assert {share for share, _ in figures.values()} == {1.0}
+    assert figures["one object", "shape"][1] == sum(c.part == "one object" for c in checks)
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    quick = replace(EAGER, look_seconds=1e9, lr=1e-6, warmup_steps=0, ema_decay=0.0)
+    init = untrained(CONFIG, tokenizer)
+    outcome = train_scenes(
+        "vae", tmp_path, Budget(steps=1), config=CONFIG, settings=quick, init=init
+    )
+    assert isinstance(outcome.model, Autoencoder)
+    torch.testing.assert_close(
+        outcome.model.post_quant_conv.weight, init.vae.post_quant_conv.weight, rtol=0, atol=1e-5
+    )
+    train_scenes(
+        "unet", tmp_path, Budget(steps=1), config=CONFIG, settings=quick, init=init, scene_count=4
+    )
+    model = load_components(tmp_path / "model")
+    assert model.tokenizer.merges == init.tokenizer.merges
+    torch.testing.assert_close(
+        model.text.embeddings.token_embedding.weight,
+        init.text.embeddings.token_embedding.weight,
+        rtol=2e-3,
+        atol=1e-4,
+    )
 
 
 def test_a_picture_does_not_depend_on_its_batch(tokenizer: Tokenizer) -> None:

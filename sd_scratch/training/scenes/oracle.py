@@ -1,47 +1,59 @@
-"""Reads a picture of one object back, by rule: background, colour, shape, size and place.
+"""Reads a picture back, by rule: the background, and each object's colour, shape, size and place.
 
-Nothing here is learnt. The background is the commonest palette colour along the picture's edge, the
-object's colour the commonest other one. Every pixel's place between the two colours is then how much
-of it the object covers, and the shape is the one whose rendering, moved and scaled to that mask,
-overlaps it best. How often the oracle is right on true renderings bounds whatever it says of others.
+Nothing here is learnt. The background is the commonest palette colour along the picture's edge. Of
+every other colour the connected parts that are more than an outline are objects. Each pixel's place
+between the two colours is how much of it the object covers, and the shape is the one whose rendering,
+moved and scaled to that mask, overlaps it best. How often the oracle is right on true renderings
+bounds whatever it says of others.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES, Scene, place_of
+from sd_scratch.training.scenes.graph import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    place_of,
+    relation_of,
+)
 from sd_scratch.training.scenes.render import coverage
 
 MIN_AREA = 0.006  # share of the picture; less is no object
 MIN_OVERLAP = 0.75  # soft intersection over union below which a blob is no shape
 ANGLES = (-10.0, -5.0, 0.0, 5.0, 10.0)
 EDGE = 3  # pixels of 64 along the border that show the background
-CHANCE = {
-    "background": 1 / len(COLOURS),
-    "colour": 1 / len(COLOURS),
-    "shape": 1 / len(SHAPES),
-    "size": 1 / len(SIZES),
-    "place": 1 / 9,
-    "shape and colour": 1 / (len(SHAPES) * len(COLOURS)),
-}
-"""How often each attribute is right by guessing. For colour this is a bound from above: an object
-never has its background's colour."""
+RIM = 2  # pixels of 64 around a part's own colour in which its outline fades
+
+
+@dataclass(frozen=True)
+class ReadObject:
+    """One object: `x` and `y` are its centre in shares of the picture, `mask` ``[S, S]`` in 0..1 how
+    much of every pixel it covers. Shape and size are None for a blob of no known shape."""
+
+    colour: str
+    shape: str | None
+    size: str | None
+    x: float
+    y: float
+    overlap: float
+    mask: Tensor
+
+    @property
+    def place(self) -> str:
+        return place_of(self.x, self.y)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle sees; None where it sees no object, or an object of no known shape."""
+    """What the oracle sees: the objects from the largest to the smallest."""
 
     background: str
-    colour: str | None = None
-    shape: str | None = None
-    size: str | None = None
-    place: str | None = None
-    overlap: float = 0.0
+    objects: tuple[ReadObject, ...]
 
 
 def read(images: Tensor) -> list[Reading]:
@@ -50,23 +62,50 @@ def read(images: Tensor) -> list[Reading]:
     return [_read_one(image) for image in rgb]
 
 
-def score(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, float]:
-    """The share of pictures in which each attribute of the first object is read as it should be."""
-    rows = [agreement(r, s) for r, s in zip(readings, scenes, strict=True)]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in CHANCE}
-
-
 def agreement(reading: Reading, scene: Scene) -> dict[str, bool]:
-    """Attribute -> whether the reading has it right, with shape and colour together as one more."""
-    item = scene.objects[0]
-    right = {
-        "background": reading.background == scene.background,
-        "colour": reading.colour == item.colour,
-        "shape": reading.shape == item.shape,
-        "size": reading.size == item.size,
-        "place": reading.place == item.place,
+    """What the plain sentence says of a scene -> whether the reading has it right.
+
+    Of one object: ``background``, ``colour``, ``shape``, ``size``, ``place``, and ``shape and colour``
+    together; the object read is the largest. Of several: ``background``; ``all there``, every shape as
+    often as asked for; ``own colours``, every shape in its own colour. Of objects in a relation, where
+    they are there with their colours: ``relation``. Of several alike: ``count``, as many parts of
+    that colour as asked for and nothing else, and ``count of shapes``, all of them the shape.
+    """
+    right = {"background": reading.background == scene.background}
+    if scene.kind == "one":
+        return right | _one_object(reading, scene)
+    if scene.kind == "count":
+        item, wanted = scene.objects[0], len(scene.objects)
+        exact = [read.colour for read in reading.objects] == [item.colour] * wanted
+        right["count"] = exact
+        right["count of shapes"] = exact and all(r.shape == item.shape for r in reading.objects)
+        return right
+    wanted_shapes = sorted(item.shape for item in scene.objects)
+    right["all there"] = sorted(str(read.shape) for read in reading.objects) == wanted_shapes
+    wanted_pairs = sorted((item.colour, item.shape) for item in scene.objects)
+    pairs = sorted((read.colour, str(read.shape)) for read in reading.objects)
+    right["own colours"] = pairs == wanted_pairs
+    if scene.relation is not None and right["own colours"]:
+        a, b = (_of_colour(reading, item.colour) for item in scene.objects)
+        right["relation"] = relation_of(a.x - b.x, a.y - b.y) == scene.relation
+    return right
+
+
+def _one_object(reading: Reading, scene: Scene) -> dict[str, bool]:
+    item, read = scene.objects[0], next(iter(reading.objects), None)
+    colour = read is not None and read.colour == item.colour
+    shape = read is not None and read.shape == item.shape
+    return {
+        "colour": colour,
+        "shape": shape,
+        "size": read is not None and read.size == item.size,
+        "place": read is not None and read.place == item.place,
+        "shape and colour": shape and colour,
     }
-    return right | {"shape and colour": right["shape"] and right["colour"]}
+
+
+def _of_colour(reading: Reading, colour: str) -> ReadObject:
+    return next(read for read in reading.objects if read.colour == colour)
 
 
 def _read_one(rgb: Tensor) -> Reading:
@@ -75,18 +114,29 @@ def _read_one(rgb: Tensor) -> Reading:
     labels = torch.cdist(rgb.flatten(1).T, palette).argmin(dim=1).view(rgb.shape[1:])  # [S, S]
     edge = _edge(labels)
     ground = int(labels[edge].mode().values)
-    colour = _object_colour(labels, ground)
-    if colour is None:
-        return Reading(names[ground])
+    here = edge & (labels == ground)
+    cores = [  # (colour, the part's pixels of that colour, without its outline)
+        (colour, part)
+        for colour in range(len(names))
+        if colour != ground
+        for part in _parts(labels == colour)
+    ]
+    objects = []
+    for colour, part in cores:
+        others = torch.stack([other for _, other in cores if other is not part] or [~here & here])
+        mask = _soft_mask(rgb, here, part, others.any(dim=0))
+        if float(mask.mean()) >= MIN_AREA:
+            objects.append(_read_object(names[colour], mask))
+    objects.sort(key=lambda read: -float(read.mask.sum()))
+    return Reading(names[ground], tuple(objects))
 
-    mask = _soft_mask(rgb, labels, ground, colour, edge)
-    if float(mask.mean()) < MIN_AREA:
-        return Reading(names[ground])
+
+def _read_object(colour: str, mask: Tensor) -> ReadObject:
     shape, radius, x, y, overlap = _fit(mask)
     if overlap < MIN_OVERLAP:
-        return Reading(names[ground], names[colour], overlap=overlap)
+        return ReadObject(colour, None, None, x, y, overlap, mask)
     size = min(SIZES, key=lambda name: abs(SIZES[name] - radius))
-    return Reading(names[ground], names[colour], shape, size, place_of(x, y), overlap)
+    return ReadObject(colour, shape, size, x, y, overlap, mask)
 
 
 def _edge(labels: Tensor) -> Tensor:
@@ -98,29 +148,39 @@ def _edge(labels: Tensor) -> Tensor:
     return edge
 
 
-def _object_colour(labels: Tensor, ground: int) -> int | None:
-    """The commonest colour that is not the background's, among pixels whose neighbours all agree:
-    the blend of two colours along an outline is often nearest to a third."""
-    best, best_count = None, MIN_AREA * labels.numel() / 3
-    for colour in range(len(COLOURS)):
-        if colour != ground:
-            inside = F.avg_pool2d((labels == colour).float()[None, None], 3, stride=1) > 0.99
-            if (count := float(inside.sum())) > best_count:
-                best, best_count = colour, count
-    return best
+def _parts(pixels: Tensor) -> list[Tensor]:
+    """The connected parts of a colour's pixels that are more than the blend of two others.
+
+    Along an outline the blend is often nearest to a third colour, but never three pixels thick: a part
+    is what is connected and has enough pixels whose neighbours are all of it.
+    """
+    inner = F.avg_pool2d(pixels.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0.99
+    least = MIN_AREA * pixels.numel() / 6
+    if float(inner.sum()) <= least:
+        return []
+    numbers = torch.arange(1.0, pixels.numel() + 1).view(pixels.shape) * pixels
+    while True:  # every pixel takes the largest number around it, until each part has one
+        spread = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * pixels
+        if torch.equal(spread, numbers):
+            break
+        numbers = spread
+    parts = [numbers == number for number in torch.unique(numbers[inner])]
+    return [part for part in parts if float((part & inner).sum()) > least]
 
 
-def _soft_mask(rgb: Tensor, labels: Tensor, ground: int, colour: int, edge: Tensor) -> Tensor:
-    """How far each pixel lies from the background's colour to the object's, 0..1: ``[S, S]``.
+def _soft_mask(rgb: Tensor, ground: Tensor, part: Tensor, others: Tensor) -> Tensor:
+    """How far each pixel near a part lies from the background's colour to the part's, 0..1: ``[S, S]``.
 
     Both colours are the medians of what was found, not the palette's. The first and the last quarter
     of the way count as 0 and 1: the sum of much faint noise would pass for an area.
     """
-    a = rgb[:, edge & (labels == ground)].median(dim=1).values
-    b = rgb[:, labels == colour].median(dim=1).values
+    a = rgb[:, ground].median(dim=1).values
+    b = rgb[:, part].median(dim=1).values
     way = b - a
     along = torch.einsum("chw,c->hw", rgb - a[:, None, None], way) / way.square().sum()
-    return (2 * along - 0.5).clamp(0, 1)
+    rim = RIM * rgb.shape[-1] // 64
+    near = F.max_pool2d(part.float()[None, None], 2 * rim + 1, stride=1, padding=rim)[0, 0] > 0
+    return (2 * along - 0.5).clamp(0, 1) * (near & ~others)
 
 
 def _fit(mask: Tensor) -> tuple[str, float, float, float, float]:

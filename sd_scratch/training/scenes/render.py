@@ -65,6 +65,10 @@ def cross(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(box(x, y, 1.05, 0.36), box(x, y, 0.36, 1.05))
 
 
+def ring(x: Tensor, y: Tensor) -> Tensor:
+    return (torch.hypot(x, y) - 0.77).abs() - 0.23
+
+
 def _regular(corners: int, radius: float, inner: float | None = None) -> list[tuple[float, float]]:
     """Corners of a regular polygon, one of them at the top, or of a star with `inner` radius."""
     radii = [radius] if inner is None else [radius, inner]
@@ -85,6 +89,8 @@ DISTANCES: dict[str, Distance] = {
     "star": polygon(_regular(5, 1.17, 0.50)),
     "heart": heart,
     "cross": cross,
+    "diamond": polygon([(0.0, -1.17), (0.72, 0.0), (0.0, 1.17), (-0.72, 0.0)]),
+    "ring": ring,
 }
 
 

@@ -31,7 +31,7 @@ from sd_scratch.vocabulary import number_tokens
 log = logging.getLogger(__name__)
 
 STAGES = ("vae", "unet")
-SCENE_COUNT = 80_000  # what the U-Net sees, again and again
+SCENE_COUNT = 64_000  # what the U-Net sees, again and again
 CAPTIONS_PER_SCENE = 4
 CORPUS_SIZE = 20_000
 SHARD_BYTES = 15 << 20
@@ -48,10 +48,13 @@ def train_scenes(
     config: ModelConfig = SCENES,
     settings: TrainConfig | None = None,
     scene_count: int = SCENE_COUNT,
+    init: Components | None = None,
     on_step: OnStep | None = None,
     team: Team | None = None,
 ) -> Outcome:
     """Train one stage into `out`; after the U-Net's, the model is in ``out/model``.
+
+    A new run begins with the weights of `init`, or from nothing.
 
     Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
     whatever `sd_scratch.training.loop.train` raises it for.
@@ -61,11 +64,11 @@ def train_scenes(
     team = team or Team()
     task: VaeTask | UNetTask
     if stage == "vae":
-        train_config = settings or VAE_TRAINING
-        task = VaeTask(config, train_config, out / stage, team)
+        train_config = settings or _gentler(VAE_TRAINING, init)
+        task = VaeTask(config, train_config, out / stage, team, init)
     else:
         train_config = settings or UNET_TRAINING
-        task = _unet_task(out, config, train_config, scene_count, team)
+        task = _unet_task(out, config, train_config, scene_count, team, init)
     outcome = train(
         task,
         train_config,
@@ -90,7 +93,7 @@ def export_scenes(out: Path, folder: Path, config: ModelConfig = SCENES) -> None
         raise ScratchError(f"{out / 'unet'} - no state of a U-Net - train the stage unet first")
     networks = TextAndUNet(config)
     networks.load_state_dict(state.ema)
-    tokenizer = make_tokenizer(config)
+    tokenizer = _tokenizer(out, config, None)
     _export(Components(config, networks.text, vae, networks.unet, tokenizer), folder)
 
 
@@ -117,15 +120,36 @@ def make_tokenizer(config: ModelConfig) -> Tokenizer:
     return Tokenizer(number_tokens(merges), merges, config.text.max_position_embeddings)
 
 
+def _tokenizer(out: Path, config: ModelConfig, init: Components | None) -> Tokenizer:
+    """The vocabulary that a run began with, and kept: its model's own, or one of its captions."""
+    folder, length = out / "tokenizer", config.text.max_position_embeddings
+    if folder.is_dir():
+        return Tokenizer.from_folder(folder, length)
+    tokenizer = init.tokenizer if init is not None else make_tokenizer(config)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _gentler(config: TrainConfig, init: Components | None) -> TrainConfig:
+    """Half the learning rate for an autoencoder that is good already: the full one throws it back."""
+    return config if init is None else replace(config, lr=config.lr / 2)
+
+
 def _unet_task(
-    out: Path, config: ModelConfig, train_config: TrainConfig, count: int, team: Team
+    out: Path,
+    config: ModelConfig,
+    train_config: TrainConfig,
+    count: int,
+    team: Team,
+    init: Components | None,
 ) -> UNetTask:
     vae, config = trained_autoencoder(out, config)
-    tokenizer = make_tokenizer(config)
-    latents = cached_latents(
-        out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
-    )
-    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team)
+    with team.leader_first():
+        tokenizer = _tokenizer(out, config, init)
+        latents = cached_latents(
+            out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
+        )
+    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team, init)
 
 
 def _export(components: Components, folder: Path) -> None:

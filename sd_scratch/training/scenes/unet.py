@@ -24,8 +24,8 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.tokenizer import Tokenizer
 from sd_scratch.training.grid import save_grid
 from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.evaluate import check_scenes, sample_prompts, score_pictures
+from sd_scratch.training.scenes import oracle
+from sd_scratch.training.scenes.evaluate import make_checks, sample_prompts, score
 from sd_scratch.training.scenes.latents import Latents
 from sd_scratch.training.team import Team
 
@@ -33,7 +33,7 @@ UNET_TRAINING = TrainConfig(batch=64, lr=1e-3, ema_decay=0.999, look_seconds=600
 P_EMPTY = 0.1
 NOISY_POWER = 0.65  # 1 would draw all timesteps equally often
 DATA_SEED = 2
-LOOK_COUNT = 64
+LOOK_COUNT = 100
 TEXT_INIT_STD = 0.02
 
 
@@ -66,7 +66,7 @@ def draw_timesteps(count: int, T: int, generator: torch.Generator) -> Tensor:
 
 
 class UNetTask:
-    """Denoises the latents of scenes, told by their captions."""
+    """Denoises the latents of scenes, told by their captions; begins with the weights of `init`, if any."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class UNetTask:
         tokenizer: Tokenizer,
         latents: Latents,
         team: Team | None = None,
+        init: Components | None = None,
     ) -> None:
         self.team = team or Team()
         self.team.check_batch(train.batch)
@@ -87,6 +88,9 @@ class UNetTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
             self.networks = TextAndUNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if init is not None:
+            self.networks.text.load_state_dict(init.text.state_dict())
+            self.networks.unet.load_state_dict(init.unet.state_dict())
         self.model: nn.Module = self.networks
         self._parallel = self.team.parallel(self.model)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -138,9 +142,10 @@ class UNetTask:
         return Components(self.config, model.text, self.vae, model.unet, self.tokenizer, "training")
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        scenes = check_scenes(LOOK_COUNT)
-        prompts = [full_caption(scene) for scene in scenes]
-        images = sample_prompts(self.components(model), prompts, range(LOOK_COUNT))
+        checks = make_checks(LOOK_COUNT)
+        prompts = [check.prompt for check in checks]
+        images = sample_prompts(self.components(model), prompts, range(len(checks)))
         prefer_convolutions(model, False)
         save_grid(images, self.folder / f"samples-{step:07d}.png")
-        return {f"check {name}": value for name, value in score_pictures(scenes, images).items()}
+        figures = score(checks, oracle.read(images))
+        return {f"{part}: {name}": share for (part, name), (share, _) in figures.items()}

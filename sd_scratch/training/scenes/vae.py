@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sd_scratch.checkpoints import Components
 from sd_scratch.config import ModelConfig
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.training.grid import save_grid
 from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes.evaluate import check_scenes, reconstruct, score_pictures
+from sd_scratch.training.scenes import oracle
+from sd_scratch.training.scenes.evaluate import make_checks, reconstruct, score
 from sd_scratch.training.scenes.graph import sample_scene
 from sd_scratch.training.scenes.render import render
 from sd_scratch.training.team import Team
@@ -30,10 +32,15 @@ LOGVAR_START = -5.0
 
 
 class VaeTask:
-    """Reconstructs fresh scenes; every picture is seen once."""
+    """Reconstructs fresh scenes, every picture seen once; begins with the weights of `init`, if any."""
 
     def __init__(
-        self, config: ModelConfig, train: TrainConfig, folder: Path, team: Team | None = None
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        folder: Path,
+        team: Team | None = None,
+        init: Components | None = None,
     ) -> None:
         self.team = team or Team()
         self.team.check_batch(train.batch)
@@ -42,6 +49,8 @@ class VaeTask:
             torch.manual_seed(train.seed)
             self.vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         start_narrow(self.vae)
+        if init is not None:
+            self.vae.load_state_dict(init.vae.state_dict())
         self.model: nn.Module = self.vae
         self._parallel = self.team.parallel(_ThereAndBack(self.vae))
 
@@ -72,7 +81,7 @@ class VaeTask:
         assert isinstance(model, Autoencoder)
         figures, again = check_reconstructions(model, self.config.sample_size, CHECK_COUNT)
         save_grid(again[:64], self.folder / f"reconstructions-{step:07d}.png")
-        return {f"check {name}": value for name, value in figures.items()}
+        return figures
 
 
 class _ThereAndBack(nn.Module):
@@ -106,12 +115,13 @@ def check_reconstructions(
     vae: Autoencoder, side: int, count: int
 ) -> tuple[dict[str, float], Tensor]:
     """The oracle's score on reconstructions of unseen scenes, and PSNR; and the reconstructions
-    ``[count, 3, side, side]``."""
-    scenes = check_scenes(count)
-    images = render(scenes, side).images
+    ``[N, 3, side, side]``."""
+    checks = make_checks(count)
+    images = render([check.scene for check in checks], side).images
     again = reconstruct(vae, images)
-    error = psnr((again - images).square().mean())
-    return score_pictures(scenes, again) | {"psnr": float(error)}, again
+    figures = score(checks, oracle.read(again))
+    shares = {f"{part}: {name}": share for (part, name), (share, _) in figures.items()}
+    return shares | {"check psnr": float(psnr((again - images).square().mean()))}, again
 
 
 @torch.no_grad()
