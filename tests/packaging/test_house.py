@@ -30,6 +30,7 @@ FLOORS = {
         "image_noise",
         "recipe",
         "png",
+        "gif",
         "replay",
         "run_tensors",
     },

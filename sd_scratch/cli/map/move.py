@@ -1,9 +1,8 @@
 """``sd-scratch map move``: walk among prompts, in the plane in which they differ most."""
 
 import argparse
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_run, texts
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 HELP = "walk among similar prompts, in the plane in which their vectors differ most"
 DIRECTIONS = {"up": (0, 1), "down": (0, -1), "right": (1, 0), "left": (-1, 0)}
 COLUMNS = 6
-SECONDS_A_FRAME = 0.25
+FRAME = 250  # milliseconds
 GIF_SIDE = 256
 
 
@@ -152,6 +151,7 @@ def save(
     places: list[list[float]],
     pictures: "list[Image.Image]",
 ) -> None:
+    from sd_scratch.gif import encode_gif
     from sd_scratch.mapping.charts import plane_chart
     from sd_scratch.mapping.drawing import Cell, sheet
 
@@ -180,7 +180,7 @@ def save(
         "plane. A landmark's own place gives that prompt's own picture.",
     ]
     results.picture("strip.png", sheet("Pictures on the way", rows, notes=notes))
-    results.write("move.gif", gif(pictures))
+    results.write("move.gif", encode_gif([enlarge(p) for p in pictures], FRAME))
     header = ("what", "number", "text", *(f"component {i + 1}" for i in range(len(explained))))
     landmarks = [
         ("landmark", i, t, *p) for i, (t, p) in enumerate(zip(labels, marks, strict=True), 1)
@@ -190,22 +190,10 @@ def save(
     results.settings(session.recipe, landmarks=labels, explained=explained, places=places)
 
 
-def gif(pictures: "Iterable[Image.Image]") -> bytes:
-    """The pictures as an endless animation, small ones enlarged."""
-    frames = []
-    for picture in pictures:
-        factor = max(1, GIF_SIDE // min(picture.size))
-        frames.append(picture.resize((picture.width * factor, picture.height * factor), 0))
-    file = io.BytesIO()
-    frames[0].save(
-        file,
-        format="GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1000 * SECONDS_A_FRAME),
-        loop=0,
-    )
-    return file.getvalue()
+def enlarge(picture: "Image.Image") -> "Image.Image":
+    """A small picture with every pixel drawn several times as large."""
+    factor = max(1, GIF_SIDE // min(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), 0)
 
 
 def _corners(plane: "Plane", path: "list[int | tuple[float, float]]") -> "Tensor":

@@ -1,12 +1,12 @@
 """The reverse process as a small film."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from sd_scratch.files import write_file
+from sd_scratch.gif import encode_gif
 from sd_scratch.training.grid import grid
 
 FRAME = 80  # milliseconds
@@ -19,13 +19,4 @@ def save_film(stages: Sequence[Tensor], path: Path, columns: int, zoom: int = 2)
     Raises `ScratchError` when it cannot be written.
     """
     frames = [grid(stage, columns, zoom) for stage in stages]
-    file = io.BytesIO()
-    frames[0].save(
-        file,
-        format="GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[FRAME] * (len(frames) - 1) + [LAST_FRAME],
-        loop=0,
-    )
-    write_file(path, file.getvalue(), overwrite=True)
+    write_file(path, encode_gif(frames, FRAME, last=LAST_FRAME), overwrite=True)
