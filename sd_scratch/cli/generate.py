@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from sd_scratch.cli.interrupt import StopRequest
     from sd_scratch.cli.output import Output
     from sd_scratch.image_noise import ImageNoise
     from sd_scratch.pipeline import StableDiffusion
     from sd_scratch.recipe import Recipe
+    from sd_scratch.stop import Stop
 
 INTERRUPTED = 130
 MAX_PICTURES, MAX_BATCH = 100_000, 256
@@ -125,7 +125,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # What only a run needs: PyTorch, above all.
-    from sd_scratch.cli.interrupt import StopRequest
+    from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import Output, check_file
     from sd_scratch.cli.request import read_request, sampler_options
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
     latents: list[Tensor] = []
-    with StopRequest() as stop, closing(make_batches(model, recipe, args, stop)) as batches:
+    with stop_on_ctrl_c() as stop, closing(make_batches(model, recipe, args, stop)) as batches:
         for batch in batches:
             pictures = batch.to_pil()
             if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
@@ -161,15 +161,15 @@ def run(args: argparse.Namespace) -> int:
     log.debug(f"{len(kept)} pictures in {seconds} s, loading included")
     if args.json:
         print(json.dumps({"images": kept, "seconds": seconds}, indent=2))
-    if stop.wanted:
+    if stop.asked:
         log.warning(
             f"interrupted: {len(kept)} of {args.batch_count} pictures are finished and kept"
         )
-    return INTERRUPTED if stop.wanted else 0
+    return INTERRUPTED if stop.asked else 0
 
 
 def make_batches(
-    model: "StableDiffusion", recipe: "Recipe", args: argparse.Namespace, stop: "StopRequest"
+    model: "StableDiffusion", recipe: "Recipe", args: argparse.Namespace, stop: "Stop"
 ) -> "Generator[ImageNoise, None, None]":
     """The finished latents, a batch at a time; ends early, without the batch at hand, when asked to
     stop. Picture i of the run has the recipe's seed + i."""
@@ -195,10 +195,10 @@ def make_batches(
             for step in model.steps(prompts[0], noise, **settings):
                 latent = step.x_next
                 bar.update(len(chunk))
-                if stop.wanted and step.index + 1 < steps:
+                if stop.asked and step.index + 1 < steps:
                     return
             yield noise.with_latent(latent, t=0)
-            if stop.wanted:
+            if stop.asked:
                 return
 
 

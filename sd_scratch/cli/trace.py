@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.generate import make_batches
-    from sd_scratch.cli.interrupt import StopRequest
+    from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.request import read_request, sampler_options
     from sd_scratch.cli.tensors import without_weights
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     model, recipe = load_model(args, recipe, options)
     args.batch_size = args.batch_count  # one recording holds one run
-    with StopRequest() as stop, model.record(*args.tensors, **recording) as trace:
+    with stop_on_ctrl_c() as stop, model.record(*args.tensors, **recording) as trace:
         batches = list(make_batches(model, recipe, args, stop))
         pictures = [picture for batch in batches for picture in batch.to_pil()]
     if not batches:

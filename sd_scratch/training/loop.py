@@ -5,19 +5,18 @@ run is cut by a budget of steps or of minutes, by Ctrl-C, or by a kill, and goes
 state as if it had never stopped: weights, average, optimiser, random numbers and place in the data.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.stop import Stop
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
 from sd_scratch.training.state import RunState, check_settings, load_state, save_state
@@ -83,33 +82,6 @@ class Outcome:
     step: int
     seconds: float
     interrupted: bool
-
-
-class Stop:
-    """Whether a run should end after the step that it is in."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask; a second Ctrl-C interrupts as usual."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-
-        def ask(number: int, frame: object) -> None:
-            self.asked = True
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-        for name in before:
-            signal.signal(name, ask)
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
 
 
 class Run:
@@ -209,7 +181,7 @@ def train(
     _start(run, resume)
     stop = stop or Stop()
     rhythm = _Rhythm(run.seconds, silent=not leads)
-    with Journal(folder, run.step, silent=not leads) as journal, stop.on_signals():
+    with Journal(folder, run.step, silent=not leads) as journal, stop.on_signals(SIGINT, SIGTERM):
         sums = _Means()
         while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
             began = clock()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.training.loop import Stop
+from sd_scratch.stop import Stop
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.stop import Stop
 from sd_scratch.training import state as state_module
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import read_journal
-from sd_scratch.training.loop import Budget, Run, Stop, TrainConfig, train
+from sd_scratch.training.loop import Budget, Run, TrainConfig, train
 from sd_scratch.training.state import load_state
 
 CONFIG = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, log_steps=2, save_seconds=1e9)
