@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import sd_scratch
-from sd_scratch.checkpoints.json_file import Fields, parse_json
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
 from sd_scratch.text_cleaning import STYLES
 

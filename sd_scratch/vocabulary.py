@@ -14,6 +14,7 @@ from typing import Any
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import check_target, write_file
+from sd_scratch.json_file import parse_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
@@ -74,11 +75,11 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
     vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
     if vocab_file.is_file() and merges_file.is_file():
         where = str(vocab_file)
-        vocab = _vocabulary(_parse(_read(vocab_file), where), where)
-        merges = parse_merges(_read(merges_file), str(merges_file))
+        vocab = _vocabulary(parse_json(_read(vocab_file), where), where)
+        merges = parse_merges(_text(merges_file), str(merges_file))
     elif (folder / "tokenizer.json").is_file():
         where = str(folder / "tokenizer.json")
-        vocab, merges = _single_file(_parse(_read(folder / "tokenizer.json"), where), where)
+        vocab, merges = _single_file(parse_json(_read(folder / "tokenizer.json"), where), where)
     else:
         raise ScratchError(
             f"{folder} - no tokenizer: neither vocab.json with merges.txt nor tokenizer.json is there"
@@ -142,7 +143,7 @@ def check_tables(vocab: Vocabulary, merges: Iterable[tuple[str, str]], where: st
             )
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
@@ -150,20 +151,14 @@ def _read(path: Path) -> str:
         raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
     if len(data) > FILE_LIMIT:
         raise ScratchError(f"{path} - larger than {FILE_LIMIT:,} bytes, so no tokenizer's file")
+    return data
+
+
+def _text(path: Path) -> str:
     try:
-        return data.decode("utf-8")
+        return _read(path).decode("utf-8")
     except UnicodeDecodeError:
         raise ScratchError(f"{path} - not UTF-8 text - download it again") from None
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ScratchError(f"{where} - not valid JSON - download it again") from None
-    if not isinstance(data, dict):
-        raise ScratchError(f"{where} - holds a JSON {type(data).__name__}, not an object")
-    return data
 
 
 def _vocabulary(data: object, where: str) -> Vocabulary:

@@ -7,11 +7,11 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from sd_scratch.checkpoints.json_file import Fields, read_json
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.tokenizer import Tokenizer
 

@@ -8,7 +8,6 @@ weights that load into the wrong network give noise and no error.
 from collections.abc import Sequence
 from typing import Any
 
-from sd_scratch.checkpoints.json_file import Fields
 from sd_scratch.config import (
     AutoencoderConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from sd_scratch.config import (
     UNetConfig,
 )
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import Fields
 from sd_scratch.limits import GUIDANCE, STEPS
 
 ONLY_SD1 = "only Stable Diffusion 1.x is supported"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from sd_scratch.checkpoints.config_json import ONLY_SD1, model_config
 from sd_scratch.checkpoints.folder_files import FOLDERS, choose_weights
-from sd_scratch.checkpoints.json_file import Fields, read_json
 from sd_scratch.checkpoints.layout import Layout, Part, networks_of
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.sniff import sniff_file
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import Fields, read_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".ckpt")
 INDEX_LIMIT = 16 << 20  # bytes

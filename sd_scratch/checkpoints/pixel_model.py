@@ -21,7 +21,6 @@ from sd_scratch.checkpoints.config_json import (
     PREDICTION_TYPES,
     SPACINGS,
 )
-from sd_scratch.checkpoints.json_file import Fields, read_json
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.shipped import weights_folder
@@ -34,6 +33,7 @@ from sd_scratch.config import (
 )
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import write_file
+from sd_scratch.json_file import Fields, read_json
 from sd_scratch.limits import GUIDANCE, STEPS
 from sd_scratch.networks.classifier import Classifier
 from sd_scratch.networks.context_unet import ContextUNet

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sd_scratch.checkpoints.json_file import parse_json
 from sd_scratch.checkpoints.sniff import AGAIN, PEEK, sniff
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import parse_json
 
 TENSOR_LIMIT = 10_000  # Stable Diffusion 1.x has 1,131, with a second (EMA) U-Net 1,817
 

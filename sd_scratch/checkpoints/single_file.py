@@ -15,11 +15,11 @@ from pathlib import Path
 from sd_scratch.checkpoints import config_json, infer
 from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.family import check_family
-from sd_scratch.checkpoints.json_file import Fields, parse_json
 from sd_scratch.checkpoints.key_rules import is_ignored, single_file_names, with_text_prefix
 from sd_scratch.checkpoints.layout import Layout, Part, networks_of
 from sd_scratch.checkpoints.safetensors_file import Header, StoredTensor, read_header
 from sd_scratch.config import ModelConfig
+from sd_scratch.json_file import Fields, parse_json
 
 METADATA_KEY = "sd_scratch"
 

@@ -36,7 +36,7 @@ FLOORS = {
     },
     2: {"checkpoints"},
     1: {"networks", "diffusion", "tokenizer", "text_cleaning", "vocabulary"},
-    0: {"tensors", "config", "errors", "limits", "files", "stop", "__init__"},
+    0: {"tensors", "config", "errors", "limits", "files", "json_file", "stop", "__init__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 STRANGERS = {("networks", "diffusion"), ("diffusion", "networks")}

@@ -23,11 +23,11 @@ from sd_scratch.checkpoints.config_json import (
     unet_config,
     unet_json,
 )
-from sd_scratch.checkpoints.json_file import CONFIG_LIMIT, Fields, parse_json, read_json
 from sd_scratch.config import PRESETS, SD15, ModelConfig, ScheduleConfig, UNetConfig
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import CONFIG_LIMIT, Fields, parse_json, read_json
 
 UNET = unet_json(SD15.unet, 64)
 VAE = autoencoder_json(SD15.vae, 512)
@@ -270,7 +270,7 @@ def test_nothing_that_a_file_names_is_looked_up() -> None:
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"a": {"b": 1, "b": 1}}', '"b" appears twice'),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
-        (b"\xff\xfe{}", "not valid JSON"),
+        (b"\xff\xfe{}", "not UTF-8 text"),
         (b"", "not valid JSON"),
         (b"[1]", "not an object"),
         (b'{"a":' + b"[" * 200_000, "nested too deeply"),

@@ -33,6 +33,8 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
 
     try:
         data = json.loads(text.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except UnicodeDecodeError:
+        raise ScratchError(f"{where} - not UTF-8 text - download it again") from None
     except RecursionError:
         raise ScratchError(f"{where} - nested too deeply - download the file again") from None
     except ValueError as error:
