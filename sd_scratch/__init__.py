@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sd_scratch.image_noise import ImageNoise as ImageNoise
     from sd_scratch.pipeline import StableDiffusion as StableDiffusion
     from sd_scratch.pipeline import load as load
+    from sd_scratch.pixel_diffusion import PixelDiffusion as PixelDiffusion
+    from sd_scratch.pixel_diffusion import load_pixels as load_pixels
     from sd_scratch.prompt import Prompt as Prompt
     from sd_scratch.tensors import Trace as Trace
     from sd_scratch.tensors import ablate as ablate
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ImageNoise": "sd_scratch.image_noise",
+    "PixelDiffusion": "sd_scratch.pixel_diffusion",
     "Prompt": "sd_scratch.prompt",
     "ScratchError": "sd_scratch.errors",
     "StableDiffusion": "sd_scratch.pipeline",
     "load": "sd_scratch.pipeline",
+    "load_pixels": "sd_scratch.pixel_diffusion",
 }
 _TENSORS = (
     "Trace",
@@ -59,11 +63,13 @@ _HOMES |= dict.fromkeys(_TENSORS, "sd_scratch.tensors")
 
 __all__ = [
     "ImageNoise",
+    "PixelDiffusion",
     "Prompt",
     "ScratchError",
     "StableDiffusion",
     "__version__",
     "load",
+    "load_pixels",
     *_TENSORS,
 ]
 
