@@ -12,7 +12,7 @@ from typing import Any
 import sd_scratch
 
 NEEDED = ("torch", "safetensors", "numpy", "pillow", "tqdm", "regex", "ftfy", "huggingface_hub")
-OPTIONAL = ("matplotlib", "diffusers", "transformers")
+OPTIONAL = ("diffusers", "transformers")
 GIB = 2**30
 
 Report = dict[str, dict[str, Any]]
