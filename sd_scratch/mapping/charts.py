@@ -1,5 +1,6 @@
 """Numbers as charts, with Pillow alone: matrices, bars, lines, and points in a plane."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sd_scratch.mapping.drawing import INK, PAPER, RULE, Colour, font, levels
+from sd_scratch.mapping.drawing import INK, PAPER, RULE, Colour, Face, font, levels, named_ramp
 
 BAR: Colour = (52, 101, 164)
 SIZE = 13  # of letters
@@ -22,39 +23,45 @@ def heat_matrix(values: Tensor, top: float) -> Image.Image:
 
 
 def matrix_chart(
-    values: Tensor, rows: Sequence[str], columns: Sequence[str], top: float, cell: int = 44
+    values: Tensor,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    top: float = 1.0,
+    *,
+    cell: int = 44,
+    numbers: bool = True,
 ) -> Image.Image:
-    """A matrix with its numbers, rows named on the left and columns above."""
-    face, small = font(SIZE), font(11)
-    left = 10 + int(max(face.getlength(label) for label in rows))
-    up = 10 + int(max(face.getlength(label) for label in columns))
-    page = Image.new("RGB", (left + cell * len(columns), up + cell * len(rows)), PAPER)
-    body = heat_matrix(values, top).resize((cell * len(columns), cell * len(rows)), 0)
-    page.paste(body, (left, up))
+    """A matrix in a frame, rows named on the left and columns above, with the numbers that are not 0."""
+    face, small = font(min(SIZE, cell)), font(11)
+    left = name_width(rows, face)
+    up = name_width(columns, face)
+    width, height = cell * values.shape[1], cell * values.shape[0]
+    page = Image.new("RGB", (left + width + 1, up + height + 1), PAPER)
+    page.paste(heat_matrix(values, top).resize((width, height), 0), (left, up))
     draw = ImageDraw.Draw(page)
+    draw.rectangle((left, up, left + width, up + height), None, RULE)
     for i, label in enumerate(rows):
         draw.text((left - 6, up + cell * i + cell // 2), label, INK, face, anchor="rm")
     for j, label in enumerate(columns):
-        _upright(page, label, (left + cell * j + cell // 2, up - 5))
-    for i in range(len(rows)):
-        for j in range(len(columns)):
-            value = float(values[i, j])
+        _upright(page, label, (left + cell * j + cell // 2, up - 5), cell)
+    for i, row in enumerate(values.tolist() if numbers else ()):
+        for j, value in enumerate(row):
+            if value == 0:
+                continue
             ink = PAPER if top > 0 and value > 0.5 * top else INK
             middle = (left + cell * j + cell // 2, up + cell * i + cell // 2)
             draw.text(middle, f"{value:.2f}", ink, small, anchor="mm")
     return page
 
 
-def matrix_scale(top: float, width: int = 256) -> Image.Image:
+def name_width(names: Sequence[str], face: Face) -> int:
+    """How much room a chart leaves for the names of its rows or columns; none without any."""
+    return 10 + int(max(face.getlength(name) for name in names)) if names else 0
+
+
+def matrix_scale(top: float, units: str = "") -> Image.Image:
     """The colours of `heat_matrix` from 0 to `top`, with their ends named."""
-    ramp = heat_matrix(torch.linspace(0, 1, width)[None], 1.0).resize((width, 14))
-    page = Image.new("RGB", (width, 34), PAPER)
-    page.paste(ramp, (0, 0))
-    draw = ImageDraw.Draw(page)
-    draw.rectangle((0, 0, width - 1, 13), None, RULE)
-    draw.text((0, 16), "0", INK, font(SIZE))
-    draw.text((width, 16), f"{top:.3g}", INK, font(SIZE), anchor="ra")
-    return page
+    return named_ramp(heat_matrix(torch.linspace(0, 1, 256)[None], 1.0), top, units)
 
 
 def bar_chart(
@@ -65,7 +72,9 @@ def bar_chart(
     width: int = 340,
     colour: Colour = BAR,
 ) -> Image.Image:
-    """One bar a line, `top` as long as the chart is wide, with its number behind it."""
+    """One bar a line, `top` as long as the chart is wide, with its number behind it, all to as many
+    places as `top` has with three digits."""
+    places = max(0, 2 - math.floor(math.log10(top))) if top > 0 else 2
     face, line = font(SIZE), 22
     left = 10 + int(max((face.getlength(label) for label in labels), default=0))
     room = width - left - 46
@@ -76,16 +85,16 @@ def bar_chart(
         length = room * value / top if top > 0 else 0
         draw.text((left - 6, y), label, INK, face, anchor="rm")
         draw.rectangle((left, y - 7, left + length, y + 7), colour)
-        draw.text((left + length + 5, y), f"{value:.3g}", INK, font(11), anchor="lm")
+        draw.text((left + length + 5, y), f"{value:.{places}f}", INK, font(11), anchor="lm")
     draw.line((left, 0, left, page.height), RULE)
     return page
 
 
-def _upright(page: Image.Image, text: str, foot: tuple[int, int]) -> None:
-    """Write a text from below to above, ending over `foot`."""
-    face = font(SIZE)
-    strip = Image.new("RGB", (int(face.getlength(text)) + 2, 18), PAPER)
-    ImageDraw.Draw(strip).text((0, 9), text, INK, face, anchor="lm")
+def _upright(page: Image.Image, text: str, foot: tuple[int, int], room: int) -> None:
+    """Write a text from below to above, ending over `foot`, no thicker than `room`."""
+    face, thick = font(min(SIZE, room)), min(18, room)
+    strip = Image.new("RGB", (int(face.getlength(text)) + 2, thick), PAPER)
+    ImageDraw.Draw(strip).text((0, thick // 2), text, INK, face, anchor="lm")
     turned = strip.rotate(90, expand=True)
     page.paste(turned, (foot[0] - turned.width // 2, foot[1] - turned.height))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sd_scratch.mapping.maps import Map
 
 Colour = tuple[int, int, int]
+Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (20, 20, 20)
@@ -21,6 +22,7 @@ FAINT: Colour = (130, 130, 130)
 RULE: Colour = (215, 215, 215)
 
 CELL = 192  # pixels that the shorter side of a picture gets in a sheet
+SMALL = 128  # where a sheet holds many
 GAP = 12
 MARGIN = 20
 BACKDROP = 0.35  # brightness of the picture under coloured maps
@@ -102,6 +104,7 @@ class Cell:
     caption: str = ""
     swatch: Colour | None = None
     enlarge: bool = True  # a chart has its size already
+    indent: int = 0  # where the line starts, for a chart with names on its left
 
 
 def sheet(
@@ -111,10 +114,11 @@ def sheet(
     notes: Sequence[str] = (),
     row_labels: Sequence[str] = (),
     foot: Image.Image | None = None,
+    side: int = CELL,
 ) -> Image.Image:
     """A figure: a title, cells in rows, each with its caption, then a strip such as a scale, and notes
-    that say what is seen."""
-    shown = [[None if cell is None else _shown(cell) for cell in row] for row in rows]
+    that say what is seen. Pictures get about `side` pixels along the shorter side."""
+    shown = [[None if cell is None else _shown(cell, side) for cell in row] for row in rows]
     columns = max(len(row) for row in shown)
     widths = [
         max((cell.width for row in shown for cell in row[i : i + 1] if cell is not None), default=0)
@@ -158,18 +162,18 @@ def sheet(
     return page
 
 
-def _shown(cell: Cell) -> Image.Image:
+def _shown(cell: Cell, side: int) -> Image.Image:
     """A cell with its caption: small pictures are enlarged without smoothing, large ones shrunk."""
     image = cell.image.convert("RGB")
     if cell.enlarge:
-        factor = CELL / min(image.size)
+        factor = side / min(image.size)
         factor = max(1, round(factor)) if factor >= 1 else factor
         size = (round(image.width * factor), round(image.height * factor))
         smooth = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
         image = image.resize(size, smooth)
     if not cell.caption:
         return image
-    indent = 18 if cell.swatch else 0
+    indent = 18 if cell.swatch else cell.indent
     lines = wrap(cell.caption, font(14), image.width - indent)
     page = Image.new("RGB", (image.width, image.height + 4 + 18 * len(lines)), PAPER)
     page.paste(image, (0, 0))
@@ -182,21 +186,27 @@ def _shown(cell: Cell) -> Image.Image:
     return page
 
 
-def scale_bar(top: float, units: str, colour: Colour = PAPER, width: int = 256) -> Image.Image:
-    """From black (0) to `colour` (`top`), with its ends named."""
-    ramp = np.linspace(0, 1, width)[None, :, None] * np.array(colour)
-    strip = Image.fromarray(np.broadcast_to(ramp, (14, width, 3)).astype(np.uint8))
-    label = f"{top:.3g} {units}"
-    page = Image.new("RGB", (max(width, 40 + int(font(13).getlength(label))), 34), PAPER)
-    page.paste(strip, (0, 0))
+def scale_bar(top: float, units: str) -> Image.Image:
+    """From black (0) to white (`top`), with its ends named."""
+    ramp = np.linspace(0, 255, 256).round().astype(np.uint8)[None]
+    return named_ramp(Image.fromarray(ramp).convert("RGB"), top, units)
+
+
+def named_ramp(ramp: Image.Image, top: float, units: str) -> Image.Image:
+    """A strip of colours with 0 under its one end, `top` under the other, and the units behind it."""
+    width, face = ramp.width, font(13)
+    behind = 10 + int(face.getlength(units)) if units else 0
+    page = Image.new("RGB", (width + behind, 34), PAPER)
+    page.paste(ramp.resize((width, 14)), (0, 0))
     draw = ImageDraw.Draw(page)
     draw.rectangle((0, 0, width - 1, 13), None, RULE)
-    draw.text((0, 16), "0", INK, font(13))
-    draw.text((page.width, 16), label, INK, font(13), anchor="ra")
+    draw.text((0, 16), "0", INK, face)
+    draw.text((width, 16), f"{top:.3g}", INK, face, anchor="ra")
+    draw.text((width + 10, 7), units, INK, face, anchor="lm")
     return page
 
 
-def wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def wrap(text: str, face: Face, width: int) -> list[str]:
     """A text in lines of at most `width` pixels, broken between words, or within one that is longer."""
     lines = [""]
     for word in text.split():
@@ -214,6 +224,6 @@ def wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
 
 
 @functools.lru_cache(maxsize=8)
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> Face:
     """The letters that come with Pillow."""
     return ImageFont.load_default(size)

@@ -1,5 +1,6 @@
 """`Map`: one number for every place of a picture, and what that number means."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,19 @@ class Map:
 def largest(maps: Sequence[Map]) -> float:
     """The largest value of several maps, which a figure scales all of them by; 0 without any."""
     return max((float(m.tensor.max()) for m in maps), default=0.0)
+
+
+def told_apart(words: Sequence[str]) -> list[str]:
+    """Names for words of one prompt: those that stand there more than once are numbered, as
+    `sd-scratch map -w` takes them (``a:1``, ``a:2``)."""
+    total = Counter(word.casefold() for word in words)
+    seen: Counter[str] = Counter()
+    names = []
+    for word in words:
+        key = word.casefold()
+        seen[key] += 1
+        names.append(f"{word}:{seen[key]}" if total[key] > 1 else word)
+    return names
 
 
 def require_full_precision(dtype: torch.dtype) -> None:

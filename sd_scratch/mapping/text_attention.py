@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sd_scratch.mapping.maps import told_apart
 from sd_scratch.pipeline import StableDiffusion
 from sd_scratch.prompt import Prompt
 
@@ -38,7 +39,8 @@ class TextAttention:
         return [START, *texts, END, *[PADDING] * rest]
 
     def labels(self, special: bool = False) -> list[str]:
-        words = [word.text for word in self.prompt.words]
+        """Names of the words, of which those that stand there twice are numbered (``a:1``, ``a:2``)."""
+        words = told_apart([word.text for word in self.prompt.words])
         return [START, *words, END, PADDING] if special else words
 
     def between_words(self, special: bool = False) -> Tensor:

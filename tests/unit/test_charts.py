@@ -8,8 +8,10 @@ from sd_scratch.mapping.charts import (
     heat_matrix,
     line_chart,
     matrix_chart,
+    name_width,
     plane_chart,
 )
+from sd_scratch.mapping.drawing import font
 
 
 def count(image, colour):
@@ -30,10 +32,24 @@ def test_a_chart_of_a_matrix_has_a_cell_for_every_number():
     assert 2 * 40 * 40 - 400 < count(chart, (8, 29, 88)) <= 2 * 40 * 40
 
 
+def test_names_stand_beside_a_matrix_and_numbers_only_where_something_is():
+    values = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    bare = matrix_chart(values, cell=20, numbers=False)
+    assert bare.size == (41, 41)
+    named = matrix_chart(values, ["first", "second"], ["a", "b"], cell=20, numbers=False)
+    left = name_width(["first", "second"], font(13))
+    beside = np.asarray(named)[-41:, :left]
+    assert (beside[:20] < 100).any() and (beside[21:] < 100).any()
+    assert np.array_equal(np.asarray(named)[-41:, left:], np.asarray(bare))
+    written = np.asarray(matrix_chart(values, top=4.0))
+    assert (written[:44, :44] < 100).any() and not (written[1:44, 45:88] < 100).any()
+
+
 def test_bars_are_as_long_as_their_values():
     lengths = [count(bar_chart([value], ["x"], 4.0), BAR) for value in (1.0, 2.0, 4.0)]
     assert abs(lengths[1] / lengths[0] - 2) < 0.1 and abs(lengths[2] / lengths[1] - 2) < 0.1
     assert bar_chart([], [], 0.0).height > 0
+    assert np.array_equal(bar_chart([1e-16], ["x"], 2.0), bar_chart([0.0], ["x"], 2.0))
 
 
 def test_a_constant_curve_is_a_level_line_and_a_spread_a_band():

@@ -14,7 +14,7 @@ from sd_scratch.mapping.drawing import (
     sheet,
     wrap,
 )
-from sd_scratch.mapping.maps import Map, largest
+from sd_scratch.mapping.maps import Map, largest, told_apart
 
 
 def make_map(values, word="cat"):
@@ -28,6 +28,11 @@ def test_one_scale_for_all_maps_and_nothing_is_stretched():
     assert top == 4.0
     assert np.asarray(grey_map(maps[0], top))[0, :, 0].tolist() == [0, 64]
     assert np.asarray(grey_map(maps[1], top))[0, :, 0].tolist() == [128, 255]
+
+
+def test_words_that_stand_twice_are_numbered():
+    assert told_apart(["A", "cat", "and", "a", "dog"]) == ["A:1", "cat", "and", "a:2", "dog"]
+    assert told_apart([]) == []
 
 
 def test_maps_without_any_value_are_black():
@@ -76,7 +81,16 @@ def test_a_sheet_holds_every_cell_and_its_text():
     assert red == 4 * 192 * 192
     large = sheet("A title", [[Cell(Image.new("RGB", (768, 512), (255, 0, 0)))]])
     assert large.width < 768
-    assert scale_bar(3.0, "grey level").width >= 256
+    small = np.asarray(sheet("A title", [[cell]], side=64))
+    assert (small == (255, 0, 0)).all(axis=-1).sum() == 64 * 64
+
+
+def test_the_ends_of_a_scale_stand_under_the_ends_of_its_colours():
+    bar = np.asarray(scale_bar(3.0, "grey levels of which nobody has heard before"))
+    assert bar.shape[1] > 300 and bar[5, 1].max() < 5 and bar[5, 254].min() > 250
+    below = (bar[18:] < 100).any(axis=(0, 2))
+    assert below[:12].any() and below[240:256].any()
+    assert not below[12:240].any() and not below[256:].any()
 
 
 def test_text_is_wrapped_between_words_and_inside_long_ones():

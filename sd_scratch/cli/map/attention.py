@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 HELP = "the text encoder's attention, per layer and head, for all tokens and for the words"
 PANEL = 96  # pixels that one layer and head gets at least
+NAMED = 14  # pixels that a word gets where it is named
+BORDER = (235, 130, 30)  # where the text ends and the padding begins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session, check_places
     from sd_scratch.mapping.charts import matrix_chart
     from sd_scratch.mapping.drawing import Cell, sheet
-    from sd_scratch.mapping.text_attention import text_attention
+    from sd_scratch.mapping.text_attention import END, text_attention
 
     session = Session(args)
     session.words(args.prompt, [])
@@ -46,17 +48,26 @@ def run(args: argparse.Namespace) -> None:
     figure = panels(
         "Attention between all tokens, in every layer and head",
         tokens,
-        [note, how + " The first column is the start token; what follows the text is padding."],
+        [
+            note,
+            f"{how} First comes the start token, then the text; the orange lines stand behind the "
+            "end token, where the padding begins.",
+        ],
         (layers, heads),
+        border=read.tokens.index(END) + 1,
     )
     results.picture("tokens.png", figure)
     words = chosen(read.between_words())
-    names = ", ".join(read.labels())
     figure = panels(
         "Attention between words, in every layer and head",
         words,
-        [note, f"From top to bottom, and from left to right: {names}."],
+        [
+            note,
+            "Each row is a word that looks, each column one that is looked at, in the order of the "
+            "prompt; a word of several tokens counts as one. What a row lacks to 1 goes to the start token.",
+        ],
         (layers, heads),
+        read.labels(),
     )
     results.picture("words.png", figure)
 
@@ -64,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
     labels = read.labels(special=True)
     chart = Cell(matrix_chart(mean, labels, labels, float(mean.max())), enlarge=False)
     title = f"Who looks at whom: the mean over {len(layers)} layers and {len(heads)} heads"
-    more = "A word gets what its tokens get together, and gives what they give on average."
+    more = (
+        "A word gets what its tokens get together, and gives what they give on average. No number: "
+        "no token sees those behind it."
+    )
     results.picture("mean.png", sheet(title, [[chart]], notes=[note, how, more]))
 
     results.tensors("attention.safetensors", {"tokens": tokens, "words": words})
@@ -88,24 +102,34 @@ def panels(
     values: "Tensor",
     notes: Sequence[str],
     axes: tuple[Sequence[int], Sequence[int]],
+    names: Sequence[str] = (),
+    border: int | None = None,
 ) -> "Image.Image":
-    """A matrix for each layer (down) and head (across), all on one scale."""
-    from PIL import ImageOps
+    """A matrix for each layer (down) and head (across), all on one scale. `names` stand beside the
+    first one of a row and above those of the first row; lines stand before row and column `border`."""
+    from PIL import ImageDraw
 
-    from sd_scratch.mapping.charts import heat_matrix, matrix_scale
-    from sd_scratch.mapping.drawing import RULE, Cell, sheet
+    from sd_scratch.mapping.charts import SIZE, matrix_chart, matrix_scale, name_width
+    from sd_scratch.mapping.drawing import Cell, font, sheet
 
     layers, heads = axes
     side = values.shape[-1]
-    size = side * max(1, -(-PANEL // side))
+    cell = max(NAMED if names else 1, -(-PANEL // side))
     top = float(values.max())
+    indent = name_width(names, font(SIZE))
 
-    def panel(matrix: "Tensor") -> "Image.Image":
-        return ImageOps.expand(heat_matrix(matrix, top).resize((size, size), 0), 1, RULE)
+    def panel(i: int, j: int) -> Cell:
+        beside, above = () if j else names, () if i else names
+        chart = matrix_chart(values[i, j], beside, above, top, cell=cell, numbers=False)
+        if border is not None:
+            at, end = border * cell, side * cell
+            draw = ImageDraw.Draw(chart)
+            draw.line((at, 0, at, end), BORDER)
+            draw.line((0, at, end, at), BORDER)
+        label = f"head {heads[j]}"
+        return Cell(chart, label, enlarge=False, indent=0 if j else indent)
 
-    rows = [
-        [Cell(panel(values[i, j]), f"head {head}", enlarge=False) for j, head in enumerate(heads)]
-        for i in range(len(layers))
-    ]
+    rows = [[panel(i, j) for j in range(len(heads))] for i in range(len(layers))]
     labels = [f"layer {layer}" for layer in layers]
-    return sheet(title, rows, notes=notes, row_labels=labels, foot=matrix_scale(top))
+    foot = matrix_scale(top, "share of the attention that a row gives")
+    return sheet(title, rows, notes=notes, row_labels=labels, foot=foot)

@@ -14,7 +14,7 @@ from sd_scratch.mapping.drawing import (
     scale_bar,
     sheet,
 )
-from sd_scratch.mapping.maps import Map, largest
+from sd_scratch.mapping.maps import Map, largest, told_apart
 
 
 def save_maps(
@@ -26,6 +26,7 @@ def save_maps(
 ) -> None:
     """The figure of a map for each word, the overlays alone, and the raw maps."""
     top, colours = largest(maps), hues(len(maps))
+    names = told_apart([map_.word for map_ in maps])
     strongest = overlay_strongest(below, maps, top, colours)
     together = overlay_all(below, maps, top, colours)
     cells = [
@@ -34,8 +35,8 @@ def save_maps(
         Cell(together, "all words, one over the other"),
     ]
     words = [
-        Cell(grey_map(map_, top), f"{map_.word}, up to {float(map_.tensor.max()):.2g}", colour)
-        for map_, colour in zip(maps, colours, strict=True)
+        Cell(grey_map(map_, top), f"{name}, up to {float(map_.tensor.max()):.2g}", colour)
+        for map_, name, colour in zip(maps, names, colours, strict=True)
     ]
     columns = max(3, min(5, len(words)))
     rows = [cells, *(words[i : i + columns] for i in range(0, len(words), columns))]

@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
         notes.append(f"Words of another prompt, which the picture was not made from: {args.ask}")
     notes.append(
         "Grey: the share of its attention that each place gives to the word, the mean over layers, "
-        "heads and steps; all words on one scale. Colours: one a word, the more opaque the larger."
+        "heads and steps; all words on one scale. Colours: one a word, the more opaque the larger. "
+        "What a place does not give to the words goes to the start token, the end token and the padding."
     )
     save_maps(results, "Which places look at which word", below, maps, notes)
     heads = args.heads or list(range(heat.heads))
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         },
     }
     for name, columns in parts.items():
-        results.picture(f"by-{name}.png", breakdown(name, columns, notes[:-1]))
+        results.picture(f"by-{name}.png", breakdown(name, columns, below, notes[:-1]))
     raw = {
         f"{short(layer)}.{word}": heat.shares[layer][..., i]
         for layer in layers
@@ -91,26 +92,33 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def breakdown(name: str, columns: "dict[str, list[Map]]", notes: Sequence[str]) -> "Image.Image":
-    """Words down; layers, heads or calls across; one scale for all of it."""
-    from sd_scratch.mapping.drawing import Cell, grey_map, scale_bar, sheet
-    from sd_scratch.mapping.maps import largest
+def breakdown(
+    name: str, columns: "dict[str, list[Map]]", below: "Image.Image", notes: Sequence[str]
+) -> "Image.Image":
+    """The picture, then words down; layers, heads or calls across; one scale for all of it."""
+    from sd_scratch.mapping.drawing import SMALL, Cell, grey_map, scale_bar, sheet
+    from sd_scratch.mapping.maps import largest, told_apart
 
     maps = list(columns.values())
     top = max(largest(column) for column in maps)
     rows = [
-        [Cell(grey_map(column[i], top), label) for label, column in columns.items()]
-        for i in range(len(maps[0]))
+        [Cell(below)],
+        *(
+            [Cell(grey_map(column[i], top), label) for label, column in columns.items()]
+            for i in range(len(maps[0]))
+        ),
     ]
     title = f"Which places look at which word, by {name}"
-    labels = [map_.word for map_ in maps[0]]
+    labels = ["the picture", *told_apart([map_.word for map_ in maps[0]])]
     more = {
-        "layer": "Down, middle and up: the way through the U-Net.",
+        "layer": "Down, middle and up: the way through the U-Net. up 1.0 is the first attention of the "
+        "second block up.",
         "head": "Every layer has as many heads; those of one number are averaged over the layers.",
         "call": "The U-Net is called once a step, first on noise, last on the nearly finished picture.",
     }
     foot = scale_bar(top, maps[0][0].units)
-    return sheet(title, rows, notes=[*notes, more[name]], row_labels=labels, foot=foot)
+    all_notes = [*notes, f"Grey: the share of attention that a place gives to a word. {more[name]}"]
+    return sheet(title, rows, notes=all_notes, row_labels=labels, foot=foot, side=SMALL)
 
 
 def short(layer: str) -> str:
