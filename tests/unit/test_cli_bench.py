@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -61,13 +62,21 @@ def test_a_whole_process_of_ours_is_measured(capsys) -> None:
     assert 0.05 < float(str(rows["peak memory"]["ours"])) < 10
 
 
-def test_start_up_is_measured_in_turn(capsys, monkeypatch) -> None:
-    order = []
+def test_start_up_is_measured_in_turn_and_no_model_is_held_meanwhile(capsys, monkeypatch) -> None:
+    order, made = [], []
+    make = subjects.random_components
+
+    def components(*wanted: object) -> subjects.Components:
+        found = make(*wanted)
+        made.append(weakref.ref(found.unet))
+        return found
 
     def measure(side: str, what: str, *rest: object) -> float:
         order.append(side)
+        assert [ref() for ref in made] == [None]
         return 1.0 if side == "ours" else 4.0
 
+    monkeypatch.setattr(subjects, "random_components", components)
     monkeypatch.setattr(processes, "measure", measure)
     found = bench(capsys, "--startup", "--no-networks")["start to first U-Net call"]
     assert order == ["ours", "theirs", "ours", "theirs"]

@@ -49,15 +49,18 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.bench.networks import compiled_row, network_rows
     from sd_scratch.cli.bench.processes import process_rows
     from sd_scratch.cli.bench.rows import as_text
-    from sd_scratch.cli.bench.subjects import load_subject
-    from sd_scratch.cli.machine import set_threads
+    from sd_scratch.cli.bench.subjects import load_subject, subject_config
+    from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 
     set_threads(args.threads)
-    ours, theirs = load_subject(args)
-    size = args.size or ours.config.sample_size
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device)
+    size = args.size or subject_config(args.model).sample_size
     rows = []
     if args.startup or args.memory:
-        rows += process_rows(args, ours, size, with_theirs=theirs is not None)
+        rows += process_rows(args, size, dtype)
+    if args.tensors or args.compile or not args.no_networks:
+        ours, theirs = load_subject(args, device, dtype)
     if not args.no_networks:
         rows += network_rows(ours, theirs, size, args.repeats)
     if args.tensors:
@@ -70,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     settings = {
         "model": args.model,
         "size": size,
-        "dtype": str(ours.dtype).removeprefix("torch."),
-        "device": str(ours.device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": args.repeats,

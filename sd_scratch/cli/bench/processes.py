@@ -10,25 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from sd_scratch.checkpoints.load import read_layout
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli.bench.rows import Row, row
-from sd_scratch.cli.bench.subjects import RANDOM
+from sd_scratch.cli.bench.subjects import RANDOM, is_comparable, subject
 from sd_scratch.errors import ScratchError
-from sd_scratch.pipeline import StableDiffusion
 
 GIB = 2**30
 STARTUP, MEMORY = "startup", "memory"
 
 
-def process_rows(
-    args: argparse.Namespace, model: StableDiffusion, size: int, *, with_theirs: bool
-) -> list[Row]:
-    """The rows that ``--startup`` and ``--memory`` ask for; memory is measured once."""
+def process_rows(args: argparse.Namespace, size: int, dtype: torch.dtype) -> list[Row]:
+    """The rows that ``--startup`` and ``--memory`` ask for; memory is measured once.
+
+    This process holds no model meanwhile: it would take memory from those that are measured.
+    """
     wanted = {STARTUP: args.repeats if args.startup else 0, MEMORY: 1 if args.memory else 0}
-    sides = ("ours", "theirs") if with_theirs else ("ours",)
+    sides = ("ours", "theirs") if is_comparable(args.against) else ("ours",)
     found: dict[tuple[str, str], list[float]] = {}
-    with _folder(args.model, model) as folder:
+    with _folder(args.model, dtype) as folder:
         for what, repeats in wanted.items():
             for _ in range(repeats):
                 for side in sides:
@@ -58,12 +60,12 @@ def measure(side: str, what: str, folder: Path, args: argparse.Namespace, size: 
 
 
 @contextmanager
-def _folder(source: str, model: StableDiffusion) -> Iterator[Path]:
+def _folder(source: str, dtype: torch.dtype) -> Iterator[Path]:
     """A diffusers folder that both sides can load; made for the time being where there is none."""
     path = None if source in RANDOM else read_layout(source).path
     if path is not None and (path / "model_index.json").is_file():
         yield path
         return
     with tempfile.TemporaryDirectory() as made:
-        save_folder(model.components, Path(made) / "model")
+        save_folder(subject(source, torch.device("cpu"), dtype), Path(made) / "model")
         yield Path(made) / "model"

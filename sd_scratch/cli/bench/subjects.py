@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_json, unet_json
-from sd_scratch.cli.machine import choose_device, choose_dtype
+from sd_scratch.checkpoints.load import read_layout
 from sd_scratch.config import SD15, TINY, ModelConfig
 from sd_scratch.pipeline import StableDiffusion
 from sd_scratch.tokenizer import Tokenizer
@@ -33,16 +33,35 @@ class Theirs:
     vae: Any
 
 
-def load_subject(args: argparse.Namespace) -> tuple[StableDiffusion, Theirs | None]:
+def subject_config(source: str) -> ModelConfig:
+    """What kind of model `source` is, without its weights."""
+    return RANDOM[source] if source in RANDOM else read_layout(source).config
+
+
+def subject(source: str, device: torch.device, dtype: torch.dtype) -> Components:
+    """A model to measure: random weights, or what `source` names."""
+    if source in RANDOM:
+        return random_components(RANDOM[source], device, dtype)
+    order = torch.channels_last  # as `sd_scratch.load` has it
+    return load_components(source, device=device, dtype=dtype, memory_format=order)
+
+
+def load_subject(
+    args: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> tuple[StableDiffusion, Theirs | None]:
     """Our model, and theirs where it is wanted and there."""
-    device = choose_device(args.device)
-    dtype = choose_dtype(args.dtype, device)
-    if args.model in RANDOM:
-        components = random_components(RANDOM[args.model], device, dtype)
-    else:
-        order = torch.channels_last  # as `sd_scratch.load` has it
-        components = load_components(args.model, device=device, dtype=dtype, memory_format=order)
+    components = subject(args.model, device, dtype)
     return StableDiffusion(components), load_theirs(components, args.against)
+
+
+def is_comparable(against: str) -> bool:
+    """Whether diffusers is wanted and there; where it is wanted and missing, a warning says so."""
+    if against == "nothing":
+        return False
+    if all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
+        return True
+    log.warning("diffusers and transformers are not installed: nothing to compare with")
+    return False
 
 
 def random_components(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Components:
@@ -57,10 +76,7 @@ def random_components(config: ModelConfig, device: torch.device, dtype: torch.dt
 
 
 def load_theirs(components: Components, against: str) -> Theirs | None:
-    if against == "nothing":
-        return None
-    if not all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
-        log.warning("diffusers and transformers are not installed: nothing to compare with")
+    if not is_comparable(against):
         return None
     # By name, so that the type check neither needs them nor looks into them.
     diffusers: Any = importlib.import_module("diffusers")
