@@ -9,7 +9,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sd_scratch.mapping.drawing import INK, PAPER, RULE, Colour, Face, font, levels, named_ramp
+from sd_scratch.mapping.drawing import (
+    FAINT,
+    INK,
+    PAPER,
+    RULE,
+    Colour,
+    Face,
+    font,
+    levels,
+    named_ramp,
+)
 
 BAR: Colour = (52, 101, 164)
 SIZE = 13  # of letters
@@ -106,8 +116,8 @@ def plane_chart(
     axes: tuple[str, str] = ("", ""),
     side: int = 520,
 ) -> Image.Image:
-    """Named points in a plane, numbered from 1, with the places of a path joined by a line. Both axes
-    have one scale."""
+    """Points in a plane, numbered from 1 and named where there is room, with the places of a path
+    joined by a line and numbered in its colour. Both axes have one scale."""
     points = np.array([*places, *path], dtype=float)
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float(max(*(high - low), 1e-9))
@@ -120,22 +130,48 @@ def plane_chart(
     page = Image.new("RGB", (side, side + 26), PAPER)
     draw = ImageDraw.Draw(page)
     draw.rectangle((0, 0, side - 1, side - 1), None, RULE)
+    half = extent / 2 * side / (side - 2 * border)  # from the middle to the frame
+    for value in ticks(middle[0] - half, middle[0] + half):
+        x = spot((value, middle[1]))[0]
+        if 40 < x < side - 20:
+            draw.line((x, side - 5, x, side - 1), FAINT)
+            draw.text((x, side - 7), f"{value:g}", FAINT, font(11), anchor="ms")
+    for value in ticks(middle[1] - half, middle[1] + half):
+        y = spot((middle[0], value))[1]
+        if 24 < y < side - 24:
+            draw.line((0, y, 4, y), FAINT)
+            draw.text((8, y), f"{value:g}", FAINT, font(11), anchor="lm")
     if len(path):
         draw.line([spot(place) for place in path], BAR, 2)
-    for place in path:
+    steps: dict[tuple[float, float], list[int]] = {}  # a place may be passed twice
+    for i, place in enumerate(path, start=1):
         x, y = spot(place)
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), BAR)
+        steps.setdefault((round(x), round(y)), []).append(i)
+    for (x, y), numbers in steps.items():
+        text = ",".join(map(str, numbers))
+        draw.text((x, y + 14), text, BAR, font(11), "mm", stroke_width=2, stroke_fill=PAPER)
     for i, place in enumerate(places, start=1):
         x, y = spot(place)
         draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
         right = x < side / 2  # the text goes to the middle, where there is room
         spot_of_text = (x + 10 if right else x - 10, y - 12)
         text, anchor = f"{i}: {labels[i - 1]}", "lm" if right else "rm"
-        draw.rectangle(draw.textbbox(spot_of_text, text, font(SIZE), anchor=anchor), PAPER)
-        draw.text(spot_of_text, text, INK, font(SIZE), anchor=anchor)
+        if font(SIZE).getlength(text) > (side - x if right else x) - 16:
+            text = f"{i}"
+        draw.text(spot_of_text, text, INK, font(SIZE), anchor, stroke_width=2, stroke_fill=PAPER)
     draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
     draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
     return page
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """About `count` round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sd_scratch.mapping.charts import (
     matrix_chart,
     name_width,
     plane_chart,
+    ticks,
 )
 from sd_scratch.mapping.drawing import font
 
@@ -72,3 +73,9 @@ def test_points_stand_where_they_are_on_one_scale():
     assert red[85:165, 25:65].any()  # (0, 5): the left, half as far up
     way = plane_chart([[0.0, 0.0]], ["a"], [[0.0, 0.0], [1.0, 1.0]], ("x", "y"))
     assert count(way, BAR) > 100
+
+
+def test_ticks_are_round_numbers_within_the_axis():
+    assert ticks(-0.7, 11.2) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.0, 0.03) == [0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03]
+    assert ticks(-120, 430) == [-100, 0, 100, 200, 300, 400]

@@ -164,16 +164,18 @@ def save(
     chart = plane_chart([p[:2] for p in marks], labels, [p[:2] for p in places], (axes[0], axes[1]))
     note = (
         "Red: the prompts, where their text vectors stand in the plane in which they differ most. "
-        "Blue: the pictures on the way. One unit is one unit of length of the text vectors."
+        "Blue: the pictures on the way, by number. One unit is one unit of length of the text vectors."
     )
-    figure = sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=[note])
+    named = "; ".join(f"{i}: {label}" for i, label in enumerate(labels, start=1))
+    notes = [f"Landmarks: {named}.", note]
+    figure = sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=notes)
     results.picture("plane.png", figure)
+    at = {tuple(mark): f", landmark {i}" for i, mark in enumerate(marks, start=1)}
     cells = [
-        Cell(picture, f"{i}  ({place[0]:.3g}, {place[1]:.3g})")
+        Cell(picture, f"{i}: ({place[0]:.3g}, {place[1]:.3g}){at.get(tuple(place), '')}")
         for i, (picture, place) in enumerate(zip(pictures, places, strict=True), start=1)
     ]
     rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
-    named = "; ".join(f"{i} {label}" for i, label in enumerate(labels, start=1))
     notes = [
         f"Landmarks: {named}.",
         f"All from the same noise (seed {session.recipe.seed}). Under each picture its place in the "
