@@ -162,6 +162,20 @@ SCENES = ModelConfig(
     guidance=3.0,
 )
 
+SCENES_CLIP = ClipConfig(
+    text=SCENES.text,
+    image=ImageEncoderConfig(
+        image_size=64,
+        patch_size=8,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+    ),
+    projection_dim=128,
+)
+"""The pair that scores pictures of scenes: 1.8 M parameters."""
+
 PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, TINY, SCENES)}
 
 

@@ -1,23 +1,33 @@
-"""CLIP from a folder in transformers' layout, or from the hub: pictures and texts compared."""
+"""CLIP from a folder in transformers' layout, or from the hub, and to one: pictures and texts compared."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd_scratch.checkpoints import shipped
+from sd_scratch.checkpoints.config_json import text_encoder_json
 from sd_scratch.checkpoints.safetensors_file import read_header
+from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 VOCABULARY = ("vocab.json", "merges.txt")
+PREPROCESSOR = "preprocessor_config.json"
 MAX_WIDTH = 16384
+# Of the colours 0..1 in CLIP's training data.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class ClipModel:
 def load_clip(
     source: str, *, offline: bool = False, device: str | torch.device = "cpu"
 ) -> ClipModel:
-    """Load CLIP in float32 from a folder (config.json and its weights), or a hub id.
+    """Load CLIP in float32: a shipped one by name, a folder (config.json and its weights), or a hub id.
 
     OpenAI's repositories hold a pickle; it is read by PyTorch's restricted reader, which runs no code.
     Raises ScratchError for a source that is not there, is not CLIP, or does not fit its configuration.
@@ -58,11 +68,56 @@ def load_clip(
     return ClipModel(network, tokenizer, name)
 
 
+def list_clips() -> list[str]:
+    """The names of the shipped ones, sorted."""
+    configs = sorted(shipped.weights_folder().glob(f"*/{CONFIG}"))
+    return [path.parent.name for path in configs if read_json(path).get("model_type") == "clip"]
+
+
+def save_clip(clip: ClipModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a folder that this package and transformers read, over the one that is there.
+
+    Raises ScratchError when it cannot be written.
+    """
+    config, tokenizer = clip.network.config, clip.tokenizer
+    write_tensors(
+        folder / WEIGHTS, clip.network.state_dict(), dtype, {"format": "pt"}, overwrite=True
+    )
+    tokenizer.save(folder)
+    ends = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.end_id}
+    text: dict[str, Any] = (
+        text_encoder_json(config.text) | ends | {"pad_token_id": tokenizer.end_id}
+    )
+    image: dict[str, Any] = asdict(config.image) | {"model_type": "clip_vision_model"}
+    both = {"projection_dim": config.projection_dim}
+    scale = float(clip.network.logit_scale)
+    data = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "logit_scale_init_value": scale,
+        **both,
+        "text_config": text | both,
+        "vision_config": image | both,
+    }
+    side = config.image.image_size
+    pictures = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "image_mean": MEAN,
+        "image_std": DEVIATION,
+    }
+    for name, values in ((CONFIG, data), (PREPROCESSOR, pictures)):
+        write_file(folder / name, json.dumps(values, indent=2).encode() + b"\n", overwrite=True)
+
+
 def locate_clip(source: str, *, offline: bool = False) -> Path:
     """The folder of a CLIP model, fetched from the hub where it is no folder.
 
     Raises ScratchError: nothing there, or the hub cannot be reached.
     """
+    if source in list_clips():
+        return shipped.weights_folder() / source
     path = Path(source).expanduser()
     if path.is_dir():
         return path

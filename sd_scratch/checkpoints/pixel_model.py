@@ -133,9 +133,10 @@ def load_classifier(source: str | Path) -> Classifier:
 
 
 def list_pixel_models() -> list[str]:
-    """The names of the shipped ones, sorted."""
-    configs = weights_folder().glob(f"*/{CONFIG_FILE}")
-    return sorted(p.parent.name for p in configs if (p.parent / WEIGHTS_FILE).is_file())
+    """The names of the shipped ones that make pictures, sorted."""
+    configs = sorted(weights_folder().glob(f"*/{CONFIG_FILE}"))
+    makers = set(KINDS) - {"classifier"}
+    return [path.parent.name for path in configs if read_json(path).get("kind") in makers]
 
 
 def find_pixel_model(source: str | Path) -> Path:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sd_scratch.training.scenes.evaluate import Row
 
 PRESETS = ("scenes", *pixels.DATA_SETS)
+STAGES = ("vae", "unet", "clip", "classifier")
+RESULT = {"vae": "vae", "unet": "model", "clip": "scenes-clip", "classifier": "scenes-classifier"}
 INTERRUPTED = 130
 
 
@@ -21,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", choices=PRESETS, help="what to train")
     parser.add_argument(
         "--stage",
-        choices=("vae", "unet", *pixels.STAGES),
-        help="which part: of scenes the vae, then the unet; of the others the ddpm (default) or the"
-        " classifier that judges its pictures",
+        choices=(*STAGES[:-1], *pixels.STAGES),
+        help="which part: of scenes the vae, then the unet, and the clip pair that scores its pictures;"
+        " of the others the ddpm (default); of all the classifier that judges the pictures",
     )
     parser.add_argument("-o", "--out", type=Path, help="folder for states, journal and model")
     parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
@@ -57,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if args.preset in pixels.DATA_SETS:
         return pixels.train(args)
     if args.evaluate:
-        return _evaluate(args)
+        evaluate = {"clip": _evaluate_pair, "classifier": _evaluate_classifier}
+        return evaluate.get(args.stage, _evaluate)(args)
     if args.out is None:
         raise ScratchError("where to? - name a folder with --out", exit_code=2)
     if args.export:
@@ -75,8 +78,9 @@ def _train(args: argparse.Namespace) -> int:
     from sd_scratch.training.scenes.train import train_scenes
     from sd_scratch.training.team import join_team
 
-    if args.stage not in ("vae", "unet"):
-        raise ScratchError("which part? - --stage vae, then --stage unet", exit_code=2)
+    if args.stage not in STAGES:
+        stages = ", then --stage unet; --stage clip; --stage classifier"
+        raise ScratchError(f"which part? - --stage vae{stages}", exit_code=2)
     if args.max_minutes is None and args.max_steps is None:
         raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
     init = load_components(args.init) if args.init else None
@@ -99,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
     if outcome.interrupted:
         print(f"stopped at step {outcome.step}; go on with --resume", file=sys.stderr)
         return INTERRUPTED
-    print(args.out / ("model" if args.stage == "unet" else "vae"))
+    print(args.out / RESULT[args.stage])
     return 0
 
 
@@ -112,6 +116,42 @@ def _evaluate(args: argparse.Namespace) -> int:
         components, count=args.count or 500, steps=args.steps or 25, guidance=args.cfg_scale
     )
     print(_table(rows))
+    return 0
+
+
+def _evaluate_pair(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.clip import load_clip
+    from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
+
+    clip = load_clip(args.evaluate, offline=True)
+    print("| question | asked | chance | right | wanted |\n|---|---|---|---|---|")
+    for row in evaluate_pair(clip, **({"count": args.count} if args.count else {})):
+        shares = (row.chance, row.right, row.gate)
+        cells = [row.question, str(row.asked), *(f"{x:.1%}" for x in shares)]
+        print(f"| {' | '.join(cells)} |")
+    return 0
+
+
+def _evaluate_classifier(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints import load_components
+    from sd_scratch.checkpoints.pixel_model import load_classifier
+    from sd_scratch.training.scenes.judge import evaluate_judge, shipped_classifier
+
+    classifier = load_classifier(args.classifier or shipped_classifier())
+    rows = evaluate_judge(
+        load_components(args.evaluate),
+        classifier,
+        count=args.count or 200,
+        steps=args.steps or 25,
+        guidance=args.cfg_scale,
+    )
+    print(
+        "| attribute | chance | classifier on renderings | generated, by the oracle |"
+        " by the classifier | both agree |\n|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        shares = (row.chance, row.rendered, row.by_oracle, row.by_classifier, row.agreement)
+        print(f"| {' | '.join([row.attribute, *(f'{x:.1%}' for x in shares)])} |")
     return 0
 
 

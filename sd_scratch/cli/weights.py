@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def list_models(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.clip import WEIGHTS, list_clips, locate_clip
     from sd_scratch.checkpoints.hub import PINNED, list_cached
     from sd_scratch.checkpoints.pixel_model import (
         WEIGHTS_FILE,
@@ -52,6 +53,9 @@ def list_models(args: argparse.Namespace) -> int:
     for name in list_pixel_models():
         size = (find_pixel_model(name) / WEIGHTS_FILE).stat().st_size
         models.append({"model": name, "where": "shipped, for sd-scratch sample", "bytes": size})
+    for name in list_clips():
+        size = (locate_clip(name) / WEIGHTS).stat().st_size
+        models.append({"model": name, "where": "shipped, for CLIP scores", "bytes": size})
     for cached in list_cached():
         where = f"hub cache, commit {cached.revision[:10]}"
         models.append({"model": cached.repo, "where": where, "bytes": cached.size})

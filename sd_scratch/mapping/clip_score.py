@@ -6,11 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sd_scratch.checkpoints.clip import ClipModel
-
-# Of the colours 0..1 in CLIP's training data.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+from sd_scratch.checkpoints.clip import DEVIATION, MEAN, ClipModel
 
 
 def prepare(pixels: Tensor, side: int) -> Tensor:

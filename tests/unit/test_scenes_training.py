@@ -198,8 +198,8 @@ def test_both_stages_give_a_model_that_loads(tmp_path: Path) -> None:
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScratchError, match="no stage 'clip'"):
-        train_scenes("clip", tmp_path, Budget(steps=1), config=CONFIG)
+    with pytest.raises(ScratchError, match="no stage 'music'"):
+        train_scenes("music", tmp_path, Budget(steps=1), config=CONFIG)
 
 
 def untrained(config: ModelConfig, tokenizer: Tokenizer) -> Components:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sd_scratch.mapping.seeds import Moments
 
 HELP = "what the noise decides: CLIP scores, mean and spread of pictures over many seeds"
+CLIP_OF = {"scenes": "scenes-clip"}  # by the model's name
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 WITHOUT = "none"
 
@@ -34,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--clip",
-        default=DEFAULT_CLIP,
         metavar="MODEL",
-        help=f"CLIP for the scores: a folder, a hub id, or {WITHOUT} (default: {DEFAULT_CLIP})",
+        help="CLIP for the scores: a shipped one by name, a folder, a hub id, or "
+        f"{WITHOUT} (default: scenes-clip for scenes, else {DEFAULT_CLIP})",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on in the folder of -o; nothing is made twice"
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         how = "--resume" if args.resume else "a run of several processes"
         raise ScratchError(f"{how} needs a folder of its own - name it with -o", exit_code=2)
     session = Session(args)
+    args.clip = args.clip or CLIP_OF.get(session.layout.config.name, DEFAULT_CLIP)
     if len(set(args.prompt)) < len(args.prompt):
         raise ScratchError("a prompt was given twice", exit_code=2)
     for text in args.prompt:

@@ -13,15 +13,20 @@ from pathlib import Path
 import torch
 
 from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.clip import save_clip
+from sd_scratch.checkpoints.pixel_model import save_classifier
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import SCENES, ModelConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.classifier import Classifier
 from sd_scratch.tokenizer import Tokenizer
 from sd_scratch.training.bpe import train_merges
 from sd_scratch.training.loop import Budget, Outcome, TrainConfig, train
 from sd_scratch.training.scenes.captions import corpus
+from sd_scratch.training.scenes.judge import JUDGE_TRAINING, SceneJudgeTask
 from sd_scratch.training.scenes.latents import cached_latents
+from sd_scratch.training.scenes.pair import PAIR_TRAINING, PairTask
 from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNet, UNetTask
 from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
 from sd_scratch.training.state import load_state
@@ -30,7 +35,7 @@ from sd_scratch.vocabulary import number_tokens
 
 log = logging.getLogger(__name__)
 
-STAGES = ("vae", "unet")
+STAGES = ("vae", "unet", "clip", "classifier")
 SCENE_COUNT = 64_000  # what the U-Net sees, again and again
 CAPTIONS_PER_SCENE = 4
 CORPUS_SIZE = 20_000
@@ -52,7 +57,8 @@ def train_scenes(
     on_step: OnStep | None = None,
     team: Team | None = None,
 ) -> Outcome:
-    """Train one stage into `out`; after the U-Net's, the model is in ``out/model``.
+    """Train one stage into `out`; after the U-Net's, the model is in ``out/model``, after the pair's and
+    the classifier's these are in ``out/scenes-clip`` and ``out/scenes-classifier``.
 
     A new run begins with the weights of `init`, or from nothing.
 
@@ -62,10 +68,17 @@ def train_scenes(
     if stage not in STAGES:
         raise ScratchError(f"no stage {stage!r} - there is {' and '.join(STAGES)}", exit_code=2)
     team = team or Team()
-    task: VaeTask | UNetTask
+    task: VaeTask | UNetTask | PairTask | SceneJudgeTask
     if stage == "vae":
         train_config = settings or _gentler(VAE_TRAINING, init)
         task = VaeTask(config, train_config, out / stage, team, init)
+    elif stage == "clip":
+        train_config = settings or PAIR_TRAINING
+        with team.leader_first():
+            task = PairTask(train_config, _tokenizer(out, config, None), team)
+    elif stage == "classifier":
+        train_config = settings or JUDGE_TRAINING
+        task = SceneJudgeTask(train_config, team)
     else:
         train_config = settings or UNET_TRAINING
         task = _unet_task(out, config, train_config, scene_count, team, init)
@@ -82,6 +95,11 @@ def train_scenes(
     )
     if team.leads and isinstance(task, UNetTask):
         _export(task.components(outcome.ema), out / "model")
+    elif team.leads and isinstance(task, PairTask):
+        save_clip(task.clip_model(outcome.ema), out / "scenes-clip")
+    elif team.leads and isinstance(task, SceneJudgeTask):
+        assert isinstance(outcome.ema, Classifier)
+        save_classifier(outcome.ema, out / "scenes-classifier")
     return outcome
 
 

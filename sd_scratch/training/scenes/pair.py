@@ -1,0 +1,175 @@
+"""Trains a small CLIP on scenes: a picture's vector and its caption's are to agree, others not.
+
+Radford et al. 2021 (arXiv:2103.00020), figure 3: each picture has to find its caption among all texts of
+the batch, and each caption its picture, at a learnt temperature. Among the texts are some that are false
+of a picture in one thing (Yuksekgonul et al. 2023, arXiv:2210.01936), since telling random scenes apart
+takes no more than a bag of words. Both encoders are the pair's own: it judges a model whose text encoder
+it does not share.
+
+Because the scenes are known, the image encoder is also asked what they show (`lessons`), by linear layers
+that are not kept.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints.clip import DEVIATION, MEAN, ClipModel
+from sd_scratch.config import SCENES_CLIP, ClipConfig
+from sd_scratch.networks.image_encoder import Clip
+from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.training.loop import TrainConfig
+from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
+from sd_scratch.training.scenes.captions import caption, full_caption, hard_negatives
+from sd_scratch.training.scenes.graph import Scene, generator, sample_scene
+from sd_scratch.training.scenes.lessons import Lessons, fact_loss, patch_loss
+from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
+from sd_scratch.training.scenes.render import render
+from sd_scratch.training.team import Team
+
+PAIR_TRAINING = TrainConfig(batch=64, lr=1e-3, betas=(0.9, 0.98), ema_decay=0.995)
+DATA_SEED = 3
+FALSE_TEXTS = 3  # for each picture
+EASY = ("colour", "shape", "background")  # no order of words has to be understood to tell these
+FALSE_STREAM = 2_000  # of random numbers, for the texts
+P_PLAIN = 0.5  # the plain sentence; otherwise one of many captions
+P_PLACE = 0.5  # of one object, with its place
+PATCH_WEIGHT, FACT_WEIGHT = 0.5, 0.5
+START_SCALE = math.log(1 / 0.07)
+LARGEST_SCALE = math.log(100)
+INIT_STD = 0.02
+LOOK_COUNT = 128
+
+
+class Pair(nn.Module):
+    """CLIP, and what its image encoder is taught with."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.clip = Clip(config)
+        self.lessons = Lessons(config.image.hidden_size)
+        text, vision = self.clip.text_model.embeddings, self.clip.vision_model.embeddings
+        # PyTorch's unit variance for embeddings would drown what the layers add to them.
+        for table in (text.token_embedding, text.position_embedding, vision.position_embedding):
+            nn.init.normal_(table.weight, std=INIT_STD)
+        nn.init.constant_(self.clip.logit_scale, START_SCALE)
+
+    def forward(self, pictures: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+        """Pictures ``[B, 3, S, S]`` and texts ``[B, N, L]`` -> unit vectors ``[B, D]`` and
+        ``[B, N, D]``, the temperature's inverse, and the answers of `Lessons`.
+
+        The patches answer one layer before the end: the last one has to gather what they know.
+        """
+        vision = self.clip.vision_model
+        x = vision.pre_layrnorm(vision.embeddings(pictures))
+        for layer in vision.encoder.layers[:-1]:
+            x = layer(x)
+        pooled = vision.post_layernorm(vision.encoder.layers[-1](x)[:, 0])
+        images = F.normalize(self.clip.visual_projection(pooled), dim=-1)
+        texts = self.clip.text_vectors(token_ids.flatten(0, 1)).unflatten(0, token_ids.shape[:2])
+        scale = self.clip.logit_scale.clamp(max=LARGEST_SCALE).exp()
+        return images, texts, scale, *self.lessons(x[:, 1:], pooled)
+
+
+class PairTask:
+    """Fresh scenes; every picture is seen once."""
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        tokenizer: Tokenizer,
+        team: Team | None = None,
+        config: ClipConfig = SCENES_CLIP,
+    ) -> None:
+        self.team = team or Team()
+        self.team.check_batch(train.batch)
+        self.config, self.train, self.tokenizer = config, train, tokenizer
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            self.pair = Pair(config)
+        self.model: nn.Module = self.pair
+        self._parallel = self.team.parallel(self.pair)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "clip": asdict(self.config),
+            "false_texts": FALSE_TEXTS,
+            "lessons": [PATCH_WEIGHT, FACT_WEIGHT],
+            "augmentation": [BLUR, NOISE, SHIFT],
+        }
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The contrastive loss of the whole batch, and this process's share of the patches'."""
+        side, count = self.config.image.image_size, self.train.batch
+        wear = draw_wear(count, side, generator).share(self.team)
+        numbers = self.team.share(torch.arange(step * count, (step + 1) * count))
+        scenes = [sample_scene(DATA_SEED, i) for i in numbers.tolist()]
+        images, masks = render(scenes, side)
+        pictures = normalise(worsen(images.to(self.team.device), wear))
+        texts = [texts_of(scene, i) for scene, i in zip(scenes, numbers.tolist(), strict=True)]
+        ids = token_ids(self.tokenizer, texts).to(self.team.device)
+        image, text, scale, patches, facts = self._parallel(pictures, ids)
+
+        contrast, right = contrastive_loss(self.team.gather(image), self.team.gather(text), scale)
+        patch, fact = patch_loss(patches, scenes, masks), fact_loss(facts, scenes)
+        loss = contrast + PATCH_WEIGHT * patch + FACT_WEIGHT * fact
+        figures = {"loss": loss, "contrast": contrast, "patch": patch, "fact": fact}
+        figures |= {"right": right, "scale": scale}
+        return loss, {name: self.team.mean(value) for name, value in figures.items()}
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        rows = evaluate_pair(self.clip_model(model), count=LOOK_COUNT)
+        return {f"check {row.question}": row.right for row in rows}
+
+    def clip_model(self, model: nn.Module) -> ClipModel:
+        """What is kept of the (averaged) networks of a training run."""
+        assert isinstance(model, Pair)
+        with torch.no_grad():
+            model.clip.logit_scale.clamp_(max=LARGEST_SCALE)
+        return ClipModel(model.clip, self.tokenizer, "training")
+
+
+def texts_of(scene: Scene, index: int) -> list[str]:
+    """A text that is true of scene number `index`, and `FALSE_TEXTS` that are false in one thing: first
+    what takes more than a bag of words to tell."""
+    rng = generator(DATA_SEED, index, FALSE_STREAM)
+    if rng.random() < P_PLAIN:
+        true = full_caption(scene, place=rng.random() < P_PLACE)
+    else:
+        true = caption(scene, DATA_SEED, index).text
+    false = hard_negatives(scene, rng)
+    kinds = [kind for kind in false if kind not in EASY] + rng.permutation(EASY).tolist()
+    return [true, *(false[kind] for kind in kinds[:FALSE_TEXTS])]
+
+
+def token_ids(tokenizer: Tokenizer, texts: list[list[str]]) -> Tensor:
+    """Lists of equally many texts each -> ids ``[B, N, L]``, as long as the longest with its end token.
+
+    What comes after the end token changes nothing: no token sees a later one.
+    """
+    encodings = [[tokenizer.encode(text) for text in row] for row in texts]
+    longest = 2 + max(len(encoding.tokens) for row in encodings for encoding in row)
+    return torch.tensor([[encoding.ids[:longest] for encoding in row] for row in encodings])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Pictures in -1..1 as CLIP reads them."""
+    mean, deviation = (
+        torch.tensor(x, device=images.device)[:, None, None] for x in (MEAN, DEVIATION)
+    )
+    return ((images + 1) / 2 - mean) / deviation
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """InfoNCE, from both sides: images ``[B, D]`` and texts ``[B, N, D]``, of which the first of each
+    picture is true. Also the share of pictures whose true text has the highest score of all."""
+    true, false = texts[:, 0], texts[:, 1:].flatten(0, 1)
+    among_texts = scale * images @ torch.cat([true, false]).T  # [B, B N]
+    among_images = scale * true @ images.T
+    here = torch.arange(len(images), device=images.device)
+    loss = (F.cross_entropy(among_texts, here) + F.cross_entropy(among_images, here)) / 2
+    return loss, (among_texts.argmax(dim=1) == here).float().mean()
