@@ -165,9 +165,8 @@ def bootstrap_interval(
     samples = _finite(samples, "the samples")
     generator = torch.Generator().manual_seed(seed)
     n = len(samples)
-    means = torch.stack(
-        [samples[torch.randint(n, (n,), generator=generator)].mean() for _ in range(resamples)]
-    )
+    draws = torch.randint(n, (resamples, n), generator=generator)
+    means = samples[draws].mean(dim=1)
     tail = (1.0 - confidence) / 2.0
     return Interval(
         mean=float(samples.mean()),

@@ -2,7 +2,17 @@
 
 import argparse
 
-from sd_scratch.cli.map import adjust, attention, gradient, heat, move, noise, perturb, words
+from sd_scratch.cli.map import (
+    adjust,
+    attention,
+    faithfulness,
+    gradient,
+    heat,
+    move,
+    noise,
+    perturb,
+    words,
+)
 from sd_scratch.cli.options import add_message_arguments
 
 EXPERIMENTS = {
@@ -14,6 +24,7 @@ EXPERIMENTS = {
     "heat": heat,
     "move": move,
     "noise": noise,
+    "faithfulness": faithfulness,
 }
 
 
