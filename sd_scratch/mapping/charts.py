@@ -116,7 +116,7 @@ def plane_chart(
     axes: tuple[str, str] = ("", ""),
     side: int = 520,
 ) -> Image.Image:
-    """Points in a plane, numbered from 1 and named where there is room, with the places of a path
+    """Points in a plane, numbered from 1 and named by what is short, with the places of a path
     joined by a line and numbered in its colour. Both axes have one scale."""
     points = np.array([*places, *path], dtype=float)
     low, high = points.min(axis=0), points.max(axis=0)
@@ -148,18 +148,18 @@ def plane_chart(
         x, y = spot(place)
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), BAR)
         steps.setdefault((round(x), round(y)), []).append(i)
-    for (x, y), numbers in steps.items():
-        text = ",".join(map(str, numbers))
-        draw.text((x, y + 14), text, BAR, font(11), "mm", stroke_width=2, stroke_fill=PAPER)
     for i, place in enumerate(places, start=1):
         x, y = spot(place)
         draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
         right = x < side / 2  # the text goes to the middle, where there is room
         spot_of_text = (x + 10 if right else x - 10, y - 12)
         text, anchor = f"{i}: {labels[i - 1]}", "lm" if right else "rm"
-        if font(SIZE).getlength(text) > (side - x if right else x) - 16:
+        if font(SIZE).getlength(text) > side / 2:  # would hide the others
             text = f"{i}"
         draw.text(spot_of_text, text, INK, font(SIZE), anchor, stroke_width=2, stroke_fill=PAPER)
+    for (x, y), numbers in steps.items():
+        text = ",".join(map(str, numbers))
+        draw.text((x, y + 14), text, BAR, font(11), "mm", stroke_width=2, stroke_fill=PAPER)
     draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
     draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
     return page

@@ -127,7 +127,7 @@ def sheet(
     label_width = max((int(font(14).getlength(label)) for label in row_labels), default=0)
     left = MARGIN + (label_width + GAP if label_width else 0)
     body = sum(widths) + GAP * (columns - 1)
-    width = max(left + body + MARGIN, 560, (foot.width if foot else 0) + 2 * MARGIN)
+    width = max(left + max(body, foot.width if foot else 0) + MARGIN, 560)
     head = [(line, font(18), INK) for line in wrap(title, font(18), width - 2 * MARGIN)]
     tail = [
         (line, font(13), FAINT)

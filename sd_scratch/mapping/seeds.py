@@ -63,7 +63,7 @@ def seed_pictures(
     prompt: Prompt,
     noise: ImageNoise,
     settings: Mapping[str, Any],
-    on_step: Callable[[int], object],
+    on_step: Callable[[int], object] = lambda pictures: None,
 ) -> Tensor:
     """One prompt from each noise: 8-bit pictures ``[seeds, 3, H, W]``. `settings` are those of
     `StableDiffusion.steps`; `on_step` is told after each step how many pictures took it."""

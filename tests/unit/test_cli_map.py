@@ -17,6 +17,7 @@ from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import Parser, main
 from sd_scratch.cli.map import EXPERIMENTS, add_arguments, session
 from sd_scratch.cli.map.keys import named
+from sd_scratch.cli.map.move import reached
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.pipeline import StableDiffusion
@@ -162,6 +163,12 @@ def test_move(run, tmp_path):
     assert [row["what"] for row in rows] == ["landmark"] * 3 + ["picture"] * 4
     assert rows[3]["component 1"] == rows[0]["component 1"]
     assert float(rows[-1]["component 1"]) == -4 and float(rows[-1]["component 2"]) == 2.5
+
+
+def test_a_picture_at_a_landmark_says_so():
+    marks = [[3.0, 1.0], [-2.0, 4.0]]
+    assert reached([-2.0, 4.0 + 1e-9], marks) == ", landmark 2"
+    assert reached([-2.0, 3.9], marks) == ""
 
 
 def test_move_by_keys(run, tmp_path, monkeypatch, capsys):

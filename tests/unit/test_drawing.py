@@ -81,6 +81,9 @@ def test_a_sheet_holds_every_cell_and_its_text():
     assert red == 4 * 192 * 192
     large = sheet("A title", [[Cell(Image.new("RGB", (768, 512), (255, 0, 0)))]])
     assert large.width < 768
+    foot = Image.new("RGB", (900, 9), (7, 8, 9))
+    wide = np.asarray(sheet("A title", [[cell]], row_labels=["ddim"], foot=foot))
+    assert (wide == (7, 8, 9)).all(axis=-1).sum() == 900 * 9
     small = np.asarray(sheet("A title", [[cell]], side=64))
     assert (small == (255, 0, 0)).all(axis=-1).sum() == 64 * 64
 

@@ -1,6 +1,7 @@
 """``sd-scratch map move``: walk among prompts, in the plane in which they differ most."""
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -170,9 +171,8 @@ def save(
     notes = [f"Landmarks: {named}.", note]
     figure = sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=notes)
     results.picture("plane.png", figure)
-    at = {tuple(mark): f", landmark {i}" for i, mark in enumerate(marks, start=1)}
     cells = [
-        Cell(picture, f"{i}: ({place[0]:.3g}, {place[1]:.3g}){at.get(tuple(place), '')}")
+        Cell(picture, f"{i}: ({place[0]:.3g}, {place[1]:.3g}){reached(place, marks)}")
         for i, (picture, place) in enumerate(zip(pictures, places, strict=True), start=1)
     ]
     rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
@@ -190,6 +190,14 @@ def save(
     frames = [("picture", i, "", *place) for i, place in enumerate(places, start=1)]
     results.table("places.csv", header, [*landmarks, *frames])
     results.settings(session.recipe, landmarks=labels, explained=explained, places=places)
+
+
+def reached(place: Sequence[float], marks: Sequence[Sequence[float]]) -> str:
+    """Which landmark a place is, if any, up to rounding."""
+    near = 1e-6 * max(abs(value) for mark in marks for value in mark)
+    return "".join(
+        f", landmark {i}" for i, mark in enumerate(marks, start=1) if math.dist(place, mark) < near
+    )
 
 
 def enlarge(picture: "Image.Image") -> "Image.Image":
