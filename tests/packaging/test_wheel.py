@@ -17,7 +17,8 @@ import sd_scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = {"torch", "safetensors", "numpy", "pillow", "tqdm", "regex", "ftfy", "huggingface_hub"}
-SHIPPED = sorted(index.parent.name for index in ROOT.glob("weights/*/model_index.json"))
+KINDS = ("model_index.json", "config.json")  # a diffusers folder, or a model of pixels
+SHIPPED = sorted(index.parent.name for kind in KINDS for index in ROOT.glob(f"weights/*/{kind}"))
 needs_model = pytest.mark.skipif("scenes" not in SHIPPED, reason="no model is shipped yet")
 
 
@@ -106,3 +107,10 @@ def test_it_makes_a_picture(installed: Path, tmp_path: Path) -> None:
     )
     picture = Image.open(tmp_path / out.strip())
     assert picture.getextrema() != ((0, 0),) * 3
+
+
+def test_it_draws_a_digit(installed: Path, tmp_path: Path) -> None:
+    assert "ddpm-mnist" in SHIPPED
+    command = ["sample", "mnist", "--class", "7", "--steps", "2", "-o", "7.png"]
+    run([installed / "sd-scratch", *command], tmp_path)
+    assert Image.open(tmp_path / "7.png").convert("L").getextrema()[1] > 100

@@ -13,7 +13,7 @@ from tests.digits import digits
 from tests.tiny import tiny_model
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "walkthroughs").glob("*.md"))
-SHORTENED = {"ddpm": ("steps = 1500\n", "steps = 3\n")}
+SHORTENED = {"ddpm": ("steps = 1000\n", "steps = 3\n")}
 
 
 def write_digits(folder: Path) -> None:
