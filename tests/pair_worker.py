@@ -36,7 +36,7 @@ STEPS = 4
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    pair.LOOK_COUNT = 4
+    pair.LOOK_COUNT, pair.EASY_STEPS = 4, 0
     words = Tokenizer.from_folder(ROOT / "weights" / "scenes" / "tokenizer", 32)
     with join_team("cpu") as team:
         task = pair.PairTask(EAGER, words, team, CONFIG)

@@ -134,9 +134,17 @@ def load_classifier(source: str | Path) -> Classifier:
 
 def list_pixel_models() -> list[str]:
     """The names of the shipped ones that make pictures, sorted."""
+    return _list_shipped("pixel_unet", "context_unet")
+
+
+def list_classifiers() -> list[str]:
+    """The names of the shipped classifiers, sorted."""
+    return _list_shipped("classifier")
+
+
+def _list_shipped(*kinds: str) -> list[str]:
     configs = sorted(weights_folder().glob(f"*/{CONFIG_FILE}"))
-    makers = set(KINDS) - {"classifier"}
-    return [path.parent.name for path in configs if read_json(path).get("kind") in makers]
+    return [path.parent.name for path in configs if read_json(path).get("kind") in kinds]
 
 
 def find_pixel_model(source: str | Path) -> Path:

@@ -35,11 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def list_models(args: argparse.Namespace) -> int:
-    from sd_scratch.checkpoints.clip import WEIGHTS, list_clips, locate_clip
+    from sd_scratch.checkpoints.clip import list_clips, locate_clip
     from sd_scratch.checkpoints.hub import PINNED, list_cached
     from sd_scratch.checkpoints.pixel_model import (
         WEIGHTS_FILE,
         find_pixel_model,
+        list_classifiers,
         list_pixel_models,
     )
     from sd_scratch.checkpoints.shipped import list_shipped, shipped_model
@@ -50,12 +51,14 @@ def list_models(args: argparse.Namespace) -> int:
         files = folder.rglob("*.safetensors") if folder else ()
         size = sum(file.stat().st_size for file in files)
         models.append({"model": name, "where": "shipped", "bytes": size})
-    for name in list_pixel_models():
-        size = (find_pixel_model(name) / WEIGHTS_FILE).stat().st_size
-        models.append({"model": name, "where": "shipped, for sd-scratch sample", "bytes": size})
-    for name in list_clips():
-        size = (locate_clip(name) / WEIGHTS).stat().st_size
-        models.append({"model": name, "where": "shipped, for CLIP scores", "bytes": size})
+    single_files = [
+        *((find_pixel_model(name), "for sd-scratch sample") for name in list_pixel_models()),
+        *((locate_clip(name), "for CLIP scores") for name in list_clips()),
+        *((find_pixel_model(name), "checks the oracle of scenes") for name in list_classifiers()),
+    ]
+    for folder, use in single_files:
+        size = (folder / WEIGHTS_FILE).stat().st_size
+        models.append({"model": folder.name, "where": f"shipped, {use}", "bytes": size})
     for cached in list_cached():
         where = f"hub cache, commit {cached.revision[:10]}"
         models.append({"model": cached.repo, "where": where, "bytes": cached.size})

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_scratch.checkpoints import hub, save_folder, shipped
+from sd_scratch.checkpoints import hub, pixel_model, save_folder, shipped
 from sd_scratch.checkpoints.hub import CachedModel
 from sd_scratch.cli import main
 from tests.tiny import tiny_components
@@ -18,7 +18,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def models(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One shipped model, and one in the hub's cache."""
     cached = CachedModel("owner/name", "0123456789abcdef", 4_000_000_000, Path("cached"))
-    monkeypatch.setattr(shipped, "weights_folder", lambda: tiny_folder.parent)
+    for module in (shipped, pixel_model):
+        monkeypatch.setattr(module, "weights_folder", lambda: tiny_folder.parent)
     monkeypatch.setattr(hub, "list_cached", lambda: [cached])
 
 

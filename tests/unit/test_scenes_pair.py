@@ -21,10 +21,17 @@ from sd_scratch.training.loop import Budget, Run, TrainConfig, train
 from sd_scratch.training.scenes import pair, pair_evaluation
 from sd_scratch.training.scenes.augment import Wear, draw_wear, worsen
 from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, sample_scene
-from sd_scratch.training.scenes.lessons import FACT_ANSWERS, fact_loss, patch_loss
+from sd_scratch.training.scenes.graph import COLOURS, INVERSE, SHAPES, sample_scene
+from sd_scratch.training.scenes.lessons import (
+    ABSENT,
+    FACT_ANSWERS,
+    Lessons,
+    fact_loss,
+    facts_of,
+    lesson_losses,
+    patch_labels,
+)
 from sd_scratch.training.scenes.pair import (
-    EASY,
     FALSE_TEXTS,
     PairTask,
     contrastive_loss,
@@ -51,6 +58,12 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def untrained(tokenizer: Tokenizer) -> ClipModel:
     return ClipModel(liven(Clip(CONFIG)).requires_grad_(False), tokenizer, "untrained")  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs, too, see false texts."""
+    monkeypatch.setattr(pair, "EASY_STEPS", 0)
 
 
 def test_the_pair_learns_one_batch_by_heart(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -132,23 +145,23 @@ def test_the_loss_is_that_of_the_definition() -> None:
 
 
 def test_patches_are_asked_for_what_they_show() -> None:
-    """A scene whose only object covers known patches: the right answers cost nothing, others do."""
+    """A square that covers known patches, and next to nothing of the others."""
     scene = sample_scene(1, 0, "one")
     item = replace(scene.objects[0], shape="square", x=0.5, y=0.5, radius=0.3, angle=0.0)
     scene = replace(scene, objects=(item,))
-    shapes, colours = list(SHAPES), list(COLOURS)
-    scores = torch.full((1, 8, 8, len(shapes) + 1 + len(colours)), -50.0)
-    scores[..., len(shapes)] = 50.0
-    scores[..., len(shapes) + 1 + colours.index(scene.background)] = 50.0
-    middle = scores[:, 2:6, 2:6]  # the square reaches from 0.25 to 0.75
-    middle[...] = -50.0
-    middle[..., shapes.index("square")] = 50.0
-    middle[..., len(shapes) + 1 + colours.index(item.colour)] = 50.0
-    masks = render([scene], 64).masks
-    assert float(patch_loss(scores.flatten(1, 2), [scene], masks)) < 1e-6
-    other = replace(scene, objects=(replace(item, shape="circle"),))
-    assert float(patch_loss(scores.flatten(1, 2), [other], masks)) > 1
-    assert float(patch_loss(scores.roll(1, dims=1).flatten(1, 2), [scene], masks)) > 1
+    shape, colour = patch_labels([scene], render([scene], 64).masks, 64)
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[2:6, 2:6] = True  # it reaches from 0.25 to 0.75
+    square, ground = list(SHAPES).index("square"), list(COLOURS).index(scene.background)
+    own = list(COLOURS).index(item.colour)
+    assert torch.equal(shape.view(8, 8), torch.where(inside, square, ABSENT))
+    assert torch.equal(colour.view(8, 8), torch.where(inside, own, ground))
+    facts = facts_of([scene]).of_patches(colour)
+    assert facts.shape.shape == (1, 64, len(COLOURS))
+    assert torch.equal(facts.shape[0, :, own].view(8, 8), torch.where(inside, square, ABSENT))
+    others = [c for c in range(len(COLOURS)) if c != own]
+    assert (facts.shape[0, :, others] == ABSENT).all()
+    assert facts.centre[0, 27, own].tolist() == [0.5, 0.5]
 
 
 def test_pictures_are_asked_for_what_is_of_each_colour() -> None:
@@ -167,37 +180,61 @@ def test_pictures_are_asked_for_what_is_of_each_colour() -> None:
             cell[len(SHAPES) + 1 + ["small", "medium", "large"].index(item.size)] = 50.0
             cell[len(SHAPES) + 4 + (2 if scene.kind == "count" else 0)] = 50.0
             cell[-2:] = torch.tensor([item.x, item.y])
-    assert float(fact_loss(answers, scenes)) < 1e-6
+    facts = facts_of(scenes)
+    assert float(fact_loss(answers, facts, 2)) < 1e-6
     for b, item in ((0, scenes[0].objects[1]), (1, scenes[1].objects[0])):
         for first, last in ((0, 9), (9, 12), (12, 16), (16, 18)):
             wrong = answers.clone()
             part = wrong[b, list(COLOURS).index(item.colour), first:last]
             part[...] = part.roll(1) + torch.arange(last - first)
-            costs = float(fact_loss(wrong, scenes)) > 0.01
+            costs = float(fact_loss(wrong, facts, 2)) > 0.01
             assert costs == (b == 0 or first != 16)  # nobody asks where three alike are
 
 
-def test_texts_are_one_true_and_the_hardest_false_ones() -> None:
-    scenes = [sample_scene(5, i, "two") for i in range(30)]
+def test_every_answer_is_asked_for() -> None:
+    """Each of the four can be wrong on its own."""
+    scenes = [sample_scene(5, i) for i in range(3)]
+    masks = render(scenes, 32).masks
+    lessons = Lessons(16, 8)
+    drawn = (torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    answers = lessons(*drawn, torch.zeros(3, 16))
+    losses = lesson_losses(answers, scenes, masks)
+    assert all(float(loss.detach()) > 0.2 for loss in losses)
+    pixels = masks.sum(dim=1).view(3, 4, 8, 4, 8).transpose(2, 3).reshape(3, 16, 64)
+    right = answers._replace(mask=torch.logit(pixels, eps=1e-6))
+    better = lesson_losses(right, scenes, masks)
+    blurred = torch.special.entr(pixels) + torch.special.entr(1 - pixels)  # along the outlines
+    assert float(better.mask) == pytest.approx(float(blurred.mean()), abs=1e-4)
+    assert [a == b for a, b in zip(losses, better, strict=True)] == [False, True, True, True]
+
+
+def test_false_texts_come_when_pictures_can_be_read(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(pair, "EASY_STEPS", 1)
+    monkeypatch.setattr(
+        pair, "contrastive_loss", lambda *x: seen.append(x[1].shape[1]) or contrastive_loss(*x)
+    )
+    task = PairTask(EAGER, tokenizer, config=CONFIG)
+    for step in (0, 1):
+        task.loss(step, torch.Generator().manual_seed(0))
+    assert seen == [1, 1 + FALSE_TEXTS]
+
+
+def test_texts_are_one_true_and_false_ones_that_are_hard() -> None:
+    scenes = [sample_scene(5, i, "two") for i in range(40)]
+    kinds = []
     for i, scene in enumerate(scenes):
         true, *false = texts_of(scene, i)
         assert len(false) == FALSE_TEXTS == len(set(false))
         assert full_caption(scene) not in false
-        kinds = pair.hard_negatives(
-            scene, pair.generator(pair.DATA_SEED, i, pair.FALSE_STREAM)
-        ).keys()
-        assert {"relation"} <= kinds - set(EASY)
-        inverse = replace(scene, relation=pair_inverse(scene.relation))
-        assert full_caption(inverse) in false
-    assert (
-        len({texts_of(scene, i)[0] == full_caption(scene) for i, scene in enumerate(scenes)}) == 2
-    )
-
-
-def pair_inverse(relation: str | None) -> str:
-    return {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[
-        str(relation)
-    ]
+        inverse = replace(scene, relation=INVERSE[str(scene.relation)])
+        kinds.append(full_caption(inverse) in false)
+        assert all(f"{scene.background} background" in text for text in false)
+    assert 0.3 < sum(kinds) / len(kinds) < 1.0  # one of up to three that are hard
+    plain = [texts_of(scene, i)[0] == full_caption(scene) for i, scene in enumerate(scenes)]
+    assert 0.3 < sum(plain) / len(plain) < 0.9
 
 
 def test_texts_may_be_cut_after_their_end(tokenizer: Tokenizer, untrained: ClipModel) -> None:

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
                 write_state(results, name, mark, own)
     states = [read_states(results.folder, text, mark) for text in args.prompt]
     if all(set(wanted) <= set(state.seeds) for state in states):  # else another process is not done
-        save(session, results, args, states)
+        save(session, results, args, states, clip)
 
 
 def place_among_processes() -> tuple[int, int]:
@@ -204,8 +204,22 @@ def add_seeds(
     return State([*state.seeds, *seeds], torch.cat([state.scores, scores]), moments)
 
 
+def meaning(clip: "ClipModel") -> str:
+    """What a score of that model is, for people."""
+    scale = float(clip.network.logit_scale.exp())
+    usual = "; pictures that fit have about 25 to 35" if clip.name == DEFAULT_CLIP else ""
+    return (
+        f"A score says how well a picture fits its prompt by {clip.name}: the cosine of their vectors "
+        f"times {scale:.0f}, the scale that it learnt{usual}."
+    )
+
+
 def save(
-    session: "Session", results: "Results", args: argparse.Namespace, states: list[State]
+    session: "Session",
+    results: "Results",
+    args: argparse.Namespace,
+    states: list[State],
+    clip: "ClipModel | None",
 ) -> None:
     from PIL import Image
 
@@ -217,7 +231,7 @@ def save(
     colours = hues(len(states))
     curves = [running(state.scores) for state in states]
     ends = [f"{float(m[-1]):.2f} ± {float(d[-1]):.2f}" for m, d in curves]
-    if args.clip != WITHOUT:
+    if clip is not None:
         lines = [
             Curve(m.tolist(), d.tolist(), c) for (m, d), c in zip(curves, colours, strict=True)
         ]
@@ -228,8 +242,7 @@ def save(
         ]
         note = (
             "Lines: the mean score of the first pictures; bands: one standard deviation of the scores "
-            "to both sides. A score says how well a picture fits its prompt; 100 is a perfect match, "
-            "pictures that fit have about 25 to 35. Before the prompts: the last mean and deviation."
+            f"to both sides. {meaning(clip)} Before the prompts: the last mean and deviation."
         )
         figure = sheet("How much the seed decides", [[chart], *legend], notes=[note])
         results.picture("scores.png", figure)
@@ -266,5 +279,5 @@ def save(
     ]
     header = ("prompt", "seed", "score", "running mean", "running standard deviation")
     results.table("scores.csv", header, table)
-    clip = json.loads(fingerprint(session, args))["clip"]
-    results.settings(session.recipe, prompts=args.prompt, seeds=args.seeds, clip=clip)
+    name = json.loads(fingerprint(session, args))["clip"]
+    results.settings(session.recipe, prompts=args.prompt, seeds=args.seeds, clip=name)

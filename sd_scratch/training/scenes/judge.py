@@ -140,7 +140,7 @@ def one_object_scenes(count: int) -> list[Scene]:
 @torch.no_grad()
 def judge(classifier: Classifier, images: Tensor) -> list[dict[str, str | None]]:
     """Pictures ``[B, 3, S, S]`` in -1..1 -> what the classifier says of each, by attribute."""
-    scores = torch.cat([classifier(part) for part in images.float().split(BATCH)])
+    scores = torch.cat([classifier(part) for part in torch.split(images.float(), BATCH)])
     answers = torch.stack([part.argmax(dim=1) for part in _parts(scores)], dim=1).tolist()
     return [
         {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), row, strict=True)}
@@ -150,12 +150,14 @@ def judge(classifier: Classifier, images: Tensor) -> list[dict[str, str | None]]
 
 def read_by_rule(reading: oracle.Reading) -> dict[str, str | None]:
     """What the oracle says of a picture, by attribute; None where it sees no object or no known shape."""
-    item = reading.objects[0] if reading.objects else None
+    if not reading.objects:
+        return dict.fromkeys(ATTRIBUTES) | {"background": reading.background}
+    item = reading.objects[0]
     return {
         "background": reading.background,
-        "colour": item and item.colour,
-        "shape": item and item.shape,
-        "size": item and item.size,
+        "colour": item.colour,
+        "shape": item.shape,
+        "size": item.size,
     }
 
 
@@ -182,7 +184,7 @@ def shipped_classifier() -> Path:
 
 
 def _parts(scores: Tensor) -> tuple[Tensor, ...]:
-    return scores.split([len(values) for values in ATTRIBUTES.values()], dim=1)
+    return torch.split(scores, [len(values) for values in ATTRIBUTES.values()], dim=1)
 
 
 def _right(said: Sequence[dict[str, str | None]], scenes: Sequence[Scene]) -> dict[str, float]:

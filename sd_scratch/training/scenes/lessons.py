@@ -1,12 +1,14 @@
 """What the pair's image encoder is asked beside the contrast, because the scenes are known.
 
-Each patch says which shape and colour it shows, and the vector of the whole picture, colour by colour,
-whether there is something of it, and what, how large, how often and where. A score of a text is a product
-with that vector, and so is each of these answers: what they can tell, texts can ask for. By the contrast
-alone, position and shape came last, long after colours.
+The vector of the whole picture says, colour by colour, whether there is something of it, and what, how
+large, how often and where. A text's score is a product with that vector, and so is each of these answers:
+what they can tell, texts can ask for. Every patch says the same of what it shows itself, so that the
+picture's vector has only to add up; and half-way through the layers, which of its pixels are an object's,
+whatever the colours. By the contrast alone, position and shape came last, long after colours.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,33 +18,83 @@ from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES, Scene
 
 ABSENT = len(SHAPES)
 MOST = 4  # objects alike
-PATCH_ANSWERS = (len(SHAPES) + 1, len(COLOURS))
-FACT_ANSWERS = (len(SHAPES) + 1, len(SIZES), MOST, 2)  # shape, size, count, centre
+PATCH_ANSWERS = [len(SHAPES) + 1, len(COLOURS)]
+FACT_ANSWERS = [len(SHAPES) + 1, len(SIZES), MOST, 2]  # shape, size, number, centre
 PATCH_SHAPE, PATCH_COLOUR = 0.25, 0.5  # covered share of a patch from which on an object counts
+PATCHES_PER_OBJECT = 8  # roughly
 CENTRE_WEIGHT = 10.0  # a centre's variance is about 0.03
 
 
 class Lessons(nn.Module):
     """The linear layers that answer; none of them is kept."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch = nn.Linear(width, sum(PATCH_ANSWERS))
         self.fact = nn.Linear(width, len(COLOURS) * sum(FACT_ANSWERS))
+        self.patch_fact = nn.Linear(width, len(COLOURS) * sum(FACT_ANSWERS))
+        self.mask = nn.Linear(width, patch_size**2)
 
-    def forward(self, patches: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, P, C]`` and ``[B, C]`` -> answers of the patches ``[B, P, a]``, of the picture
-        ``[B, colours, f]``."""
-        return self.patch(patches), self.fact(picture).unflatten(1, (len(COLOURS), -1))
+    def forward(self, half: Tensor, patches: Tensor, picture: Tensor) -> "Answers":
+        """Patches ``[B, P, C]`` half-way and late, and pictures ``[B, C]``, to answers."""
+        split = (len(COLOURS), -1)
+        return Answers(
+            self.mask(half),
+            self.patch(patches),
+            self.patch_fact(patches).view(*patches.shape[:2], *split),
+            self.fact(picture).view(len(picture), *split),
+        )
 
 
-def patch_loss(answers: Tensor, scenes: Sequence[Scene], masks: Tensor) -> Tensor:
-    """Cross entropies of the shape in each patch (or none) and of its colour (or the background's).
+class Answers(NamedTuple):
+    """Which pixels of each patch are an object's ``[B, P, pixels]``; what each patch shows ``[B, P, a]``;
+    facts by colour from each patch ``[B, P, colours, f]`` and from pictures ``[B, colours, f]``."""
 
-    `answers` are ``[B, P, a]`` for the patches row by row, `masks` ``[B, K, S, S]``.
-    """
-    cells = round(answers.shape[1] ** 0.5)
-    covered = F.adaptive_avg_pool2d(masks, cells).flatten(2).to(answers.device)  # [B, K, P]
+    mask: Tensor
+    patch: Tensor
+    patch_fact: Tensor
+    fact: Tensor
+
+
+class Facts(NamedTuple):
+    """Of each colour: which shape there is of it (or `ABSENT`), its size, how many more of it there are,
+    each ``[..., colours]``, and the centre ``[..., colours, 2]``."""
+
+    shape: Tensor
+    size: Tensor
+    more: Tensor
+    centre: Tensor
+
+    def of_patches(self, colours: Tensor) -> "Facts":
+        """What patches whose colours ``[B, P]`` are known show of it: ``[B, P, ...]`` from ``[B, ...]``."""
+        own = F.one_hot(colours, len(COLOURS)).bool()
+        shape, size, more, centre = (
+            fact[:, None].expand(-1, own.shape[1], *fact.shape[1:]) for fact in self
+        )
+        return Facts(torch.where(own, shape, ABSENT), size, more, centre)
+
+
+def lesson_losses(answers: Answers, scenes: Sequence[Scene], masks: Tensor) -> Answers:
+    """What each of the answers costs for scenes with these masks ``[B, K, S, S]``."""
+    device, (rows, patches) = answers.patch.device, answers.patch.shape[:2]
+    pixels = masks.sum(dim=1, keepdim=True).clamp(max=1)  # of any object
+    size = round(answers.mask.shape[2] ** 0.5)
+    pixels = F.unfold(pixels, size, stride=size).transpose(1, 2)  # [B, P, pixels]
+    shape, colour = (label.to(device) for label in patch_labels(scenes, masks, patches))
+    by_shape, by_colour = torch.split(answers.patch.flatten(0, 1), PATCH_ANSWERS, dim=1)
+    facts = Facts(*(fact.to(device) for fact in facts_of(scenes)))
+    count = rows * patches / PATCHES_PER_OBJECT
+    return Answers(
+        F.binary_cross_entropy_with_logits(answers.mask, pixels.to(device)),
+        F.cross_entropy(by_shape, shape.flatten()) + F.cross_entropy(by_colour, colour.flatten()),
+        fact_loss(answers.patch_fact, facts.of_patches(colour), count),
+        fact_loss(answers.fact, facts, rows),
+    )
+
+
+def patch_labels(scenes: Sequence[Scene], masks: Tensor, patches: int) -> tuple[Tensor, Tensor]:
+    """The shape in each patch, row by row, or `ABSENT`, and its colour or the background's: ``[B, P]``."""
+    covered = F.adaptive_avg_pool2d(masks, round(patches**0.5)).flatten(2)  # [B, K, P]
     most, which = covered.max(dim=1)
     shapes, colours = list(SHAPES), list(COLOURS)
     rows = []
@@ -50,18 +102,16 @@ def patch_loss(answers: Tensor, scenes: Sequence[Scene], masks: Tensor) -> Tenso
         items = [(shapes.index(item.shape), colours.index(item.colour)) for item in scene.objects]
         items += [(0, 0)] * (masks.shape[1] - len(items))
         rows.append([*items, (ABSENT, colours.index(scene.background))])
-    table = torch.tensor(rows, device=answers.device)  # [B, K + 1, 2]
+    table = torch.tensor(rows)  # [B, K + 1, 2]
     nothing = torch.full_like(which, masks.shape[1])
     shape = table[:, :, 0].gather(1, torch.where(most >= PATCH_SHAPE, which, nothing))
     colour = table[:, :, 1].gather(1, torch.where(most >= PATCH_COLOUR, which, nothing))
-    by_shape, by_colour = answers.flatten(0, 1).split(PATCH_ANSWERS, dim=1)
-    return F.cross_entropy(by_shape, shape.flatten()) + F.cross_entropy(by_colour, colour.flatten())
+    return shape, colour
 
 
-def fact_loss(answers: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """What is there of each colour (or nothing), and of those that are there shape, size, number and,
-    of single ones, the centre: sums over a picture's colours, from answers ``[B, colours, f]``."""
-    shape = torch.full(answers.shape[:2], ABSENT)
+def facts_of(scenes: Sequence[Scene]) -> Facts:
+    """The facts of whole pictures, ``[B, ...]``. Of several alike, the centre is the last one's."""
+    shape = torch.full((len(scenes), len(COLOURS)), ABSENT)
     size, more = torch.zeros_like(shape), torch.zeros_like(shape)
     centre = torch.zeros(*shape.shape, 2)
     shapes, colours, sizes = list(SHAPES), list(COLOURS), list(SIZES)
@@ -71,13 +121,17 @@ def fact_loss(answers: Tensor, scenes: Sequence[Scene]) -> Tensor:
             shape[b, c], size[b, c] = shapes.index(item.shape), sizes.index(item.size)
             more[b, c] = len(scene.objects) - 1 if scene.kind == "count" else 0
             centre[b, c] = torch.tensor([item.x, item.y])
-    here = shape != ABSENT
-    single = here & (more == 0)
-    by_shape, by_size, by_number, by_centre = answers.split(FACT_ANSWERS, dim=2)
-    device, total = answers.device, len(scenes)
-    wrong = F.cross_entropy(by_shape.flatten(0, 1), shape.flatten().to(device), reduction="none")
-    loss = wrong.mean() + wrong[here.flatten()].sum() / total
-    for part, goal in ((by_size, size), (by_number, more)):
-        loss = loss + F.cross_entropy(part[here], goal[here].to(device), reduction="sum") / total
-    off = (by_centre[single] - centre[single].to(device)).square().sum()
-    return loss + CENTRE_WEIGHT * off / total
+    return Facts(shape, size, more, centre)
+
+
+def fact_loss(answers: Tensor, facts: Facts, count: float) -> Tensor:
+    """Answers ``[..., colours, f]`` against facts: whether there is something of each colour, a mean over
+    all; and of what there is its shape, size, number and, where it is alone, its centre, as sums
+    over all that are divided by `count`."""
+    by_shape, by_size, by_number, by_centre = torch.split(answers, FACT_ANSWERS, dim=-1)
+    here = facts.shape != ABSENT
+    alone = here & (facts.more == 0)
+    loss = F.cross_entropy(by_shape.flatten(0, -2), facts.shape.flatten())
+    for part, goal in ((by_shape, facts.shape), (by_size, facts.size), (by_number, facts.more)):
+        loss = loss + F.cross_entropy(part[here], goal[here], reduction="sum") / count
+    return loss + CENTRE_WEIGHT * (by_centre[alone] - facts.centre[alone]).square().sum() / count

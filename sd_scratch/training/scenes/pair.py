@@ -26,19 +26,20 @@ from sd_scratch.training.loop import TrainConfig
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.scenes.captions import caption, full_caption, hard_negatives
 from sd_scratch.training.scenes.graph import Scene, generator, sample_scene
-from sd_scratch.training.scenes.lessons import Lessons, fact_loss, patch_loss
+from sd_scratch.training.scenes.lessons import Answers, Lessons, lesson_losses
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
 from sd_scratch.training.scenes.render import render
 from sd_scratch.training.team import Team
 
 PAIR_TRAINING = TrainConfig(batch=64, lr=1e-3, betas=(0.9, 0.98), ema_decay=0.995)
 DATA_SEED = 3
-FALSE_TEXTS = 3  # for each picture
-EASY = ("colour", "shape", "background")  # no order of words has to be understood to tell these
+FALSE_TEXTS = 2  # for each picture
+EASY = ("colour", "background")  # kinds of falsehood that soon teach nothing more
 FALSE_STREAM = 2_000  # of random numbers, for the texts
 P_PLAIN = 0.5  # the plain sentence; otherwise one of many captions
 P_PLACE = 0.5  # of one object, with its place
-PATCH_WEIGHT, FACT_WEIGHT = 0.5, 0.5
+LESSON_WEIGHTS = (2.0, 0.5, 0.25, 0.5)
+EASY_STEPS = 600  # without false texts: what they differ in cannot be seen yet
 START_SCALE = math.log(1 / 0.07)
 LARGEST_SCALE = math.log(100)
 INIT_STD = 0.02
@@ -51,7 +52,7 @@ class Pair(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.clip = Clip(config)
-        self.lessons = Lessons(config.image.hidden_size)
+        self.lessons = Lessons(config.image.hidden_size, config.image.patch_size)
         text, vision = self.clip.text_model.embeddings, self.clip.vision_model.embeddings
         # PyTorch's unit variance for embeddings would drown what the layers add to them.
         for table in (text.token_embedding, text.position_embedding, vision.position_embedding):
@@ -66,13 +67,15 @@ class Pair(nn.Module):
         """
         vision = self.clip.vision_model
         x = vision.pre_layrnorm(vision.embeddings(pictures))
-        for layer in vision.encoder.layers[:-1]:
+        half = x
+        for i, layer in enumerate(vision.encoder.layers[:-1], start=1):
             x = layer(x)
+            half = x if i == len(vision.encoder.layers) // 2 else half
         pooled = vision.post_layernorm(vision.encoder.layers[-1](x)[:, 0])
         images = F.normalize(self.clip.visual_projection(pooled), dim=-1)
-        texts = self.clip.text_vectors(token_ids.flatten(0, 1)).unflatten(0, token_ids.shape[:2])
+        texts = self.clip.text_vectors(token_ids.flatten(0, 1)).view(*token_ids.shape[:2], -1)
         scale = self.clip.logit_scale.clamp(max=LARGEST_SCALE).exp()
-        return images, texts, scale, *self.lessons(x[:, 1:], pooled)
+        return images, texts, scale, *self.lessons(half[:, 1:], x[:, 1:], pooled)
 
 
 class PairTask:
@@ -98,7 +101,8 @@ class PairTask:
         return {
             "clip": asdict(self.config),
             "false_texts": FALSE_TEXTS,
-            "lessons": [PATCH_WEIGHT, FACT_WEIGHT],
+            "easy_steps": EASY_STEPS,
+            "lessons": list(LESSON_WEIGHTS),
             "augmentation": [BLUR, NOISE, SHIFT],
         }
 
@@ -111,13 +115,16 @@ class PairTask:
         images, masks = render(scenes, side)
         pictures = normalise(worsen(images.to(self.team.device), wear))
         texts = [texts_of(scene, i) for scene, i in zip(scenes, numbers.tolist(), strict=True)]
+        if step < EASY_STEPS:
+            texts = [row[:1] for row in texts]
         ids = token_ids(self.tokenizer, texts).to(self.team.device)
-        image, text, scale, patches, facts = self._parallel(pictures, ids)
+        image, text, scale, *answers = self._parallel(pictures, ids)
 
         contrast, right = contrastive_loss(self.team.gather(image), self.team.gather(text), scale)
-        patch, fact = patch_loss(patches, scenes, masks), fact_loss(facts, scenes)
-        loss = contrast + PATCH_WEIGHT * patch + FACT_WEIGHT * fact
-        figures = {"loss": loss, "contrast": contrast, "patch": patch, "fact": fact}
+        lessons = lesson_losses(Answers(*answers), scenes, masks)
+        loss = contrast + sum(w * x for w, x in zip(LESSON_WEIGHTS, lessons, strict=True))
+        figures = {"loss": loss, "contrast": contrast}
+        figures |= lessons._asdict()
         figures |= {"right": right, "scale": scale}
         return loss, {name: self.team.mean(value) for name, value in figures.items()}
 
@@ -134,15 +141,16 @@ class PairTask:
 
 
 def texts_of(scene: Scene, index: int) -> list[str]:
-    """A text that is true of scene number `index`, and `FALSE_TEXTS` that are false in one thing: first
-    what takes more than a bag of words to tell."""
+    """A text that is true of scene number `index`, and `FALSE_TEXTS` that are false in one thing, the
+    easy ones only where there are too few others."""
     rng = generator(DATA_SEED, index, FALSE_STREAM)
     if rng.random() < P_PLAIN:
         true = full_caption(scene, place=rng.random() < P_PLACE)
     else:
         true = caption(scene, DATA_SEED, index).text
     false = hard_negatives(scene, rng)
-    kinds = [kind for kind in false if kind not in EASY] + rng.permutation(EASY).tolist()
+    hard = [kind for kind in false if kind not in EASY]
+    kinds = rng.permutation(hard).tolist() + rng.permutation(EASY).tolist()
     return [true, *(false[kind] for kind in kinds[:FALSE_TEXTS])]
 
 

@@ -64,7 +64,7 @@ def text_vectors(clip: ClipModel, texts: Sequence[str]) -> Tensor:
     """Unit vectors ``[B, D]``; each text is encoded once, however often it is there."""
     different = list(dict.fromkeys(texts))
     ids = torch.tensor([clip.tokenizer.encode(text).ids for text in different])
-    vectors = torch.cat([clip.network.text_vectors(part) for part in ids.split(4 * BATCH)])
+    vectors = torch.cat([clip.network.text_vectors(part) for part in torch.split(ids, 4 * BATCH)])
     place = {text: i for i, text in enumerate(different)}
     return vectors[[place[text] for text in texts]]
 
@@ -93,9 +93,9 @@ def _falsehoods(clip: ClipModel, images: Tensor, scenes: Sequence[Scene]) -> lis
         for kind, false in hard_negatives(scene, generator(CHECK_SEED, i, FALSE_STREAM)).items():
             asked.append((i, kind, full_caption(scene, place=kind == "place"), false))
     numbers = [i for i, _, _, _ in asked]
-    true = text_vectors(clip, [text for _, _, text, _ in asked])
-    false = text_vectors(clip, [text for _, _, _, text in asked])
-    better = ((true - false) * images[numbers]).sum(dim=1) > 0
+    of_true = text_vectors(clip, [text for _, _, text, _ in asked])
+    of_false = text_vectors(clip, [text for _, _, _, text in asked])
+    better = ((of_true - of_false) * images[numbers]).sum(dim=1) > 0
 
     by_kind: dict[str, list[bool]] = {}
     by_scene: dict[int, list[bool]] = {}
