@@ -261,17 +261,17 @@ def save(
     top = largest(spread)
     means = [(m.mean * 255).round().byte() for m in moments]
     rows = [
-        [Cell(picture(mean), "mean picture") for mean in means],
+        [Cell(picture(mean), map_.word) for mean, map_ in zip(means, spread, strict=True)],
         [Cell(grey_map(map_, top), map_.word) for map_ in spread],
     ]
     note = (
-        f"Over {len(states[0].seeds)} seeds. Above: the mean of all pictures. Below: how much each "
-        "pixel varies from seed to seed, on one scale; black is what the prompt decides alone."
+        f"Over {len(states[0].seeds)} seeds. Mean: of all pictures. Spread: how much each pixel varies "
+        "from seed to seed, on one scale; black is what the prompt decides alone."
     )
     foot = scale_bar(top, "colour (0 to 1), standard deviation")
-    results.picture(
-        "variance.png", sheet("What the seed leaves open", rows, notes=[note], foot=foot)
-    )
+    names = ["mean", "spread"]
+    figure = sheet("What the seed leaves open", rows, notes=[note], row_labels=names, foot=foot)
+    results.picture("variance.png", figure)
     table = [
         (text, seed, float(score), float(m), float(d))
         for text, state, (means_, deviations) in zip(args.prompt, states, curves, strict=True)
