@@ -35,7 +35,7 @@ def save_maps(
         Cell(together, "all words, one over the other"),
     ]
     words = [
-        Cell(grey_map(map_, top), f"{name}, up to {float(map_.tensor.max()):.2g}", colour)
+        Cell(grey_map(map_, top), f"{name}, up to {float(map_.tensor.max()):.3g}", colour)
         for map_, name, colour in zip(maps, names, colours, strict=True)
     ]
     columns = max(3, min(5, len(words)))
