@@ -90,7 +90,7 @@ def save_clip(clip: ClipModel, folder: Path, dtype: torch.dtype = torch.float16)
     )
     image: dict[str, Any] = asdict(config.image) | {"model_type": "clip_vision_model"}
     both = {"projection_dim": config.projection_dim}
-    scale = float(clip.network.logit_scale)
+    scale = float(clip.network.logit_scale.detach())
     data = {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
