@@ -380,6 +380,9 @@ def test_exchanged_colours_are_all_there_but_not_their_own() -> None:
     )
     answers = oracle.agreement(reading, other)
     assert answers["all there"] and not answers["own colours"] and "relation" not in answers
+    assert answers["colours there"]
+    recoloured = replace(scene, objects=(replace(a, colour=scene.background), b))
+    assert not oracle.agreement(reading, recoloured)["colours there"]
     mirrored = replace(scene, relation=INVERSE[str(scene.relation)])
     assert oracle.agreement(reading, mirrored)["relation"] is False
 

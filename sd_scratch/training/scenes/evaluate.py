@@ -41,6 +41,7 @@ ASKED = (
     "place",
     "count",
     "count of shapes",
+    "colours there",
     "all there",
     "own colours",
     "relation",

@@ -66,8 +66,9 @@ def agreement(reading: Reading, scene: Scene) -> dict[str, bool]:
     """What the plain sentence says of a scene -> whether the reading has it right.
 
     Of one object: ``background``, ``colour``, ``shape``, ``size``, ``place``, and ``shape and colour``
-    together; the object read is the largest. Of several: ``background``; ``all there``, every shape as
-    often as asked for; ``own colours``, every shape in its own colour. Of objects in a relation, where
+    together; the object read is the largest. Of several: ``background``; ``colours there``, a part of each
+    colour and no other, of whatever shape; ``all there``, every shape as often as asked for; ``own
+    colours``, every shape in its own colour. Of objects in a relation, where
     they are there with their colours: ``relation``. Of several alike: ``count``, as many parts of
     that colour as asked for and nothing else, and ``count of shapes``, all of them the shape.
     """
@@ -80,6 +81,8 @@ def agreement(reading: Reading, scene: Scene) -> dict[str, bool]:
         right["count"] = exact
         right["count of shapes"] = exact and all(r.shape == item.shape for r in reading.objects)
         return right
+    colours = sorted(read.colour for read in reading.objects)
+    right["colours there"] = colours == sorted(item.colour for item in scene.objects)
     wanted_shapes = sorted(item.shape for item in scene.objects)
     right["all there"] = sorted(str(read.shape) for read in reading.objects) == wanted_shapes
     wanted_pairs = sorted((item.colour, item.shape) for item in scene.objects)
