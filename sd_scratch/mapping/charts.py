@@ -218,11 +218,10 @@ def line_chart(
         for x, y in line[-1:]:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), curve.colour)
     draw.line((left, top, left, bottom, right, bottom), INK)
-    for part in range(5):
-        value = low + (high - low) * part / 4
+    for value in ticks(low, high, 5):
         y = spot(0, value)[1]
         draw.line((left - 4, y, left, y), INK)
-        draw.text((left - 8, y), f"{value:.3g}", INK, font(11), anchor="rm")
+        draw.text((left - 8, y), f"{value:g}", INK, font(11), anchor="rm")
     for i in sorted({0, (count - 1) // 2, count - 1}):
         x = spot(i, low)[0]
         draw.line((x, bottom, x, bottom + 4), INK)

@@ -331,19 +331,18 @@ def test_help_of_every_experiment(capsys):
         assert "-o FOLDER" in capsys.readouterr().out
 
 
-def test_what_the_page_tells_to_type_is_understood():
-    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^(?:sd-scratch|torchrun .* sd_scratch) (map .*)$", page, re.MULTILINE)
-    assert {shlex.split(line)[1] for line in lines} >= {
-        "adjust",
-        "words",
-        "perturb",
-        "noise",
-        "move",
-    }
+@pytest.mark.parametrize("name", ["mapping.md", "walkthroughs/mapping.md"])
+def test_what_a_page_tells_to_type_is_understood_and_what_it_points_to_is_there(name):
+    page = Path(__file__).parents[2] / "docs" / name
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:sd-scratch|torchrun .* sd_scratch) (map .*)$", text, re.MULTILINE)
+    told = {shlex.split(line)[1] for line in lines}
+    assert told >= {"adjust", "words", "perturb", "noise", "move"}
     for line in lines:
         parser = Parser()
         add_arguments(parser)
         parser.parse_args(shlex.split(line)[1:])
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    compile(example, "mapping.md", "exec")
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(example, name, "exec")
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / target).is_file(), target
