@@ -263,7 +263,7 @@ def entry(text: str) -> str:
         ('{"__metadata__":{}}', 0, "lists 0 tensors"),
         ('{"a":' + "[" * 100_000, 0, "nested too deeply"),
         ('{"a":1', 0, "not valid JSON"),
-        (b'{"\xff":1}', 0, "not valid JSON"),
+        (b'{"\xff":1}', 0, "not UTF-8 text"),
         (entry("[1]"), 0, "the header's entry for 'a' is malformed"),
         (entry('{"dtype":"F32","shape":[1]}'), 4, "malformed"),
         (entry('{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}'), 4, "malformed"),
