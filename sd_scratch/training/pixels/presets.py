@@ -43,8 +43,8 @@ PAPER = ScheduleConfig(
 """The original computes 401 betas and uses number 1 to 400. After them a share of sqrt(alpha_bar) = .13
 of the picture is left, which sampling does not know: it begins with nothing but noise."""
 
-# The average forgets half of what it knew in some 100,000 pictures.
-BETTER_TRAINING = TrainConfig(batch=128, lr=1e-3, ema_decay=0.9991, look_seconds=600.0)
+BETTER_TRAINING = TrainConfig(batch=128, lr=1e-3, look_seconds=600.0)
+HALF_FORGOTTEN = 100_000  # pictures after which the average has forgotten half of what it knew
 PAPER_TRAINING = TrainConfig(
     batch=256,
     lr=1e-4,
@@ -78,7 +78,9 @@ def _better(
     data: str, network: PixelUNetConfig, *, lr: float, batch: int = 128, flip: bool = False
 ) -> PixelPreset:
     model = PixelModelConfig(name=f"ddpm-{data}", network=network, schedule=COSINE)
-    return PixelPreset(data, model, replace(BETTER_TRAINING, lr=lr, batch=batch), flip=flip)
+    ema_decay = round(0.5 ** (batch / HALF_FORGOTTEN), 5)
+    train = replace(BETTER_TRAINING, lr=lr, batch=batch, ema_decay=ema_decay)
+    return PixelPreset(data, model, train, flip=flip)
 
 
 def _paper(data: str, features: int, side: int, channels: int) -> PixelPreset:
@@ -105,13 +107,13 @@ CIFAR_NET = PixelUNetConfig(
     sample_size=32,
     block_out_channels=(32, 64, 128),
     attention_head_dim=32,
-    dropout=0.1,
 )
 LARGE_NET = replace(
     CIFAR_NET,
     block_out_channels=(64, 128, 256),
     attention=(False, True, True),
     layers_per_block=2,
+    dropout=0.1,
 )
 
 PIXEL_PRESETS: dict[str, dict[str, PixelPreset]] = {
@@ -126,13 +128,13 @@ PIXEL_PRESETS: dict[str, dict[str, PixelPreset]] = {
         "paper-64": _paper("fashion-mnist", 64, 28, 1),
     },
     "cifar10": {
-        "better": _better("cifar10", CIFAR_NET, lr=4e-4, flip=True),
+        "better": _better("cifar10", CIFAR_NET, lr=6e-4, flip=True, batch=64),
         "large": _better("cifar10", LARGE_NET, lr=4e-4, flip=True, batch=256),
         "paper": _paper("cifar10", 128, 32, 3),
         "paper-64": _paper("cifar10", 64, 32, 3),
     },
     "pictures": {
-        "better": _better("pictures", CIFAR_NET, lr=4e-4, flip=True),
+        "better": _better("pictures", CIFAR_NET, lr=6e-4, flip=True, batch=64),
         "large": _better("pictures", LARGE_NET, lr=4e-4, flip=True, batch=256),
         "paper-64": _paper("pictures", 64, 32, 3),
     },

@@ -153,14 +153,14 @@ def score(
     answers: dict[tuple[str, str], list[bool]] = {}
     for check, reading in zip(checks, readings, strict=True):
         right = oracle.agreement(reading, check.scene)
-        if check.part != "one object":
-            right = {name: right[name] for name in ASKED if name in right}
-        if "place" not in check.part:
-            right.pop("place", None)
         if check.part == "one object":
             item = check.scene.objects[0]
             for name in (item.size, item.shape):
                 right[f"shape and colour, {name}"] = right["shape and colour"]
+        else:
+            right = {name: right[name] for name in ASKED if name in right}
+        if "place" not in check.part:
+            right.pop("place", None)
         for name, is_right in right.items():
             answers.setdefault((check.part, name), []).append(is_right)
     order = {f"shape and colour, {name}": i for i, name in enumerate((*SIZES, *SHAPES), start=1)}

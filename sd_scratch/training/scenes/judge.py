@@ -24,7 +24,14 @@ from sd_scratch.training.scenes import oracle
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.scenes.captions import full_caption
 from sd_scratch.training.scenes.evaluate import CHECK_SEED, sample_prompts
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES, Scene, sample_scene
+from sd_scratch.training.scenes.graph import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    sample_scene,
+)
 from sd_scratch.training.scenes.render import render
 from sd_scratch.training.team import Team
 
@@ -152,19 +159,16 @@ def read_by_rule(reading: oracle.Reading) -> dict[str, str | None]:
     """What the oracle says of a picture, by attribute; None where it sees no object or no known shape."""
     if not reading.objects:
         return dict.fromkeys(ATTRIBUTES) | {"background": reading.background}
-    item = reading.objects[0]
-    return {
-        "background": reading.background,
-        "colour": item.colour,
-        "shape": item.shape,
-        "size": item.size,
-    }
+    return _attributes(reading.background, reading.objects[0])
 
 
 def asked_for(scene: Scene) -> dict[str, str | None]:
-    item = scene.objects[0]
+    return _attributes(scene.background, scene.objects[0])
+
+
+def _attributes(background: str, item: SceneObject | oracle.ReadObject) -> dict[str, str | None]:
     return {
-        "background": scene.background,
+        "background": background,
         "colour": item.colour,
         "shape": item.shape,
         "size": item.size,
