@@ -25,6 +25,7 @@ INTERRUPTED = 130
 COUNT = 2000
 SAMPLES_MINUTES = 3.0
 FRAMES = 50
+DTYPES = ("float32", "bfloat16")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=integer(1, 65536), help="pictures per step")
     group.add_argument("--lr", type=number(1e-8, 1), help="learning rate")
     group.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the denoiser's arithmetic in training; weights stay float32 (default: bfloat16 on a"
+        " GPU that has it, else float32)",
+    )
     group.add_argument(
         "--classifier", type=Path, metavar="FOLDER", help="judges the pictures for --evaluate"
     )
@@ -100,6 +107,8 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, stage: str, budget: "Budget", team: "Team") -> "Outcome":
+    import torch
+
     from sd_scratch.training.pixels import train as runs
     from sd_scratch.training.pixels.datasets import load_data
     from sd_scratch.training.pixels.presets import JUDGES, judge_for_classes
@@ -116,7 +125,14 @@ def _run(args: argparse.Namespace, stage: str, budget: "Budget", team: "Team") -
         if stage == "ddpm":
             preset = _preset(args, data)
             return runs.train_ddpm(
-                preset, data, args.out, budget, resume=args.resume, team=team, on_step=show
+                preset,
+                data,
+                args.out,
+                budget,
+                resume=args.resume,
+                team=team,
+                dtype=getattr(torch, args.dtype) if args.dtype else None,
+                on_step=show,
             )
         judge = judge_for_classes(JUDGES[args.preset], len(data.train.class_names))
         return runs.train_classifier(

@@ -98,6 +98,19 @@ def test_the_papers_schedule_is_the_original_one():
     assert preset.model.network.last_timestep == 400 and preset.model.first_timestep == 1
 
 
+def test_bfloat16_is_nearly_float32_and_leaves_the_weights_alone(tmp_path):
+    def first_steps(name: str, dtype: torch.dtype | None) -> tuple[list[float], Any]:
+        outcome = train_ddpm(BETTER, digit_data(), tmp_path / name, Budget(steps=4), dtype=dtype)
+        rows = read_journal(tmp_path / name / "ddpm")
+        return [row["loss"] for row in rows if "loss" in row], outcome.model
+
+    full, _ = first_steps("full", None)
+    low, model = first_steps("low", torch.bfloat16)
+    assert low != full  # which float32 would give again, bit for bit
+    assert low == pytest.approx(full, rel=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 def test_it_learns_and_leaves_a_model_that_makes_pictures(tmp_path):
     preset = replace(BETTER, train=replace(BETTER.train, ema_decay=0.8))
     train_for(preset, tmp_path, 120)

@@ -44,13 +44,24 @@ LOOK_STEPS, LOOK_ROWS, LOOK_COLUMNS = 25, 2, 10
 
 
 class DdpmTask:
-    """Denoises the pictures of a data set, told their classes."""
+    """Denoises the pictures of a data set, told their classes.
+
+    The network computes in `dtype`, by default bfloat16 on GPUs that have it, else float32. Its weights
+    and the loss are float32; bfloat16 has that range, so that nothing needs scaling.
+    """
 
     def __init__(
-        self, preset: PixelPreset, data: DataSet, folder: Path, team: Team | None = None
+        self,
+        preset: PixelPreset,
+        data: DataSet,
+        folder: Path,
+        team: Team | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.preset, self.data, self.folder = preset, data, folder
         self.team = team or Team()
+        on_gpu = self.team.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
         self.team.check_batch(preset.train.batch)
         self.config = preset.model
         self.schedule = Schedule(self.config.schedule)
@@ -82,7 +93,9 @@ class DdpmTask:
         )
         eps = torch.randn(x0.shape, generator=generator)
         x0, classes, t, eps = (self.team.share(x) for x in (x0, classes, t, eps))
-        with self._dropout_of(step), self._precision():
+        low = self.dtype != torch.float32
+        precision = torch.autocast(self.team.device.type, self.dtype, enabled=low)
+        with self._dropout_of(step), precision:
             loss = self.error(self._parallel, x0, classes, t, eps)
         return loss, {"loss": self.team.mean(loss)}
 
@@ -148,13 +161,6 @@ class DdpmTask:
         device = self.team.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self.preset.train.seed << 40) + (step << 8) + self.team.rank)
-            yield
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        """bfloat16 on GPUs that have it; its range is float32's, so that nothing needs scaling."""
-        on_gpu = self.team.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.team.device.type, torch.bfloat16, enabled=on_gpu):
             yield
 
 

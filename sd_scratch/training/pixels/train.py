@@ -44,15 +44,18 @@ def train_ddpm(
     *,
     resume: bool = False,
     team: Team | None = None,
+    dtype: torch.dtype | None = None,
     on_step: OnStep | None = None,
 ) -> Outcome:
     """Train a denoiser into `out`; the model of the newest state is in ``out/model``.
+
+    `dtype` is what `DdpmTask` computes in.
 
     Raises `ScratchError` for whatever `sd_scratch.training.loop.train` raises it for.
     """
     team = team or Team()
     check_fits(preset, data)
-    task = DdpmTask(preset, data, out / DDPM, team)
+    task = DdpmTask(preset, data, out / DDPM, team, dtype)
     outcome = train(
         task,
         preset.train,
