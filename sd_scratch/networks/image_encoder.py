@@ -86,11 +86,14 @@ class Clip(nn.Module):
         return F.normalize(self.visual_projection(self.vision_model(pictures)), dim=-1)
 
     def text_vectors(self, token_ids: Tensor) -> Tensor:
-        """Token ids ``[B, N]`` to unit vectors ``[B, projection_dim]``: those at the first end token,
-        whose id is the largest."""
-        x = self.text_model(token_ids)
-        at_end = x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
-        return F.normalize(self.text_projection(at_end), dim=-1)
+        """Token ids ``[B, N]`` to unit vectors ``[B, projection_dim]``."""
+        return F.normalize(self.text_projection(self.pooled_text(token_ids)), dim=-1)
+
+    def pooled_text(self, token_ids: Tensor) -> Tensor:
+        """Token ids ``[B, N]`` to what the text encoder says at the first end token, whose id is the
+        largest: ``[B, C]``."""
+        x: Tensor = self.text_model(token_ids)
+        return x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
 
     def scores(self, image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
         """Cosines times the learned scale (100 for OpenAI's models): ``[images, texts]``."""

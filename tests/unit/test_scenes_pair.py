@@ -23,15 +23,17 @@ from sd_scratch.training.loop import Budget, Run, TrainConfig, train
 from sd_scratch.training.scenes import pair, pair_evaluation
 from sd_scratch.training.scenes.augment import Wear, draw_wear, worsen
 from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.graph import COLOURS, INVERSE, SHAPES, sample_scene
+from sd_scratch.training.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, sample_scene
 from sd_scratch.training.scenes.lessons import (
     ABSENT,
     FACT_ANSWERS,
+    NOT_SAID,
     Lessons,
     fact_loss,
     facts_of,
     lesson_losses,
     patch_labels,
+    sides,
 )
 from sd_scratch.training.scenes.pair import (
     FALSE_TEXTS,
@@ -193,21 +195,32 @@ def test_pictures_are_asked_for_what_is_of_each_colour() -> None:
             assert costs == (b == 0 or first != 16)  # nobody asks where three alike are
 
 
+def test_texts_are_asked_which_side_something_is_on() -> None:
+    """Of "a red star above a blue ring" red is above and blue below, if the text says so."""
+    scene = next(s for i in range(99) if (s := sample_scene(1, i)).relation == "above")
+    upper, lower = (list(COLOURS).index(item.colour) for item in scene.objects)
+    said, unsaid, alone = sides([scene, scene, sample_scene(1, 0, "one")], [True, False, True])
+    assert said[upper] == list(RELATIONS).index("above")
+    assert said[lower] == list(RELATIONS).index("below")
+    assert int((said != NOT_SAID).sum()) == 2
+    assert (unsaid == NOT_SAID).all() and (alone == NOT_SAID).all()
+
+
 def test_every_answer_is_asked_for() -> None:
-    """Each of the four can be wrong on its own."""
+    """Each of the five can be wrong on its own."""
     scenes = [sample_scene(5, i) for i in range(3)]
     masks = render(scenes, 32).masks
-    lessons = Lessons(16, 8)
+    lessons = Lessons(16, 8, 12)
     drawn = (torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    answers = lessons(*drawn, torch.zeros(3, 16))
-    losses = lesson_losses(answers, scenes, masks)
+    answers = lessons(*drawn, torch.zeros(3, 16), torch.zeros(3, 12))
+    losses = lesson_losses(answers, scenes, masks, [True] * 3)
     assert all(float(loss.detach()) > 0.2 for loss in losses)
     pixels = masks.sum(dim=1).view(3, 4, 8, 4, 8).transpose(2, 3).reshape(3, 16, 64)
     right = answers._replace(mask=torch.logit(pixels, eps=1e-6))
-    better = lesson_losses(right, scenes, masks)
+    better = lesson_losses(right, scenes, masks, [True] * 3)
     blurred = torch.special.entr(pixels) + torch.special.entr(1 - pixels)  # along the outlines
     assert float(better.mask) == pytest.approx(float(blurred.mean()), abs=1e-4)
-    assert [a == b for a, b in zip(losses, better, strict=True)] == [False, True, True, True]
+    assert [a == b for a, b in zip(losses, better, strict=True)] == [False] + 4 * [True]
 
 
 def test_false_texts_come_when_pictures_can_be_read(
@@ -228,14 +241,14 @@ def test_texts_are_one_true_and_false_ones_that_are_hard() -> None:
     scenes = [sample_scene(5, i, "two") for i in range(40)]
     kinds = []
     for i, scene in enumerate(scenes):
-        true, *false = texts_of(scene, i)
+        _, false = texts_of(scene, i)
         assert len(false) == FALSE_TEXTS == len(set(false))
         assert full_caption(scene) not in false
         inverse = replace(scene, relation=INVERSE[str(scene.relation)])
         kinds.append(full_caption(inverse) in false)
         assert all(f"{scene.background} background" in text for text in false)
     assert 0.3 < sum(kinds) / len(kinds) < 1.0  # one of up to three that are hard
-    plain = [texts_of(scene, i)[0] == full_caption(scene) for i, scene in enumerate(scenes)]
+    plain = [texts_of(scene, i)[0].text == full_caption(scene) for i, scene in enumerate(scenes)]
     assert 0.3 < sum(plain) / len(plain) < 0.9
 
 

@@ -81,11 +81,22 @@ def full_caption(scene: Scene, *, place: bool = False) -> str:
     return f"{text} on {with_article(scene.background)} background"
 
 
+def plain_caption(scene: Scene, rng: np.random.Generator) -> Caption:
+    """The plain sentence, of a single object now and then with its place."""
+    mentions = {"background", "colour", "shape", "size"}
+    if scene.relation is not None:
+        mentions.add("relation")
+    place = scene.kind == "one" and rng.random() < P_PLACE
+    return Caption(
+        full_caption(scene, place=place), frozenset(mentions | ({"place"} if place else set()))
+    )
+
+
 def caption(scene: Scene, seed: int, index: int, variant: int = 0) -> Caption:
     """One of many captions of scene number `index`; each `variant` is another paraphrase."""
     rng = generator(seed, index, CAPTION_STREAM + variant)
     if rng.random() < P_FULL:
-        return _full(rng, scene)
+        return plain_caption(scene, rng)
     mentions = _mentions(rng, scene)
     background = _synonym(rng, scene.background) if "background" in mentions else ""
     if scene.kind == "one" and rng.random() < P_TAGS:
@@ -157,16 +168,6 @@ def plural(shape: str) -> str:
 def with_article(phrase: str) -> str:
     """``an orange star`` for ``orange star``."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _full(rng: np.random.Generator, scene: Scene) -> Caption:
-    mentions = {"background", "colour", "shape", "size"}
-    if scene.relation is not None:
-        mentions.add("relation")
-    place = scene.kind == "one" and rng.random() < P_PLACE
-    return Caption(
-        full_caption(scene, place=place), frozenset(mentions | ({"place"} if place else set()))
-    )
 
 
 def _said(item: SceneObject, *, many: bool = False) -> str:

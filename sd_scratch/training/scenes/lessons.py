@@ -1,10 +1,13 @@
-"""What the pair's image encoder is asked beside the contrast, because the scenes are known.
+"""What the pair's encoders are asked beside the contrast, because the scenes are known.
 
 The vector of the whole picture says, colour by colour, whether there is something of it, and what, how
 large, how often and where. A text's score is a product with that vector, and so is each of these answers:
 what they can tell, texts can ask for. Every patch says the same of what it shows itself, so that the
 picture's vector has only to add up; and half-way through the layers, which of its pixels are an object's,
 whatever the colours. By the contrast alone, position and shape came last, long after colours.
+
+The vector of a text says, colour by colour, where what has it stands, seen from the other object. By the
+contrast alone, "left of" and "right of" were the same to it after 230,000 texts.
 """
 
 from collections.abc import Sequence
@@ -14,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES, Scene
+from sd_scratch.training.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, SIZES, Scene
 
 ABSENT = len(SHAPES)
 MOST = 4  # objects alike
 PATCH_ANSWERS = [len(SHAPES) + 1, len(COLOURS)]
 FACT_ANSWERS = [len(SHAPES) + 1, len(SIZES), MOST, 2]  # shape, size, number, centre
+NOT_SAID = len(RELATIONS)
 PATCH_SHAPE, PATCH_COLOUR = 0.25, 0.5  # covered share of a patch from which on an object counts
 PATCHES_PER_OBJECT = 8  # roughly
 CENTRE_WEIGHT = 10.0  # a centre's variance is about 0.03
@@ -28,32 +32,37 @@ CENTRE_WEIGHT = 10.0  # a centre's variance is about 0.03
 class Lessons(nn.Module):
     """The linear layers that answer; none of them is kept."""
 
-    def __init__(self, width: int, patch_size: int) -> None:
+    def __init__(self, width: int, patch_size: int, text_width: int) -> None:
         super().__init__()
         self.patch = nn.Linear(width, sum(PATCH_ANSWERS))
         self.fact = nn.Linear(width, len(COLOURS) * sum(FACT_ANSWERS))
         self.patch_fact = nn.Linear(width, len(COLOURS) * sum(FACT_ANSWERS))
         self.mask = nn.Linear(width, patch_size**2)
+        self.side = nn.Linear(text_width, len(COLOURS) * (len(RELATIONS) + 1))
 
-    def forward(self, half: Tensor, patches: Tensor, picture: Tensor) -> "Answers":
-        """Patches ``[B, P, C]`` half-way and late, and pictures ``[B, C]``, to answers."""
+    def forward(self, half: Tensor, patches: Tensor, picture: Tensor, text: Tensor) -> "Answers":
+        """Patches ``[B, P, C]`` half-way and late, pictures ``[B, C]`` and texts ``[B, C]`` that are true
+        of them, to answers."""
         split = (len(COLOURS), -1)
         return Answers(
             self.mask(half),
             self.patch(patches),
             self.patch_fact(patches).view(*patches.shape[:2], *split),
             self.fact(picture).view(len(picture), *split),
+            self.side(text).view(len(text), *split),
         )
 
 
 class Answers(NamedTuple):
     """Which pixels of each patch are an object's ``[B, P, pixels]``; what each patch shows ``[B, P, a]``;
-    facts by colour from each patch ``[B, P, colours, f]`` and from pictures ``[B, colours, f]``."""
+    facts by colour from each patch ``[B, P, colours, f]`` and from pictures ``[B, colours, f]``; and the
+    relation in which something of each colour stands, from texts ``[B, colours, r]``."""
 
     mask: Tensor
     patch: Tensor
     patch_fact: Tensor
     fact: Tensor
+    side: Tensor
 
 
 class Facts(NamedTuple):
@@ -74,8 +83,11 @@ class Facts(NamedTuple):
         return Facts(torch.where(own, shape, ABSENT), size, more, centre)
 
 
-def lesson_losses(answers: Answers, scenes: Sequence[Scene], masks: Tensor) -> Answers:
-    """What each of the answers costs for scenes with these masks ``[B, K, S, S]``."""
+def lesson_losses(
+    answers: Answers, scenes: Sequence[Scene], masks: Tensor, related: Sequence[bool]
+) -> Answers:
+    """What each of the answers costs for scenes with these masks ``[B, K, S, S]``; `related` says which of
+    their texts tell how coloured things stand to each other."""
     device, (rows, patches) = answers.patch.device, answers.patch.shape[:2]
     pixels = masks.sum(dim=1, keepdim=True).clamp(max=1)  # of any object
     size = round(answers.mask.shape[2] ** 0.5)
@@ -89,6 +101,10 @@ def lesson_losses(answers: Answers, scenes: Sequence[Scene], masks: Tensor) -> A
         F.cross_entropy(by_shape, shape.flatten()) + F.cross_entropy(by_colour, colour.flatten()),
         fact_loss(answers.patch_fact, facts.of_patches(colour), count),
         fact_loss(answers.fact, facts, rows),
+        F.cross_entropy(
+            answers.side.flatten(0, 1), sides(scenes, related).to(device).flatten(), reduction="sum"
+        )
+        / rows,
     )
 
 
@@ -122,6 +138,19 @@ def facts_of(scenes: Sequence[Scene]) -> Facts:
             more[b, c] = len(scene.objects) - 1 if scene.kind == "count" else 0
             centre[b, c] = torch.tensor([item.x, item.y])
     return Facts(shape, size, more, centre)
+
+
+def sides(scenes: Sequence[Scene], related: Sequence[bool]) -> Tensor:
+    """Which relation texts tell of each colour, seen from the other object, or `NOT_SAID`:
+    ``[B, colours]``."""
+    side = torch.full((len(scenes), len(COLOURS)), NOT_SAID)
+    relations, colours = list(RELATIONS), list(COLOURS)
+    for b, scene in enumerate(scenes):
+        if related[b] and scene.relation is not None:
+            first, second = (colours.index(item.colour) for item in scene.objects)
+            side[b, first] = relations.index(scene.relation)
+            side[b, second] = relations.index(INVERSE[scene.relation])
+    return side
 
 
 def fact_loss(answers: Tensor, facts: Facts, count: float) -> Tensor:

@@ -6,8 +6,8 @@ of a picture in one thing (Yuksekgonul et al. 2023, arXiv:2210.01936), since tel
 takes no more than a bag of words. Both encoders are the pair's own: it judges a model whose text encoder
 it does not share.
 
-Because the scenes are known, the image encoder is also asked what they show (`lessons`), by linear layers
-that are not kept.
+Because the scenes are known, the encoders are also asked what they show and say (`lessons`), by linear
+layers that are not kept.
 """
 
 import math
@@ -24,7 +24,7 @@ from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.tokenizer import Tokenizer
 from sd_scratch.training.loop import TrainConfig
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
-from sd_scratch.training.scenes.captions import caption, full_caption, hard_negatives
+from sd_scratch.training.scenes.captions import Caption, caption, hard_negatives, plain_caption
 from sd_scratch.training.scenes.graph import Scene, generator, sample_scene
 from sd_scratch.training.scenes.lessons import Answers, Lessons, lesson_losses
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
@@ -37,8 +37,7 @@ FALSE_TEXTS = 2  # for each picture
 EASY = ("colour", "background")  # kinds of falsehood that soon teach nothing more
 FALSE_STREAM = 2_000  # of random numbers, for the texts
 P_PLAIN = 0.5  # the plain sentence; otherwise one of many captions
-P_PLACE = 0.5  # of one object, with its place
-LESSON_WEIGHTS = (2.0, 0.5, 0.25, 0.5)
+LESSON_WEIGHTS = (2.0, 0.5, 0.25, 0.5, 0.5)
 EASY_STEPS = 600  # without false texts: what they differ in cannot be seen yet
 START_SCALE = math.log(1 / 0.07)
 LARGEST_SCALE = math.log(100)
@@ -52,7 +51,9 @@ class Pair(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.clip = Clip(config)
-        self.lessons = Lessons(config.image.hidden_size, config.image.patch_size)
+        self.lessons = Lessons(
+            config.image.hidden_size, config.image.patch_size, config.text.hidden_size
+        )
         text, vision = self.clip.text_model.embeddings, self.clip.vision_model.embeddings
         # PyTorch's unit variance for embeddings would drown what the layers add to them.
         for table in (text.token_embedding, text.position_embedding, vision.position_embedding):
@@ -73,9 +74,10 @@ class Pair(nn.Module):
             half = x if i == len(vision.encoder.layers) // 2 else half
         pooled = vision.post_layernorm(vision.encoder.layers[-1](x)[:, 0])
         images = F.normalize(self.clip.visual_projection(pooled), dim=-1)
-        texts = self.clip.text_vectors(token_ids.flatten(0, 1)).view(*token_ids.shape[:2], -1)
+        said = self.clip.pooled_text(token_ids.flatten(0, 1)).view(*token_ids.shape[:2], -1)
+        texts = F.normalize(self.clip.text_projection(said), dim=-1)
         scale = self.clip.logit_scale.clamp(max=LARGEST_SCALE).exp()
-        return images, texts, scale, *self.lessons(half[:, 1:], x[:, 1:], pooled)
+        return images, texts, scale, *self.lessons(half[:, 1:], x[:, 1:], pooled, said[:, 0])
 
 
 class PairTask:
@@ -114,14 +116,15 @@ class PairTask:
         scenes = [sample_scene(DATA_SEED, i) for i in numbers.tolist()]
         images, masks = render(scenes, side)
         pictures = normalise(worsen(images.to(self.team.device), wear))
-        texts = [texts_of(scene, i) for scene, i in zip(scenes, numbers.tolist(), strict=True)]
-        if step < EASY_STEPS:
-            texts = [row[:1] for row in texts]
+        every = [texts_of(scene, i) for scene, i in zip(scenes, numbers.tolist(), strict=True)]
+        easy = step < EASY_STEPS
+        texts = [[true.text] if easy else [true.text, *false] for true, false in every]
         ids = token_ids(self.tokenizer, texts).to(self.team.device)
         image, text, scale, *answers = self._parallel(pictures, ids)
 
         contrast, right = contrastive_loss(self.team.gather(image), self.team.gather(text), scale)
-        lessons = lesson_losses(Answers(*answers), scenes, masks)
+        related = [true.mentions >= {"relation", "colour"} for true, _ in every]
+        lessons = lesson_losses(Answers(*answers), scenes, masks, related)
         loss = contrast + sum(w * x for w, x in zip(LESSON_WEIGHTS, lessons, strict=True))
         figures = {"loss": loss, "contrast": contrast}
         figures |= lessons._asdict()
@@ -140,18 +143,16 @@ class PairTask:
         return ClipModel(model.clip, self.tokenizer, "training")
 
 
-def texts_of(scene: Scene, index: int) -> list[str]:
+def texts_of(scene: Scene, index: int) -> tuple[Caption, list[str]]:
     """A text that is true of scene number `index`, and `FALSE_TEXTS` that are false in one thing, the
     easy ones only where there are too few others."""
     rng = generator(DATA_SEED, index, FALSE_STREAM)
-    if rng.random() < P_PLAIN:
-        true = full_caption(scene, place=rng.random() < P_PLACE)
-    else:
-        true = caption(scene, DATA_SEED, index).text
+    plain = rng.random() < P_PLAIN
+    true = plain_caption(scene, rng) if plain else caption(scene, DATA_SEED, index)
     false = hard_negatives(scene, rng)
     hard = [kind for kind in false if kind not in EASY]
     kinds = rng.permutation(hard).tolist() + rng.permutation(EASY).tolist()
-    return [true, *(false[kind] for kind in kinds[:FALSE_TEXTS])]
+    return true, [false[kind] for kind in kinds[:FALSE_TEXTS]]
 
 
 def token_ids(tokenizer: Tokenizer, texts: list[list[str]]) -> Tensor:
