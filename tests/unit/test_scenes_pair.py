@@ -331,10 +331,11 @@ def test_the_shipped_pair_is_as_good_as_its_card_says() -> None:
     rows = {row.question: row for row in evaluate_pair(load_clip("scenes-clip"), count=128)}
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
     assert rows["its caption among 64"].right > 0.85
+    assert rows["its caption above every false one"].right > 0.8
     for name, row in rows.items():
         (line,) = (line for line in card.splitlines() if line.startswith(f"| {name} |"))
         figure = float(line.split("|")[4].strip(" %")) / 100
-        assert row.right == pytest.approx(figure, abs=0.2), name
+        assert row.right == pytest.approx(figure, abs=0.1), name
 
 
 @needs_pair
