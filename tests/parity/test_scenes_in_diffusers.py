@@ -58,7 +58,7 @@ def test_the_same_pictures(theirs):
 
 
 def test_the_oracle_reads_what_was_asked_for():
-    """A golden check of the shipped weights: four prompts, and nearly all is as they say."""
+    """A golden check of the shipped weights: four prompts, and all is as they say."""
     model = sd.load("scenes")
     asked = [("star", "red", "blue"), ("circle", "green", "white")]
     asked += [("square", "yellow", "black"), ("heart", "white", "red")]
@@ -70,4 +70,4 @@ def test_the_oracle_reads_what_was_asked_for():
         [(read.shape, read.colour) for read in reading.objects] == [(s, c)]
         for reading, (s, c, _) in zip(readings, asked, strict=True)
     ]
-    assert sum(right) >= 3
+    assert sum(right) == len(asked)
