@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.networks.layers import Linear
-from sd_scratch.networks.text_encoder import EncoderLayer, TextEncoder
+from sd_scratch.networks.text_encoder import EncoderLayer, TextEncoder, at_end
 from sd_scratch.tensors import Tapped
 
 
@@ -90,10 +90,8 @@ class Clip(nn.Module):
         return F.normalize(self.text_projection(self.pooled_text(token_ids)), dim=-1)
 
     def pooled_text(self, token_ids: Tensor) -> Tensor:
-        """Token ids ``[B, N]`` to what the text encoder says at the first end token, whose id is the
-        largest: ``[B, C]``."""
-        x: Tensor = self.text_model(token_ids)
-        return x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
+        """Token ids ``[B, N]`` to what the text encoder says at the first end token: ``[B, C]``."""
+        return at_end(self.text_model(token_ids), token_ids)
 
     def scores(self, image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
         """Cosines times the learned scale (100 for OpenAI's models): ``[images, texts]``."""

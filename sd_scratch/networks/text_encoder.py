@@ -110,11 +110,11 @@ class TextEncoder(Tapped):
         for layer in self.encoder.layers[: self.config.num_hidden_layers + 1 - clip_skip]:
             x = layer(x)
         x = self.tap("final_layer_norm", self.final_layer_norm(x))
-        self.show("pooled", lambda: _at_end(x, token_ids))
+        self.show("pooled", lambda: at_end(x, token_ids))
         return x
 
 
-def _at_end(x: Tensor, token_ids: Tensor) -> Tensor:
+def at_end(x: Tensor, token_ids: Tensor) -> Tensor:
     """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. The end token has
     the largest id of all, and `argmax` finds the first of several."""
     return x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
