@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sd_scratch.pixel_diffusion import load_pixels
-from sd_scratch.training.grid import save_grid
-from sd_scratch.training.pixels.film import save_film
+from sd_scratch.pictures.film import save_film
+from sd_scratch.pictures.grid import save_grid
+from sd_scratch.pipeline.pixel_diffusion import load_pixels
 
 SCALES, ROWS = (1.0, 1.5, 3.0), 2
 STEPS, STAGES = 50, (0, 10, 20, 27, 34, 41, 49)

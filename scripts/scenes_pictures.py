@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from sd_scratch.checkpoints import Components, load_components
-from sd_scratch.training.grid import save_grid
-from sd_scratch.training.scenes.evaluate import evaluate_scenes, sample_prompts
-from sd_scratch.training.scenes.graph import sample_scene
-from sd_scratch.training.scenes.render import render
+from sd_scratch.pictures.grid import save_grid
+from sd_scratch.scenes.evaluate import evaluate_scenes, sample_prompts
+from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.render import render
 from sd_scratch.training.scenes.unet import DATA_SEED
 
 SEEDS = 8

@@ -7,14 +7,16 @@ of a command line need not wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sd_scratch.version import __version__
+
 if TYPE_CHECKING:
-    from sd_scratch.errors import ScratchError as ScratchError
-    from sd_scratch.image_noise import ImageNoise as ImageNoise
-    from sd_scratch.pipeline import StableDiffusion as StableDiffusion
-    from sd_scratch.pipeline import load as load
-    from sd_scratch.pixel_diffusion import PixelDiffusion as PixelDiffusion
-    from sd_scratch.pixel_diffusion import load_pixels as load_pixels
-    from sd_scratch.prompt import Prompt as Prompt
+    from sd_scratch.errors import ScratchError
+    from sd_scratch.pipeline.image_noise import ImageNoise as ImageNoise
+    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion as PixelDiffusion
+    from sd_scratch.pipeline.pixel_diffusion import load_pixels as load_pixels
+    from sd_scratch.pipeline.prompt import Prompt as Prompt
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion as StableDiffusion
+    from sd_scratch.pipeline.stable_diffusion import load as load
     from sd_scratch.tensors import Trace as Trace
     from sd_scratch.tensors import ablate as ablate
     from sd_scratch.tensors import add as add
@@ -31,16 +33,14 @@ if TYPE_CHECKING:
     from sd_scratch.tensors import swap as swap
     from sd_scratch.tensors import words as words
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "ImageNoise": "sd_scratch.image_noise",
-    "PixelDiffusion": "sd_scratch.pixel_diffusion",
-    "Prompt": "sd_scratch.prompt",
+    "ImageNoise": "sd_scratch.pipeline.image_noise",
+    "PixelDiffusion": "sd_scratch.pipeline.pixel_diffusion",
+    "Prompt": "sd_scratch.pipeline.prompt",
     "ScratchError": "sd_scratch.errors",
-    "StableDiffusion": "sd_scratch.pipeline",
-    "load": "sd_scratch.pipeline",
-    "load_pixels": "sd_scratch.pixel_diffusion",
+    "StableDiffusion": "sd_scratch.pipeline.stable_diffusion",
+    "load": "sd_scratch.pipeline.stable_diffusion",
+    "load_pixels": "sd_scratch.pipeline.pixel_diffusion",
 }
 _TENSORS = (
     "Trace",

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 CAUSES = {
     errno.ENOSPC: "the disk is full: make room and run again",
@@ -80,10 +80,10 @@ def _refuse_irregular(path: Path, mode: int) -> None:
     if stat.S_ISREG(mode):
         return
     if stat.S_ISDIR(mode):
-        raise ScratchError(f"{path} is a folder - name a file in it", exit_code=2)
+        raise UsageError(f"{path} is a folder - name a file in it")
     if stat.S_ISLNK(mode):
-        raise ScratchError(f"{path} is a symbolic link - name the file itself", exit_code=2)
-    raise ScratchError(f"{path} is a device or a pipe - name a regular file", exit_code=2)
+        raise UsageError(f"{path} is a symbolic link - name the file itself")
+    raise UsageError(f"{path} is a device or a pipe - name a regular file")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.loop import Budget, TrainConfig, train
 from sd_scratch.training.scenes import pair
 from sd_scratch.training.team import join_team

@@ -9,8 +9,8 @@ from sd_scratch.config import TINY, ModelConfig
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.text.tokenizer import Tokenizer
 from tests.lively import liven
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import shipped
@@ -15,11 +17,11 @@ from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.image_encoder import Clip
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 VOCABULARY = ("vocab.json", "merges.txt")
@@ -122,7 +124,7 @@ def locate_clip(source: str, *, offline: bool = False) -> Path:
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(source):
-        raise ScratchError(f"{source} - no folder, and no hub id (owner/name)", exit_code=2)
+        raise UsageError(f"{source} - no folder, and no hub id (owner/name)")
     from huggingface_hub import errors, snapshot_download
 
     # The base of the client's own error is that of its HTTP library, whichever that is.
@@ -189,3 +191,19 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder / PICKLE} - cannot be read ({type(error).__name__}) - download it again"
         ) from None
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def prepare(pixels: Tensor, side: int) -> Tensor:
+    """8-bit pictures ``[B, 3, H, W]`` as CLIP reads them, ``[B, 3, side, side]``: the shorter side
+    resized to `side` (bicubic), the middle cut out, colours normalised."""
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    size = (int(width * side / short), int(height * side / short))
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    pictures = []
+    for picture in pixels.permute(0, 2, 3, 1).cpu().numpy():
+        resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+        pictures.append(np.asarray(resized.crop((left, top, left + side, top + side))))
+    colours = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    return (colours - mean) / deviation

@@ -18,7 +18,7 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from sd_scratch.config import (
     PixelUNetConfig,
     ScheduleConfig,
 )
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.limits import GUIDANCE, STEPS
@@ -154,10 +154,9 @@ def find_pixel_model(source: str | Path) -> Path:
         return shipped
     if (Path(source) / CONFIG_FILE).is_file():
         return Path(source)
-    raise ScratchError(
+    raise UsageError(
         f"{source} - no model of pixels there ({CONFIG_FILE} is missing) - train one with"
         " `sd-scratch train`, or name another folder",
-        exit_code=2,
     )
 
 

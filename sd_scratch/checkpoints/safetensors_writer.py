@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.checkpoints.safetensors_file import DTYPES
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import check_target, write_file
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -35,7 +35,7 @@ def write_tensors(
     try:
         write_file(path, _pieces(path, tensors, dtype, metadata), overwrite=overwrite)
     except FileExistsError:
-        raise ScratchError(f"{path} - exists already - choose another name", exit_code=2) from None
+        raise UsageError(f"{path} - exists already - choose another name") from None
 
 
 def _pieces(

@@ -24,9 +24,9 @@ from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.single_file import config_metadata
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.text.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
 
@@ -60,7 +60,7 @@ def save_folder(
     """
     folder, config = Path(folder), components.config
     if (folder / "model_index.json").exists() and not overwrite:
-        raise ScratchError(f"{folder} - holds a model already - choose another folder", exit_code=2)
+        raise UsageError(f"{folder} - holds a model already - choose another folder")
     configs = {
         "text": text_encoder_json(config.text),
         "vae": autoencoder_json(config.vae, config.sample_size),

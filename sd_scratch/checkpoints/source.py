@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_scratch.checkpoints.shipped import list_shipped, shipped_model, weights_folder
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
@@ -56,8 +56,7 @@ def _not_found(text: str, path: Path) -> ScratchError:
         if near
         else f"the models by name are {', '.join(names)}"
     )
-    return ScratchError(
+    return UsageError(
         f"{text} - no such model; looked for {path.absolute()} and in {weights_folder()} - {hint}"
         " For a model of the hub: hf download OWNER/NAME, then -m OWNER/NAME",
-        exit_code=2,
     )

@@ -20,7 +20,7 @@ from typing import NoReturn
 import sd_scratch
 from sd_scratch.cli.console import console, report_error
 from sd_scratch.cli.options import add_message_arguments
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
 
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        raise ScratchError(f"{message} - see {self.prog} --help", exit_code=2)
+        raise UsageError(f"{message} - see {self.prog} --help")
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Choices with the nearest name first (argparse has no public hook for this)."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -55,7 +55,7 @@ def report_error(error: Exception, debug: bool = False) -> int:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, ScratchError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return 2 if isinstance(error, UsageError) else 1
     # PyTorch has an error of its own for its devices; by name, so as not to import it for that.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         line = (

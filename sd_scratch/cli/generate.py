@@ -18,18 +18,18 @@ from sd_scratch.cli.options import (
     seed,
     side,
 )
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
-from sd_scratch.text_cleaning import STYLES
+from sd_scratch.text.cleaning import STYLES
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
     from sd_scratch.cli.output import Output
-    from sd_scratch.image_noise import ImageNoise
-    from sd_scratch.pipeline import StableDiffusion
-    from sd_scratch.recipe import Recipe
+    from sd_scratch.pipeline.image_noise import ImageNoise
+    from sd_scratch.pipeline.recipe import Recipe
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
     from sd_scratch.stop import Stop
 
 INTERRUPTED = 130
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     output = Output(args.output, pictures=args.batch_count, overwrite=args.overwrite)
     if args.json and output.to_stdout:
-        raise ScratchError("--json and -o - both want standard output - choose one", exit_code=2)
+        raise UsageError("--json and -o - both want standard output - choose one")
     options = sampler_options(args)
     recipe = read_request(args)
     output.check()
@@ -204,7 +204,8 @@ def make_batches(
 
 def save_picture(picture: "Image.Image", recipe: "Recipe", output: "Output", metadata: bool) -> str:
     """Encode and write one picture; returns its path."""
-    from sd_scratch.png import encode_png
+    from sd_scratch.pictures.png import encode_png
+    from sd_scratch.pipeline.stored_recipe import encode_picture
 
     if is_plain(picture):
         log.warning(f"the picture of seed {recipe.seed} is of one colour: it shows nothing")
@@ -218,7 +219,8 @@ def save_picture(picture: "Image.Image", recipe: "Recipe", output: "Output", met
         "width": recipe.width,
         "height": recipe.height,
     }
-    return output.save(encode_png(picture, recipe if metadata else None), values)
+    data = encode_picture(picture, recipe) if metadata else encode_png(picture)
+    return output.save(data, values)
 
 
 def is_plain(picture: "Image.Image") -> bool:

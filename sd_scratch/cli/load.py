@@ -17,9 +17,13 @@ from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.unet import UNet
-from sd_scratch.pipeline import StableDiffusion, check_clip_skip, check_text_to_image
-from sd_scratch.recipe import Recipe
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stable_diffusion import (
+    StableDiffusion,
+    check_clip_skip,
+    check_text_to_image,
+)
+from sd_scratch.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

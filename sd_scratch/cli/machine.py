@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,9 @@ def choose_device(name: str | None) -> torch.device:
     if wanted in available:
         return torch.device(wanted)
     built = "" if torch.version.cuda or not name.startswith("cuda") else " (a build without CUDA)"
-    raise ScratchError(
+    raise UsageError(
         f"--device {name} - not available with PyTorch {torch.__version__}{built} - "
         f"there is {', '.join(available)}",
-        exit_code=2,
     )
 
 

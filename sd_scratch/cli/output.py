@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import check_target, write_file, write_numbered
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,9 @@ class Output:
             self.template = "".join(text for text, _, _ in self.parts)
         if self.single and pictures > 1:
             stem = self.template.removesuffix(".png")
-            raise ScratchError(
+            raise UsageError(
                 f"-o {self.template} names one file for {pictures} pictures - "
                 f"use a template such as -o '{stem}-{{index}}.png'",
-                exit_code=2,
             )
 
     def check(self) -> None:
@@ -90,11 +89,10 @@ class Output:
 
     def _check_stdout(self, pictures: int) -> None:
         if pictures > 1:
-            raise ScratchError(f"-o - is one picture, not {pictures} - use a template", exit_code=2)
+            raise UsageError(f"-o - is one picture, not {pictures} - use a template")
         if sys.stdout.isatty():
-            raise ScratchError(
+            raise UsageError(
                 "-o - would write a PNG to the terminal - send it to a file or a program",
-                exit_code=2,
             )
 
 
@@ -102,9 +100,7 @@ def check_file(path: Path, overwrite: bool) -> None:
     """Refuse a file that could not be written, or that exists and is not to be replaced."""
     check_target(path)
     if path.exists() and not overwrite:
-        raise ScratchError(
-            f"{path} exists - nothing was made - give --overwrite, or another name", exit_code=2
-        )
+        raise UsageError(f"{path} exists - nothing was made - give --overwrite, or another name")
 
 
 def slug(text: str) -> str:
@@ -117,7 +113,7 @@ def _parse(template: str) -> list[tuple[str, str | None, str]]:
     """Literal text, field name and format of each part, or an error that says what is wrong."""
 
     def fail(reason: str) -> ScratchError:
-        return ScratchError(f"-o {template} - {reason}", exit_code=2)
+        return UsageError(f"-o {template} - {reason}")
 
     if not template.lower().endswith(".png"):
         raise fail("pictures are written as PNG: end the name with .png")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import integer, number
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 if TYPE_CHECKING:
-    from sd_scratch.pixel_diffusion import PixelDiffusion
+    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
     from sd_scratch.training.loop import Budget, Outcome
     from sd_scratch.training.pixels.datasets import DataSet
     from sd_scratch.training.pixels.evaluate import Scores
@@ -80,11 +80,11 @@ def train(args: argparse.Namespace) -> int:
     if args.evaluate:
         return _evaluate(args)
     if args.out is None:
-        raise ScratchError("where to? - name a folder with --out", exit_code=2)
+        raise UsageError("where to? - name a folder with --out")
     if args.export:
         return _export(args)
     if args.max_minutes is None and args.max_steps is None:
-        raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
+        raise UsageError("for how long? - give --max-minutes or --max-steps")
 
     from sd_scratch.training.loop import Budget
     from sd_scratch.training.team import join_team
@@ -92,10 +92,10 @@ def train(args: argparse.Namespace) -> int:
     budget = Budget(args.max_minutes, args.max_steps)
     stage = args.stage or "ddpm"
     if stage not in STAGES:
-        raise ScratchError(f"{args.preset} has no stage {stage} - {' or '.join(STAGES)}", 2)
+        raise UsageError(f"{args.preset} has no stage {stage} - {' or '.join(STAGES)}")
     with join_team("cpu" if stage == "classifier" else args.device) as team:
         if stage == "classifier" and team.size > 1:
-            raise ScratchError("a classifier is trained by one process - leave out torchrun", 2)
+            raise UsageError("a classifier is trained by one process - leave out torchrun")
         outcome = _run(args, stage, budget, team)
         if not team.leads:
             return 0
@@ -178,9 +178,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sd_scratch.training.pixels.presets import JUDGES, judge_for_classes
 
     if args.classifier is None:
-        raise ScratchError(
+        raise UsageError(
             "who judges? - train a classifier with --stage classifier, name it with --classifier",
-            exit_code=2,
         )
     judge, data = load_classifier(args.classifier), load_data(args.preset, args.data)
     check_same_kind(judge, data)
@@ -222,8 +221,8 @@ def table(scores: "Scores", learnt: float | None, names: tuple[str, ...]) -> str
 def sample(args: argparse.Namespace) -> int:
     """``sd-scratch sample`` for one of `DATA_SETS`."""
     from sd_scratch.diffusion.noise import random_seed
-    from sd_scratch.training.grid import save_grid
-    from sd_scratch.training.pixels.film import save_film
+    from sd_scratch.pictures.film import save_film
+    from sd_scratch.pictures.grid import save_grid
 
     model = _load(args.model or f"ddpm-{args.preset}", args.device)
     asked = [_class_number(model, name) for name in args.classes or ()]
@@ -251,14 +250,14 @@ def _load(source: str, device: str | None) -> "PixelDiffusion":
     import torch
 
     from sd_scratch.checkpoints.pixel_model import load_pixel_model
-    from sd_scratch.pixel_diffusion import PixelDiffusion
+    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 
     components = load_pixel_model(source)
     try:
         components.network.to(torch.device(device or "cpu"))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ScratchError(f"device {device!r} cannot be used ({reason})", exit_code=2) from None
+        raise UsageError(f"device {device!r} cannot be used ({reason})") from None
     return PixelDiffusion(components)
 
 
@@ -271,4 +270,4 @@ def _class_number(model: "PixelDiffusion", name: str) -> int | None:
         return names.index(name)
     if name.isdecimal() and int(name) < len(names):
         return int(name)
-    raise ScratchError(f"class {name!r} is unknown - there is {', '.join(names[:20])}", exit_code=2)
+    raise UsageError(f"class {name!r} is unknown - there is {', '.join(names[:20])}")

@@ -11,11 +11,11 @@ from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES, SEED
-from sd_scratch.png import read_recipe
-from sd_scratch.recipe import Option, Recipe
-from sd_scratch.text_cleaning import STYLES, check_text
+from sd_scratch.pipeline.recipe import Option, Recipe
+from sd_scratch.pipeline.stored_recipe import read_recipe
+from sd_scratch.text.cleaning import STYLES, check_text
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ def read_request(args: argparse.Namespace) -> Recipe:
     Raises ScratchError for bad usage.
     """
     if args.prompt is not None and args.prompt_option is not None:
-        raise ScratchError("the prompt was given twice: in its place and with -p", exit_code=2)
+        raise UsageError("the prompt was given twice: in its place and with -p")
     given = args.prompt if args.prompt is not None else args.prompt_option
     if given is None and args.from_image is None:
-        raise ScratchError('no prompt: sd-scratch generate "a red circle"', exit_code=2)
+        raise UsageError('no prompt: sd-scratch generate "a red circle"')
 
     recipe = (
         Recipe(prompt="") if args.from_image is None else _recipe_in(args.from_image, args.model)
@@ -96,9 +96,7 @@ def sampler_options(args: argparse.Namespace) -> dict[str, str]:
     for pair in args.sampler_option:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ScratchError(
-                f"--sampler-option {pair} - write NAME=VALUE, such as order=2", exit_code=2
-            )
+            raise UsageError(f"--sampler-option {pair} - write NAME=VALUE, such as order=2")
         options[name.replace("-", "_")] = value
     return options
 
@@ -115,9 +113,8 @@ def _recipe_in(path: Path, model: str | None) -> Recipe:
     on_hub = bool(HUB_ID.fullmatch(recipe.model or "")) and not Path(name).exists()
     if model is None and not named and not on_hub:
         weights = f" (hash {recipe.model_hash})" if recipe.model_hash else ""
-        raise ScratchError(
+        raise UsageError(
             f"{path} was made by {name}{weights} - a picture cannot choose a file - name it with -m",
-            exit_code=2,
         )
     return recipe
 
@@ -134,10 +131,9 @@ def _drawn(seed: int | None) -> int | None:
 def _with_seed(recipe: Recipe, count: int) -> Recipe:
     recipe = recipe if recipe.seed is not None else recipe.over(seed=_drawn(-1))
     if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
-        raise ScratchError(
+        raise UsageError(
             f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "
             "choose a smaller seed",
-            exit_code=2,
         )
     return recipe
 
@@ -153,9 +149,8 @@ def _with_default_model(recipe: Recipe) -> Recipe:
 def _option(sampler: Sampler, name: str, value: Option) -> Option:
     """The value of a sampler's option, of the type that its default has."""
     if name not in sampler.options:
-        raise ScratchError(
+        raise UsageError(
             f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}",
-            exit_code=2,
         )
     kind = type(sampler.options[name])
     text = str(value)
@@ -165,9 +160,7 @@ def _option(sampler: Sampler, name: str, value: Option) -> Option:
         return text if kind is str else float(text) if kind is float else int(text)
     except (KeyError, ValueError):
         wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
-        raise ScratchError(
-            f"{sampler.name}'s {name} is {wanted}, not {text!r}", exit_code=2
-        ) from None
+        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}") from None
 
 
 def _warn(recipe: Recipe, config: ModelConfig) -> None:

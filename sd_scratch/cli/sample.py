@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
     from sd_scratch.checkpoints import load_components
     from sd_scratch.diffusion.noise import random_seed
-    from sd_scratch.training.grid import save_grid
-    from sd_scratch.training.scenes.captions import full_caption
-    from sd_scratch.training.scenes.evaluate import CHECK_SEED, sample_prompts
-    from sd_scratch.training.scenes.graph import sample_scene
+    from sd_scratch.pictures.grid import save_grid
+    from sd_scratch.scenes.captions import full_caption
+    from sd_scratch.scenes.evaluate import CHECK_SEED, sample_prompts
+    from sd_scratch.scenes.graph import sample_scene
 
     first = random_seed() if args.seed == -1 else args.seed
     unseen = (sample_scene(CHECK_SEED, i) for i in range(args.rows or 6))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sd_scratch.networks.autoencoder import Autoencoder
     from sd_scratch.networks.text_encoder import TextEncoder
     from sd_scratch.networks.unet import UNet
-    from sd_scratch.pipeline import StableDiffusion
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
     from sd_scratch.tensors import TensorInfo
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ def without_weights(
     from sd_scratch.checkpoints.load import Components, read_layout
     from sd_scratch.cli.request import DEFAULT_MODEL
     from sd_scratch.config import PRESETS
-    from sd_scratch.pipeline import StableDiffusion
-    from sd_scratch.tokenizer import Tokenizer
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+    from sd_scratch.text.tokenizer import Tokenizer
 
     source = source or DEFAULT_MODEL
     known = PRESETS.get(source)

@@ -10,8 +10,8 @@ from sd_scratch.cli.options import add_device_arguments, add_model_arguments, in
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
-    from sd_scratch.image_noise import ImageNoise
-    from sd_scratch.recipe import Recipe
+    from sd_scratch.pipeline.image_noise import ImageNoise
+    from sd_scratch.pipeline.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ def recording_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def save_pictures(pictures: list[Any], batch: "ImageNoise", recipe: "Recipe", folder: Path) -> None:
     from sd_scratch.files import write_file
-    from sd_scratch.png import encode_png
+    from sd_scratch.pipeline.stored_recipe import encode_picture
 
     for picture, seed in zip(pictures, batch.seeds, strict=True):
-        write_file(folder / f"{seed}.png", encode_png(picture, recipe.over(seed=seed)))
+        write_file(folder / f"{seed}.png", encode_picture(picture, recipe.over(seed=seed)))
 
 
 def word_key(text: str) -> str | tuple[str, int]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from sd_scratch.cli import pixels
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import integer, number
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 if TYPE_CHECKING:
-    from sd_scratch.training.scenes.evaluate import Row
+    from sd_scratch.scenes.evaluate import Row
 
 PRESETS = ("scenes", *pixels.DATA_SETS)
 STAGES = ("vae", "unet", "clip", "classifier")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         evaluate = {"clip": _evaluate_pair, "classifier": _evaluate_classifier}
         return evaluate.get(args.stage, _evaluate)(args)
     if args.out is None:
-        raise ScratchError("where to? - name a folder with --out", exit_code=2)
+        raise UsageError("where to? - name a folder with --out")
     if args.export:
         from sd_scratch.training.scenes.train import export_scenes
 
@@ -80,9 +80,9 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.stage not in STAGES:
         stages = ", then --stage unet; --stage clip; --stage classifier"
-        raise ScratchError(f"which part? - --stage vae{stages}", exit_code=2)
+        raise UsageError(f"which part? - --stage vae{stages}")
     if args.max_minutes is None and args.max_steps is None:
-        raise ScratchError("for how long? - give --max-minutes or --max-steps", exit_code=2)
+        raise UsageError("for how long? - give --max-minutes or --max-steps")
     init = load_components(args.init) if args.init else None
     with join_team("cpu") as team, progress_bar(1000, args.stage) as bar:
 
@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.training.scenes.evaluate import evaluate_scenes
+    from sd_scratch.scenes.evaluate import evaluate_scenes
 
     components = load_components(args.evaluate)
     rows = evaluate_scenes(

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from sd_scratch.cli.options import add_message_arguments, add_source_arguments
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +81,9 @@ def download_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.source import HUB_ID
 
     if args.model in list_shipped():
-        raise ScratchError(f"{args.model} is shipped: there is nothing to download", exit_code=2)
+        raise UsageError(f"{args.model} is shipped: there is nothing to download")
     if args.model != "sd15" and not HUB_ID.fullmatch(args.model):
-        raise ScratchError(f"{args.model} is no hub id - write owner/name, or sd15", exit_code=2)
+        raise UsageError(f"{args.model} is no hub id - write owner/name, or sd15")
     path = download(args.model, revision=args.revision, offline=args.offline)
     print(json.dumps({"model": args.model, "path": str(path)}) if args.json else path)
     return 0

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 
 def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
@@ -13,10 +13,10 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
     `scale` is the number of SD's command lines, 1 + w of the paper's equation 6: 0 is the
     unconditional prediction, 1 the conditional one (both exactly), more than 1 exaggerates what the
     text adds. The rule is linear, so it serves eps, v and x0 alike.
-    Raises `ScratchError` (exit 2) when `scale` is not finite.
+    Raises `UsageError` when `scale` is not finite.
     """
     if not math.isfinite(scale):
-        raise ScratchError(f"guidance scale {scale} is not a number - give 0 to 30", exit_code=2)
+        raise UsageError(f"guidance scale {scale} is not a number - give 0 to 30")
     if scale == 1.0:
         return eps_cond
     return eps_uncond + scale * (eps_cond - eps_uncond)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 MAX_SEED = 2**64 - 1
 
@@ -22,14 +22,12 @@ class NoiseSource:
     Image i draws from a CPU generator seeded with `seeds[i]`, in float32, and the result is moved
     afterwards: an image depends neither on the batch that it is made in nor on the device. This is
     also the noise that diffusers makes from a CPU generator. Seeds are whole numbers from 0 to
-    2^64 - 1, else `ScratchError` (exit 2); torch's CPU generator hears only their lower 32 bits.
+    2^64 - 1, else `UsageError`; torch's CPU generator hears only their lower 32 bits.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         if not seeds:
-            raise ScratchError(
-                "no seeds were given - a batch needs one for each image", exit_code=2
-            )
+            raise UsageError("no seeds were given - a batch needs one for each image")
         self.seeds = tuple(_check(seed) for seed in seeds)
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
 
@@ -49,7 +47,5 @@ class NoiseSource:
 
 def _check(seed: int) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
-        raise ScratchError(
-            f"seed {seed!r} cannot be used - give a whole number from 0 to {MAX_SEED}", exit_code=2
-        )
+        raise UsageError(f"seed {seed!r} cannot be used - give a whole number from 0 to {MAX_SEED}")
     return seed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES, noised
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
 
@@ -50,12 +50,11 @@ class Schedule:
         return 1.0 if self.config.set_alpha_to_one else float(self.alpha_bar[0])
 
     def check_steps(self, steps: int) -> int:
-        """`steps` itself, or `ScratchError` (exit 2) unless it is a whole number from 1 to T."""
+        """`steps` itself, or `UsageError` unless it is a whole number from 1 to T."""
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= len(self):
-            raise ScratchError(
+            raise UsageError(
                 f"{steps!r} steps cannot be taken - this model's schedule has {len(self)} timesteps"
                 f" - give a whole number from 1 to {len(self)}",
-                exit_code=2,
             )
         return steps
 
@@ -64,7 +63,7 @@ class Schedule:
 
         Spaced as the configuration says (Lin et al. 2023, arXiv:2305.08891, table 2). A single step
         starts at T - 1 whatever the spacing: leading and linspace would start where there is
-        almost no noise to remove. Raises `ScratchError` (exit 2) for a count outside 1..T.
+        almost no noise to remove. Raises `UsageError` for a count outside 1..T.
         """
         return [round(t) for t in self.fractional_timesteps(steps)]
 

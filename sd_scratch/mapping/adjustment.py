@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.mapping.rendering import Rendering
-from sd_scratch.prompt import Prompt
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
 
 LAMBDAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
@@ -21,7 +21,7 @@ def adjusted(
     empty prompt has in its place. Raises ScratchError (bad usage) without any lambda.
     """
     if not lambdas:
-        raise ScratchError("the list of lambdas is empty - give some, such as -1,0,1", exit_code=2)
+        raise UsageError("the list of lambdas is empty - give some, such as -1,0,1")
     return [prompt.scale(word, 1.0 + amount, origin=origin) for amount in lambdas]
 
 

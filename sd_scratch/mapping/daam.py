@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from sd_scratch.mapping.maps import Map
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.tensors import Trace
 from sd_scratch.tensors.words import WordKey, look_up
 

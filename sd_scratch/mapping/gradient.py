@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.mapping.adjustment import adjusted
 from sd_scratch.mapping.maps import Map, require_full_precision
 from sd_scratch.mapping.rendering import Rendering
-from sd_scratch.prompt import Prompt
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
 
 LAMBDA = 0.01
 METHODS = ("central", "forward", "exact")
@@ -75,7 +75,7 @@ def word_derivatives(
             at the origin already, and point nowhere; a picture that the prompt has no part in.
     """
     if method not in METHODS:
-        raise ScratchError(f"unknown method '{method}' - use {', '.join(METHODS)}", exit_code=2)
+        raise UsageError(f"unknown method '{method}' - use {', '.join(METHODS)}")
     lengths = torch.stack([_away(prompt, word, origin).norm().cpu() for word in words])
     if not (lengths > 0).all():
         raise ScratchError("a word's vectors stand at the origin - there is no direction to go in")
@@ -86,7 +86,7 @@ def word_derivatives(
 
     require_full_precision(rendering.model.dtype)
     if amount == 0:
-        raise ScratchError("a difference needs a lambda other than 0", exit_code=2)
+        raise UsageError("a difference needs a lambda other than 0")
     upper = [adjusted(prompt, word, [amount], origin)[0] for word in words]
     lower = [adjusted(prompt, word, [-amount], origin)[0] for word in words]
     steps = (amount * lengths)[:, None, None, None]

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.mapping.maps import Map
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.networks.layers import Attention, attention_scores
-from sd_scratch.prompt import Prompt
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
 
 QUERIES = "unet.*.attn2.q"
 UNITS = "share of attention"
@@ -65,7 +65,7 @@ class Heat:
         names = choose_layers(list(self.shares), layers)
         check_heads(heads, self.heads)
         if not range(self.calls)[calls]:
-            raise ScratchError(f"no call of the U-Net is meant, of its {self.calls}", exit_code=2)
+            raise UsageError(f"no call of the U-Net is meant, of its {self.calls}")
         parts = [self.shares[name][calls] for name in names]
         parts = [(part[:, list(heads)] if heads else part).mean(dim=(0, 1)) for part in parts]
         size = max((part.shape[:2] for part in parts), key=lambda hw: hw[0] * hw[1])
@@ -115,9 +115,7 @@ def choose_layers(names: Sequence[str], globs: Sequence[str]) -> list[str]:
     """
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
-            raise ScratchError(
-                f"no layer is named '{glob}' - there is {', '.join(names)}", exit_code=2
-            )
+            raise UsageError(f"no layer is named '{glob}' - there is {', '.join(names)}")
     return [n for n in names if not globs or any(fnmatchcase(n, glob) for glob in globs)]
 
 
@@ -125,7 +123,7 @@ def check_heads(heads: Sequence[int], count: int) -> None:
     """Raise ScratchError (bad usage) for a head that is not among `count`."""
     for head in heads:
         if not 0 <= head < count:
-            raise ScratchError(f"there is no head {head}, only 0 to {count - 1}", exit_code=2)
+            raise UsageError(f"there is no head {head}, only 0 to {count - 1}")
 
 
 def _word_shares(

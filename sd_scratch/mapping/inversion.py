@@ -4,9 +4,9 @@ from typing import Any
 
 from sd_scratch.diffusion.samplers import Sampler
 from sd_scratch.diffusion.samplers.ddim_inverse import ddim_inverse
-from sd_scratch.image_noise import ImageNoise
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 INVERSE = Sampler("ddim_inverse", ddim_inverse, "", "DDIM backwards, from a picture to its noise")
 

@@ -1,8 +1,8 @@
 """Diffusion Lens: what a picture looks like that is made from an inner layer of the text encoder
 (Toker et al. 2024, arXiv:2403.05846)."""
 
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 
 def lens(model: StableDiffusion, text: str, layer: int) -> Prompt:

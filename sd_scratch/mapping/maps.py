@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,7 @@ def require_full_precision(dtype: torch.dtype) -> None:
     """
     if torch.finfo(dtype).bits < 32:
         name = str(dtype).removeprefix("torch.")
-        raise ScratchError(
+        raise UsageError(
             f"differences of pictures drown in the rounding of {name} - use --dtype float32, "
             "or the exact derivative",
-            exit_code=2,
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def iou_of_maximum(values: Tensor, mask: Tensor, share: float = 0.4) -> float:
     """
     values, mask = _checked(values, mask)
     if not 0.0 < share <= 1.0:
-        raise ScratchError(
-            f"a share of the largest value is above 0 and at most 1, not {share}", exit_code=2
-        )
+        raise UsageError(f"a share of the largest value is above 0 and at most 1, not {share}")
     largest = float(values.max())
     if largest <= 0.0:
         raise ScratchError("the map has no positive value - no threshold follows from its maximum")
@@ -157,11 +155,9 @@ def bootstrap_interval(
     a seed are not independent: take their mean first.
     """
     if samples.ndim != 1 or len(samples) < 2:
-        raise ScratchError(f"samples are [n] with n >= 2, not {list(samples.shape)}", exit_code=2)
+        raise UsageError(f"samples are [n] with n >= 2, not {list(samples.shape)}")
     if not 0.0 < confidence < 1.0 or resamples < 1:
-        raise ScratchError(
-            "confidence lies between 0 and 1, and resamples are at least 1", exit_code=2
-        )
+        raise UsageError("confidence lies between 0 and 1, and resamples are at least 1")
     samples = _finite(samples, "the samples")
     generator = torch.Generator().manual_seed(seed)
     n = len(samples)
@@ -186,18 +182,14 @@ def _finite(values: Tensor, name: str) -> Tensor:
 
 def _checked_map(values: Tensor) -> Tensor:
     if values.ndim != 2 or values.numel() == 0:
-        raise ScratchError(
-            f"a map is [h, w], not {list(values.shape)} - measure one map a call", exit_code=2
-        )
+        raise UsageError(f"a map is [h, w], not {list(values.shape)} - measure one map a call")
     return _finite(values, "the values of the map")
 
 
 def _checked_mask(mask: Tensor) -> Tensor:
     if mask.ndim != 2 or mask.dtype != torch.bool:
         kind = f"{list(mask.shape)} of {str(mask.dtype).removeprefix('torch.')}"
-        raise ScratchError(
-            f"a mask is [h, w] of bool, not {kind} - compare it with a threshold", exit_code=2
-        )
+        raise UsageError(f"a mask is [h, w] of bool, not {kind} - compare it with a threshold")
     if not bool(mask.any()):
         raise ScratchError("the mask is empty - the picture may not show the thing - leave it out")
     return mask.detach().cpu()
@@ -212,9 +204,7 @@ def _checked(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _require_one_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         shapes = f"{list(first.shape)} and {list(second.shape)}"
-        raise ScratchError(
-            f"shapes {shapes} differ - resize one of the two to the other", exit_code=2
-        )
+        raise UsageError(f"shapes {shapes} differ - resize one of the two to the other")
 
 
 def _require_variation(values: Tensor) -> None:
@@ -225,9 +215,7 @@ def _require_variation(values: Tensor) -> None:
 def _widened(mask: Tensor, tolerance: float) -> Tensor:
     """The places that are at most `tolerance` pixels, from centre to centre, from the mask."""
     if not (math.isfinite(tolerance) and tolerance >= 0.0):
-        raise ScratchError(
-            f"a tolerance is a number of pixels from 0 on, not {tolerance}", exit_code=2
-        )
+        raise UsageError(f"a tolerance is a number of pixels from 0 on, not {tolerance}")
     radius = math.floor(tolerance)
     offsets = torch.arange(-radius, radius + 1).double()
     disc = (offsets[:, None] ** 2 + offsets**2 <= tolerance**2).float()
@@ -261,7 +249,7 @@ def _mean_ranks(values: Tensor) -> Tensor:
 def _area(values: Tensor, score: Callable[[Tensor], float], steps: int) -> float:
     """The area under `score` of the chosen places, over their share, from none to all."""
     if steps < 1:
-        raise ScratchError(f"the places are cut into 1 part or more, not {steps}", exit_code=2)
+        raise UsageError(f"the places are cut into 1 part or more, not {steps}")
     ordered = values.flatten().sort(descending=True).values
     n = len(ordered)
     choices = [torch.zeros_like(values, dtype=torch.bool)]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.prompt import Prompt
+from sd_scratch.errors import UsageError
+from sd_scratch.pipeline.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,9 @@ class Components:
 def check_count(rows: int, count: int) -> None:
     """Raise ScratchError (bad usage) for more components than `rows` rows have directions."""
     if not 1 <= count < rows:
-        raise ScratchError(
+        raise UsageError(
             f"{rows} prompts differ along {max(rows - 1, 0)} directions - {count} components need at "
             f"least {count + 1} different prompts",
-            exit_code=2,
         )
 
 
@@ -59,7 +58,7 @@ def principal_components(rows: Tensor, count: int) -> Components:
     mean = rows.mean(dim=0)
     _, values, directions = torch.linalg.svd(rows - mean, full_matrices=False)
     if not values[count - 1] > 1e-9 * rows.norm():
-        raise ScratchError("the prompts do not differ in so many directions", exit_code=2)
+        raise UsageError("the prompts do not differ in so many directions")
     directions = directions[:count]
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
@@ -115,10 +114,9 @@ def walk(corners: Tensor, frames: int) -> Tensor:
     Raises ScratchError (bad usage) for fewer than two corners, or fewer frames than corners.
     """
     if not 2 <= len(corners) <= frames:
-        raise ScratchError(
+        raise UsageError(
             f"a path of {len(corners)} places and {frames} frames - it needs two places at least, and "
             "a frame for each",
-            exit_code=2,
         )
     lengths = (corners[1:] - corners[:-1]).norm(dim=1)
     steps = torch.ones_like(lengths)

@@ -8,8 +8,8 @@ from torch import Tensor
 from sd_scratch.mapping.adjustment import adjusted
 from sd_scratch.mapping.maps import Map, require_full_precision
 from sd_scratch.mapping.rendering import Rendering
-from sd_scratch.prompt import Prompt
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
 
 LAMBDA = 0.15
 UNITS = "grey levels, of 255"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Follow
 
 CROSS, SELF = "unet.*.attn2.probs", "unet.*.attn1.probs"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.image_noise import ImageNoise
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 
 def _nothing(pictures: int) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sd_scratch.mapping.maps import told_apart
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 PROBS = "text.encoder.layers.*.self_attn.probs"
 START, END, PADDING = "<start>", "<end>", "<padding>"

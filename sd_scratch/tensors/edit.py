@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.tapped import Rows
 from sd_scratch.tensors.taps import Call, Run, Steps, Taps, choose_steps
 from sd_scratch.tensors.words import Worded, WordKey, look_up
@@ -41,9 +41,8 @@ class At:
         for name in wanted:
             if name in self.axes:
                 return self.axes.index(name)
-        raise ScratchError(
+        raise UsageError(
             f"{self.name} has no axis '{wanted[0]}' - its axes are {', '.join(self.axes)}",
-            exit_code=2,
         )
 
     def positions(self, word: WordKey) -> list[list[int]]:
@@ -86,7 +85,7 @@ class Editor(AbstractContextManager[None]):
         self.names = taps.tensors(*self.globs)
         for name, info in self.names.items():
             if not info.editable:
-                raise ScratchError(f"{name} can only be seen: nothing is made from it", exit_code=2)
+                raise UsageError(f"{name} can only be seen: nothing is made from it")
         self.function = function
         self.steps = steps
         self.branch = branch or getattr(function, "default_branch", None)

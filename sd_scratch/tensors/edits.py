@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import At
 from sd_scratch.tensors.trace import Address, Trace
 from sd_scratch.tensors.words import WordKey
@@ -87,7 +87,7 @@ class Ablate(ReadyEdit):
 
     def __post_init__(self) -> None:
         if self.by not in ("zero", "mean", "resample"):
-            raise ScratchError(f"ablate by='{self.by}' - say zero, mean or resample", exit_code=2)
+            raise UsageError(f"ablate by='{self.by}' - say zero, mean or resample")
 
     @property
     def default_branch(self) -> str | None:
@@ -113,10 +113,9 @@ class Ablate(ReadyEdit):
             axis = at.axis(*SPREAD)
             return x.mean(dim=(axis, axis + 1) if at.axes[axis] == "height" else axis, keepdim=True)
         if x.shape[0] < 2:
-            raise ScratchError(
+            raise UsageError(
                 f"ablating {at.name} by resampling needs another picture in the batch - make two, or"
                 " patch it from a trace",
-                exit_code=2,
             )
         return x.roll(1, dims=0)
 
@@ -162,7 +161,7 @@ class ScaleWord(OfWords):
 
     def __post_init__(self) -> None:
         if self.origin not in ("zero", "empty"):
-            raise ScratchError(f"unknown origin '{self.origin}' - use zero or empty", exit_code=2)
+            raise UsageError(f"unknown origin '{self.origin}' - use zero or empty")
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
         base: Tensor | float = 0.0

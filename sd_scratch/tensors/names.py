@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
 
 ONCE = ("text", "vae")
@@ -173,7 +173,7 @@ def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, Te
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in table):
             near = ", ".join(nearest(glob, table))
-            raise ScratchError(f"no tensor is named '{glob}' - the nearest are {near}", exit_code=2)
+            raise UsageError(f"no tensor is named '{glob}' - the nearest are {near}")
     return {
         name: info for name, info in table.items() if any(fnmatchcase(name, glob) for glob in globs)
     }

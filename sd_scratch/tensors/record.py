@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverSteps, Words, bind
 from sd_scratch.tensors.tapped import Rows
@@ -57,7 +57,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         gradients: bool = False,
     ) -> None:
         if when not in ("before", "after"):
-            raise ScratchError(f"when='{when}' - say 'before' or 'after' the edits", exit_code=2)
+            raise UsageError(f"when='{when}' - say 'before' or 'after' the edits")
         chain = list(reduce) if isinstance(reduce, Sequence) else [reduce]
         if gradients and chain:
             raise ScratchError("gradients belong to whole tensors - record without reduce=")
@@ -114,10 +114,9 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if self._holds_run:
             raise ScratchError("this recording holds a run already - make one for each run")
         if self.branch and run.branches and self.branch not in run.branches:
-            raise ScratchError(
+            raise UsageError(
                 f"the run has no branch '{self.branch}', only {', '.join(run.branches)}"
                 " - another guidance scale needs both",
-                exit_code=2,
             )
         self._chosen = choose_steps(self._steps, run.calls)
         self._bind(run)
@@ -158,11 +157,10 @@ class Recorder(AbstractContextManager[Trace, bool]):
             branches = len(run.branches) if info.branched and self.branch is None else 1
             total += prod(x.shape) * (self.dtype or x.dtype).itemsize * steps * branches
         if total > self.budget:
-            raise ScratchError(
+            raise UsageError(
                 f"recording {len(self.names)} tensors of this run takes {show_bytes(total)}, more than"
                 f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer steps or one"
                 " branch, or raise the budget",
-                exit_code=2,
             )
 
     def _reduced(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -297,7 +295,7 @@ def budget_bytes(budget: str | int) -> int:
     try:
         return int(float(text.removesuffix(unit)) * UNITS.get(unit, 1))
     except (ValueError, OverflowError):
-        raise ScratchError(f"'{budget}' is no budget - write 2GB, or 500MB", exit_code=2) from None
+        raise UsageError(f"'{budget}' is no budget - write 2GB, or 500MB") from None
 
 
 def show_bytes(count: float) -> str:

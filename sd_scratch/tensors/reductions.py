@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.words import Prompts, Worded, WordKey, word_matrix
 
@@ -51,9 +51,8 @@ class Subject:
             if name in self.axes:
                 return self.axes.index(name)
         have = ", ".join(self.axes) or "unknown"
-        raise ScratchError(
+        raise UsageError(
             f"{self.info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}",
-            exit_code=2,
         )
 
     def size(self, axis: str) -> int:
@@ -88,9 +87,8 @@ class Pick:
     def bind(self, subject: Subject) -> Bound:
         i, size = subject.axis(self.axis), subject.size(self.axis)
         if not all(-size <= place < size for place in self.places):
-            raise ScratchError(
+            raise UsageError(
                 f"{subject.info.name} has {size} places along '{self.axis}', not all of {self.places}",
-                exit_code=2,
             )
         index = torch.tensor([place % size for place in self.places], device=subject.device)
         return Bound(lambda x: x.index_select(i, index), subject.axes, self.axis != "query")
@@ -106,10 +104,9 @@ class Words:
     def bind(self, subject: Subject) -> Bound:
         i, tokens, prompts = subject.axis("token"), subject.size("token"), subject.prompts
         if not prompts:
-            raise ScratchError(
+            raise UsageError(
                 f"the words of {subject.info.name} cannot be told without a prompt - record one"
                 " branch, 'cond', during a run",
-                exit_code=2,
             )
         matrix = torch.stack([word_matrix(p, self.words, tokens, self.mean) for p in prompts])
         between = [1] * (len(subject.axes) - 3)
@@ -146,9 +143,7 @@ def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Ten
     """True for the cells whose centres lie in the box: ``[h, w]``; never empty."""
     top, left, bottom, right = box
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-        raise ScratchError(
-            f"{box} is no area - give top, left, bottom and right, each from 0 to 1", exit_code=2
-        )
+        raise UsageError(f"{box} is no area - give top, left, bottom and right, each from 0 to 1")
     rows, columns = ((torch.arange(n) + 0.5) / n for n in hw)
     mask = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
     if not mask.any():

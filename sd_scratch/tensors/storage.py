@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 
 MANIFEST = "manifest.json"
@@ -77,7 +77,7 @@ def opened(path: Path) -> Iterator[Any]:
 def check_new_folder(folder: Path) -> None:
     """Raise ScratchError where something is there already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScratchError(f"{folder} is there already - name a new folder", exit_code=2)
+        raise UsageError(f"{folder} is there already - name a new folder")
 
 
 def write_folder(
@@ -132,7 +132,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise damaged(path, "it is far too large")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise ScratchError(f"{folder} is no trace - it has no {MANIFEST}", exit_code=2) from None
+        raise UsageError(f"{folder} is no trace - it has no {MANIFEST}") from None
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no JSON, {error}") from None
     if not isinstance(manifest, dict):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo, match, survey, uncompiled
 from sd_scratch.tensors.tapped import Listener, Probe, Tapped
 from sd_scratch.tensors.words import Prompts
@@ -96,7 +96,7 @@ def choose_steps(steps: Steps, calls: int | None) -> Container[int]:
     wanted = [steps] if isinstance(steps, int) else list(steps)
     for step in wanted:
         if not -total <= step < total:
-            raise ScratchError(f"there is no step {step}, the run has {calls}", exit_code=2)
+            raise UsageError(f"there is no step {step}, the run has {calls}")
     return {step % total for step in wanted}
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import nearest
 from sd_scratch.tensors.storage import (
     MANIFEST,
@@ -45,7 +45,7 @@ class Address(NamedTuple):
         rest, _, branch = text.partition(":")
         name, _, step = rest.partition("@")
         if step and not step.isdecimal():
-            raise ScratchError(f"'{text}' is no address - write name@step:branch", exit_code=2)
+            raise UsageError(f"'{text}' is no address - write name@step:branch")
         return cls(name, int(step) if step else None, branch)
 
 
@@ -238,7 +238,7 @@ class Trace:
         found = [address for address in values if address.name == wanted.name]
         if not found:
             near = ", ".join(nearest(wanted.name, self.names)) or "nothing was"
-            raise ScratchError(f"'{wanted.name}' was not recorded - nearest: {near}", exit_code=2)
+            raise UsageError(f"'{wanted.name}' was not recorded - nearest: {near}")
         steps = sorted({a.step for a in found}, key=lambda step: -1 if step is None else step)
         branches = list(dict.fromkeys(a.branch for a in found))
         if wanted.step is not None:
@@ -249,7 +249,7 @@ class Trace:
         for address in (address for row in grid for address in row):
             if address not in values:
                 have = ", ".join(str(a) for a in found[:4])
-                raise ScratchError(f"'{address}' was not recorded - there is {have}", exit_code=2)
+                raise UsageError(f"'{address}' was not recorded - there is {have}")
 
         kept = self.kept[wanted.name]
         axes, rows = kept.axes, [[values[address] for address in row] for row in grid]

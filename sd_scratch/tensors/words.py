@@ -18,7 +18,7 @@ class Spelled(Protocol):
 
 
 class Worded(Protocol):
-    """A prompt: see `sd_scratch.prompt.Prompt`."""
+    """A prompt: see `sd_scratch.pipeline.prompt.Prompt`."""
 
     @property
     def text(self) -> str: ...

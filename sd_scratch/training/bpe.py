@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.text_cleaning import clean
-from sd_scratch.tokenizer import CHUNKS
-from sd_scratch.vocabulary import BYTE_SYMBOLS, END_OF_WORD, Merges
+from sd_scratch.text.cleaning import clean
+from sd_scratch.text.tokenizer import CHUNKS
+from sd_scratch.text.vocabulary import BYTE_SYMBOLS, END_OF_WORD, Merges
 
 FIXED_TOKENS = 2 * len(BYTE_SYMBOLS) + 2
 

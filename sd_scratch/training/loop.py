@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
@@ -208,10 +208,9 @@ def _start(run: Run, resume: bool) -> None:
     if state is None:
         return
     if not resume:
-        raise ScratchError(
+        raise UsageError(
             f"{run.folder} holds a run at step {state.step} - it would be overwritten"
             " - add --resume to go on with it, or name another folder",
-            exit_code=2,
         )
     run.restore(state)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 
 PATTERN = "state-*.pt"
@@ -82,8 +82,7 @@ def check_settings(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
         if saved.get(key) != asked.get(key)
     ]
     if differences:
-        raise ScratchError(
+        raise UsageError(
             f"cannot resume {folder} - {'; '.join(differences)}"
             " - use the same settings, or train into another folder",
-            exit_code=2,
         )

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.stop import Stop
 
 CPU = torch.device("cpu")
@@ -42,10 +42,9 @@ class Team:
     def check_batch(self, batch: int) -> None:
         """Raise `ScratchError` unless all processes get equally many rows."""
         if batch % self.size:
-            raise ScratchError(
+            raise UsageError(
                 f"a batch of {batch} cannot be shared by {self.size} processes"
                 " - start a number of them that divides it",
-                exit_code=2,
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -139,4 +138,4 @@ def _check(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ScratchError(f"device {device!r} cannot be used ({reason})", exit_code=2) from None
+        raise UsageError(f"device {device!r} cannot be used ({reason})") from None

@@ -28,7 +28,7 @@ from sd_scratch.checkpoints.family import family
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.sniff import HEADER_LIMIT
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from tests.checkpoints import (
     assert_same_weights,
     edit_json,
@@ -70,11 +70,11 @@ def single(saved: Path, tmp_path: Path) -> Path:
     return shutil.copy(saved / "model.safetensors", tmp_path / "model.safetensors")
 
 
-def refusal(source: Path | str, exit_code: int = 1, **options: object) -> str:
+def refusal(source: Path | str, kind: type[ScratchError] = ScratchError, **options: object) -> str:
     """The one line with which a source is refused."""
     with pytest.raises(ScratchError) as caught:
         load_components(source, **options)
-    assert caught.value.exit_code == exit_code
+    assert type(caught.value) is kind
     line = str(caught.value)
     assert "\n" not in line
     assert line.isprintable()
@@ -87,14 +87,14 @@ def refusal(source: Path | str, exit_code: int = 1, **options: object) -> str:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "dreams.safetensors").touch()
-    line = refusal(tmp_path / "dream.safetensors", exit_code=2)
+    line = refusal(tmp_path / "dream.safetensors", kind=UsageError)
     assert line.startswith(f"{tmp_path}/dream.safetensors - no such model; looked for ")
     assert f"did you mean {tmp_path}/dreams.safetensors?" in line
 
 
 def test_a_name_that_is_nearly_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    line = refusal("sd-15", exit_code=2)
+    line = refusal("sd-15", kind=UsageError)
     assert f"looked for {tmp_path}/sd-15 and in " in line
     assert "did you mean sd15?" in line
 
@@ -103,7 +103,7 @@ def test_a_name_that_is_like_nothing_lists_the_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = refusal("qqqqqq", exit_code=2)
+    line = refusal("qqqqqq", kind=UsageError)
     assert "the models by name are " + ", ".join([*list_shipped(), "sd15"]) in line
 
 

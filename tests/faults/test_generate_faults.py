@@ -16,9 +16,9 @@ from sd_scratch import files
 from sd_scratch.checkpoints import build, save_folder
 from sd_scratch.cli import load, main
 from sd_scratch.config import TINY
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.png import encode_png, read_recipe
-from sd_scratch.recipe import Recipe
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 from tests.tiny import tiny_components
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
@@ -382,7 +382,7 @@ def test_ctrl_c_twice_stops_at_once(generate, monkeypatch, capsys) -> None:
 
 
 def stranger(recipe: Recipe) -> str:
-    Path("theirs.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
+    Path("theirs.png").write_bytes(encode_picture(Image.new("RGB", (8, 8)), recipe))
     return "theirs.png"
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_scratch.checkpoints.clip import load_clip
+from sd_scratch.checkpoints.clip import load_clip, prepare
 from sd_scratch.config import ClipConfig
 from sd_scratch.errors import ScratchError
-from sd_scratch.mapping.clip_score import clip_scores, prepare
+from sd_scratch.mapping.clip_score import clip_scores
 from sd_scratch.networks.image_encoder import Clip
 from tests.lively import liven
 

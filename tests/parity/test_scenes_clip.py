@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_scratch.checkpoints.clip import ClipModel, load_clip, save_clip
+from sd_scratch.checkpoints.clip import ClipModel, load_clip, prepare, save_clip
 from sd_scratch.config import SCENES_CLIP
-from sd_scratch.mapping.clip_score import clip_scores, prepare
+from sd_scratch.mapping.clip_score import clip_scores
 from sd_scratch.networks.image_encoder import Clip
-from sd_scratch.tokenizer import Tokenizer
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.graph import sample_scene
-from sd_scratch.training.scenes.render import render
+from sd_scratch.scenes.captions import full_caption
+from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.render import render
+from sd_scratch.text.tokenizer import Tokenizer
 from tests.lively import liven
 
 transformers = pytest.importorskip("transformers")

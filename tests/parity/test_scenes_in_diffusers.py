@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 
 import sd_scratch as sd
 from sd_scratch.checkpoints.shipped import shipped_model
-from sd_scratch.training.scenes import oracle
+from sd_scratch.scenes import oracle
 
 PROMPTS = ("a large red star on a blue background", "a medium green circle on a white background")
 

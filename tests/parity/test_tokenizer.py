@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sd_scratch.tokenizer import Tokenizer
-from sd_scratch.vocabulary import number_tokens
+from sd_scratch.text.tokenizer import Tokenizer
+from sd_scratch.text.vocabulary import number_tokens
 
 # What OpenAI's code makes of prompts that are hard on a tokenizer.
 TORTURE = [

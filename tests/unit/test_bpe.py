@@ -3,11 +3,11 @@
 import pytest
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.scenes.captions import corpus
+from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES
+from sd_scratch.text.tokenizer import Tokenizer
+from sd_scratch.text.vocabulary import number_tokens
 from sd_scratch.training.bpe import FIXED_TOKENS, train_merges
-from sd_scratch.training.scenes.captions import corpus
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES
-from sd_scratch.vocabulary import number_tokens
 
 
 def test_the_most_frequent_pair_first_and_ties_in_alphabetical_order() -> None:

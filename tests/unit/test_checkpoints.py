@@ -25,7 +25,7 @@ from sd_scratch.checkpoints.load import read_layout
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.config import TINY
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from tests.checkpoints import assert_same_weights, edit_json, rewrite
 from tests.tiny import tiny_components
 
@@ -133,7 +133,7 @@ def test_saving_over_a_model_leaves_no_file_of_the_old_one(
     changed.unet.conv_in.bias.data += 1
     with pytest.raises(ScratchError, match="holds a model already") as caught:
         save_folder(changed, tmp_path)
-    assert caught.value.exit_code == 2
+    assert isinstance(caught.value, UsageError)
     save_folder(changed, tmp_path, overwrite=True)
     assert_same_weights(load_components(tmp_path), changed)
     assert not list(tmp_path.rglob("*-of-*"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sd_scratch.cli import COMMANDS, doctor, main
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +68,7 @@ def test_underscores_stand_for_dashes(capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_error_is_one_line_and_its_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_raising(ScratchError("a\nb", exit_code=2), monkeypatch) == 2
+    assert run_raising(UsageError("a\nb"), monkeypatch) == 2
     assert capsys.readouterr().err == "error: a b\n"
     assert run_raising(ScratchError("a"), monkeypatch) == 1
 

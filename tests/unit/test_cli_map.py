@@ -20,7 +20,7 @@ from sd_scratch.cli.map.keys import named
 from sd_scratch.cli.map.move import reached
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.networks.image_encoder import Clip
-from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.lively import liven
 from tests.tiny import tiny_components
 

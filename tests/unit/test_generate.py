@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import sd_scratch
 from sd_scratch.cli import main
 from sd_scratch.cli.generate import is_plain
-from sd_scratch.png import encode_png, read_recipe
-from sd_scratch.recipe import Recipe
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
 
@@ -132,7 +132,7 @@ def test_from_image_of_a1111(generate, capsys) -> None:
 
 def test_an_image_of_other_weights_is_told(generate, capsys) -> None:
     recipe = Recipe(prompt="a", seed=1, steps=1, width=32, height=32, model_hash="0123456789")
-    Path("a.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
+    Path("a.png").write_bytes(encode_picture(Image.new("RGB", (8, 8)), recipe))
     assert generate("--from-image", "a.png", "-o", "b.png") == 0
     assert "hash 0123456789, and tiny has" in capsys.readouterr().err
 

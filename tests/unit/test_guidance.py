@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sd_scratch.diffusion.guidance import guide
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 UNCOND, COND = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +31,7 @@ def test_more_guidance_goes_towards_the_text() -> None:
 def test_a_scale_that_is_no_number_is_bad_usage(scale: float) -> None:
     with pytest.raises(ScratchError) as error:
         guide(UNCOND, COND, scale)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 def test_inputs_are_left_alone() -> None:

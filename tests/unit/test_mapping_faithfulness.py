@@ -30,7 +30,7 @@ from sd_scratch.mapping.faithfulness.cases import BACKGROUND, NOUN, Slot, said, 
 from sd_scratch.mapping.faithfulness.checks import PARTS, check_pictures, cut, randomise
 from sd_scratch.mapping.faithfulness.maps import baselines, measured_pictures
 from sd_scratch.mapping.faithfulness.scores import COLUMNS, against_mask, own_object
-from sd_scratch.training.scenes.render import render
+from sd_scratch.scenes.render import render
 from tests.tiny import tiny_components, tiny_model
 
 SETTINGS = {"sampler": "ddim", "steps": 2, "guidance": 3.0}

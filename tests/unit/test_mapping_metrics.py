@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.mapping.metrics import (
     average_precision,
     best_iou,
@@ -239,7 +239,7 @@ def test_settings_out_of_range_are_bad_usage(mask: Tensor) -> None:
     ):
         with pytest.raises(ScratchError) as error:
             wrong()
-        assert error.value.exit_code == 2
+        assert isinstance(error.value, UsageError)
 
 
 def test_no_argument_is_changed(mask: Tensor) -> None:

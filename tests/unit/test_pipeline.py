@@ -5,7 +5,7 @@ import torch
 
 from sd_scratch.config import TINY
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from tests.tiny import tiny_model
 
 
@@ -105,7 +105,7 @@ def test_other_sizes_are_refused_with_the_nearest(model, side, nearest):
         ScratchError, match=f"not a positive multiple of 4 - use {nearest}$"
     ) as error:
         model.noise(1, width=side)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 def test_latents_that_are_not_finite_stop_the_run(model):
@@ -148,7 +148,7 @@ def test_an_inpainting_unet_is_refused_by_name():
     model = tiny_model(replace(TINY, unet=replace(TINY.unet, in_channels=9)))
     with pytest.raises(ScratchError, match="inpainting checkpoint") as error:
         model.generate("a cat", model.noise(1))
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 def test_an_unknown_sampler_and_unknown_options(model):

@@ -16,7 +16,7 @@ from sd_scratch.checkpoints.pixel_model import (
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.classifier import Classifier
-from sd_scratch.pixel_diffusion import PixelDiffusion
+from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from tests.digits import BETTER, JUDGE, PAPER_TINY, lively
 
 CLASSES, SEEDS = [0, 7, None], [1, 2, 3]

@@ -13,7 +13,7 @@ from sd_scratch.checkpoints.pixel_model import (
 )
 from sd_scratch.config import ClassifierConfig
 from sd_scratch.errors import ScratchError
-from sd_scratch.pixel_diffusion import PixelDiffusion
+from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.loop import Budget, Run
 from sd_scratch.training.pixels.evaluate import (
     frechet_distance,

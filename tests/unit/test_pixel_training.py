@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sd_scratch.checkpoints.pixel_model import load_pixel_model
-from sd_scratch.errors import ScratchError
-from sd_scratch.pixel_diffusion import PixelDiffusion
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training import state as state_module
 from sd_scratch.training.journal import read_journal
 from sd_scratch.training.loop import Budget, Run
@@ -155,7 +155,7 @@ def test_another_configuration_is_not_resumed_and_the_difference_is_shown(tmp_pa
     other = replace(BETTER, p_no_class=0.2, train=replace(BETTER.train, lr=1.0))
     with pytest.raises(ScratchError, match=r"lr was 0.002 and is now 1.0; p_no_class was 0.1") as e:
         train_for(other, tmp_path, 2, resume=True)
-    assert e.value.exit_code == 2
+    assert isinstance(e.value, UsageError)
     with pytest.raises(ScratchError, match="add --resume"):
         train_for(BETTER, tmp_path, 2)
 

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.png import TEXT_LIMIT, encode_png, read_recipe
-from sd_scratch.recipe import Recipe
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.pictures.png import TEXT_LIMIT, encode_png
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 RECIPE = Recipe(prompt="naïve 漢字", seed=5, steps=2, model="tiny")
 
@@ -42,7 +43,7 @@ def with_chunk(path: Path, kind: bytes, body: bytes) -> Path:
 
 def test_the_recipe_comes_back_and_the_pixels_are_untouched(tmp_path: Path) -> None:
     original = picture()
-    path = saved(tmp_path / "a.png", encode_png(original, RECIPE))
+    path = saved(tmp_path / "a.png", encode_picture(original, RECIPE))
     assert read_recipe(path) == (RECIPE, ())
     with Image.open(path) as read:
         assert read.tobytes() == original.tobytes()
@@ -71,7 +72,7 @@ def test_our_own_text_comes_first(tmp_path: Path) -> None:
 
 
 def test_text_too_long_to_be_read_is_not_written(caplog: pytest.LogCaptureFixture) -> None:
-    with Image.open(io.BytesIO(encode_png(picture(), Recipe(prompt="x" * TEXT_LIMIT)))) as read:
+    with Image.open(io.BytesIO(encode_picture(picture(), Recipe(prompt="x" * TEXT_LIMIT)))) as read:
         assert read.info == {}
     assert "too long" in caplog.text
 
@@ -101,13 +102,13 @@ def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_wrong_checksum_is_told(tmp_path: Path) -> None:
-    data = encode_png(picture(), RECIPE).replace(b'"seed": 5', b'"seed": 6')
+    data = encode_picture(picture(), RECIPE).replace(b'"seed": 5', b'"seed": 6')
     with pytest.raises(ScratchError, match="checksum"):
         read_recipe(saved(tmp_path / "a.png", data))
 
 
 def test_a_file_cut_off_anywhere_is_told(tmp_path: Path) -> None:
-    data = encode_png(picture(), RECIPE)
+    data = encode_picture(picture(), RECIPE)
     for length in (0, 4, 8, 12, 20, 60, 200, len(data) - 12, len(data) - 5):
         with pytest.raises(ScratchError, match="not a PNG|cut off|damaged"):
             read_recipe(saved(tmp_path / "a.png", data[:length]))
@@ -118,7 +119,7 @@ def test_what_is_no_png_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "a.jpg", saved(tmp_path / "b.png", b"<html>")):
         with pytest.raises(ScratchError, match="not a PNG file") as caught:
             read_recipe(path)
-        assert caught.value.exit_code == 2
+        assert isinstance(caught.value, UsageError)
     with pytest.raises(ScratchError, match="cannot be read"):
         read_recipe(tmp_path / "missing.png")
     with pytest.raises(ScratchError, match="cannot be read"):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from tests.tiny import tiny_model
 
 
@@ -38,7 +38,7 @@ def test_words_are_found_by_their_text_and_number(model):
 def test_a_word_that_cannot_be_told(model, word, nth, message):
     with pytest.raises(ScratchError, match=message) as error:
         model.prompt("a cat and a cat").word(word, nth)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 def test_a_word_beyond_the_last_token_is_said_to_be_cut(model):

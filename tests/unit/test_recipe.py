@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 
 WHOLE = Recipe(
     prompt="a red circle, by hand\nand 漢字 🎨",

@@ -8,7 +8,7 @@ import torch
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.samplers import SAMPLERS, get_sampler
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from tests.denoisers import Recorder, gaussian
 
 
@@ -38,7 +38,7 @@ def test_options_are_the_keyword_only_arguments() -> None:
 def test_an_unknown_sampler_is_answered_with_a_guess_and_the_list(typed: str, meant: str) -> None:
     with pytest.raises(ScratchError, match=f"did you mean {meant}\\?") as error:
         get_sampler(typed)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
     assert all(name in str(error.value) for name in SAMPLERS)
     with pytest.raises(ScratchError) as error:
         get_sampler("zzz")
@@ -64,7 +64,7 @@ def test_bad_options_are_bad_usage(name: str, options: dict[str, object], messag
     model = Recorder(gaussian(schedule, 0.0, 1.0))
     with pytest.raises(ScratchError, match=message) as error:
         next(SAMPLERS[name].run(model, noise, schedule, 10, noise.clone, **options))
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
     assert model.timesteps == []
 
 

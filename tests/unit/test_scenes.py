@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.captions import (
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.captions import (
     NUMBERS,
     PHRASES,
     PREFIXES,
@@ -20,7 +20,7 @@ from sd_scratch.training.scenes.captions import (
     place_phrases,
     plural,
 )
-from sd_scratch.training.scenes.graph import (
+from sd_scratch.scenes.graph import (
     COLOURS,
     INVERSE,
     KINDS,
@@ -38,7 +38,7 @@ from sd_scratch.training.scenes.graph import (
     relation_of,
     sample_scene,
 )
-from sd_scratch.training.scenes.render import DISTANCES, coverage, render
+from sd_scratch.scenes.render import DISTANCES, coverage, render
 
 SYNONYM_OF = {word: name for name, words in SYNONYMS.items() for word in words}
 

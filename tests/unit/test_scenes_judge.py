@@ -9,9 +9,11 @@ import torch
 from sd_scratch.checkpoints import load_components
 from sd_scratch.checkpoints.pixel_model import build_classifier, load_classifier
 from sd_scratch.cli import main
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES
+from sd_scratch.scenes.render import render
 from sd_scratch.training.loop import Budget, Run, TrainConfig, train
-from sd_scratch.training.scenes import judge, oracle
-from sd_scratch.training.scenes.graph import COLOURS, SHAPES, SIZES
+from sd_scratch.training.scenes import judge
 from sd_scratch.training.scenes.judge import (
     ATTRIBUTES,
     JUDGE,
@@ -22,7 +24,6 @@ from sd_scratch.training.scenes.judge import (
     one_object_scenes,
     read_by_rule,
 )
-from sd_scratch.training.scenes.render import render
 from sd_scratch.training.scenes.train import train_scenes
 from sd_scratch.training.state import load_state
 

@@ -17,13 +17,14 @@ from torch import Tensor
 from sd_scratch.checkpoints.clip import ClipModel, list_clips, load_clip
 from sd_scratch.cli import main
 from sd_scratch.networks.image_encoder import Clip
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.scenes.captions import full_caption
+from sd_scratch.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, sample_scene
+from sd_scratch.scenes.render import render
+from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.journal import read_journal
 from sd_scratch.training.loop import Budget, Run, TrainConfig, train
 from sd_scratch.training.scenes import pair, pair_evaluation
 from sd_scratch.training.scenes.augment import Wear, draw_wear, worsen
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, sample_scene
 from sd_scratch.training.scenes.lessons import (
     ABSENT,
     FACT_ANSWERS,
@@ -43,7 +44,6 @@ from sd_scratch.training.scenes.pair import (
     token_ids,
 )
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
-from sd_scratch.training.scenes.render import render
 from sd_scratch.training.scenes.train import train_scenes
 from sd_scratch.training.state import load_state
 from tests.lively import liven

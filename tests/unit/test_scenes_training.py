@@ -13,20 +13,20 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.tokenizer import Tokenizer
-from sd_scratch.training.loop import Budget, Run, Task, TrainConfig
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.evaluate import (
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.captions import full_caption
+from sd_scratch.scenes.evaluate import (
     PARTS,
     evaluate_scenes,
     make_checks,
     sample_prompts,
     score,
 )
-from sd_scratch.training.scenes.graph import sample_scene
+from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.render import render
+from sd_scratch.text.tokenizer import Tokenizer
+from sd_scratch.training.loop import Budget, Run, Task, TrainConfig
 from sd_scratch.training.scenes.latents import Latents, cached_latents
-from sd_scratch.training.scenes.render import render
 from sd_scratch.training.scenes.train import export_scenes, make_tokenizer, train_scenes
 from sd_scratch.training.scenes.unet import P_EMPTY, UNetTask
 from sd_scratch.training.scenes.vae import LOGVAR_START, VaeTask, measure_scale, psnr, start_narrow

@@ -7,7 +7,7 @@ import torch
 
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 SD = ScheduleConfig()
 SPACINGS = ("leading", "linspace", "trailing")
@@ -86,7 +86,7 @@ def test_one_step_starts_where_the_noise_is(spacing: str) -> None:
 def test_impossible_numbers_of_steps_are_bad_usage(steps: int) -> None:
     with pytest.raises(ScratchError, match="from 1 to 1000") as error:
         Schedule(SD).timesteps(steps)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from sd_scratch.checkpoints.pixel_model import list_pixel_models
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.cli import main
-from sd_scratch.pixel_diffusion import load_pixels
+from sd_scratch.pipeline.pixel_diffusion import load_pixels
 
 MNIST, FASHION, CIFAR = "ddpm-mnist", "ddpm-fashion-mnist", "ddpm-cifar10"
 MODELS = [MNIST, FASHION, CIFAR]

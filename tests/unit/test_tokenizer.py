@@ -6,8 +6,8 @@ from pathlib import Path
 import ftfy
 import pytest
 
-from sd_scratch.text_cleaning import clean
-from sd_scratch.tokenizer import (
+from sd_scratch.text.cleaning import clean
+from sd_scratch.text.tokenizer import (
     CACHED_WORDS,
     LONGEST_CACHED,
     Encoding,
@@ -15,7 +15,7 @@ from sd_scratch.tokenizer import (
     Tokenizer,
     merge_symbols,
 )
-from sd_scratch.vocabulary import END, START, number_tokens
+from sd_scratch.text.vocabulary import END, START, number_tokens
 
 CLIP = Tokenizer.clip()
 START_ID, END_ID = 49406, 49407

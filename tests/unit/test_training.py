@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
 from sd_scratch.training import state as state_module
 from sd_scratch.training.ema import Ema
@@ -93,7 +93,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     train(Line(), CONFIG, Budget(steps=2), tmp_path)
     with pytest.raises(ScratchError, match=r"at step 2 .* --resume") as error:
         train(Line(), CONFIG, Budget(steps=2), tmp_path)
-    assert error.value.exit_code == 2
+    assert isinstance(error.value, UsageError)
 
 
 def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sd_scratch.cli.bench.rows import Row, row
 from sd_scratch.cli.bench.subjects import Theirs
 from sd_scratch.cli.load import compile_unet
-from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 Call = Callable[[], Tensor]
 

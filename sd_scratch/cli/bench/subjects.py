@@ -15,8 +15,8 @@ from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_json, unet_json
 from sd_scratch.checkpoints.load import read_layout
 from sd_scratch.config import SD15, TINY, ModelConfig
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from sd_scratch.cli.bench.rows import Row, row
 from sd_scratch.cli.bench.subjects import Theirs, random_components
 from sd_scratch.config import SCENES
 from sd_scratch.networks import layers, unet
-from sd_scratch.pipeline import StableDiffusion
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Recorder, heads
 
 CROSS = "unet.*.attn2.probs"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.map.options import add_model
 from sd_scratch.cli.options import integer, number, seed
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, SEED, STEPS
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> None:
     scenes = args.scenes or (QUICK_SCENES if args.quick else SCENES)
     checks = (QUICK_CHECKS if args.quick else CHECKS) if args.checks is None else args.checks
     if args.resume and args.output is None:
-        raise ScratchError("--resume needs a folder of its own - name it with -o", exit_code=2)
+        raise UsageError("--resume needs a folder of its own - name it with -o")
     cases = make_cases(scenes, args.seed if args.seed >= 0 else 0)
     args.prompt = cases[0].prompt
     session = Session(args)
     session.require_full_precision()
     if (session.recipe.seed or 0) + scenes - 1 > SEED[1]:
-        raise ScratchError("the last scene's seed would exceed 2^64-1 - choose a smaller one", exit_code=2)  # fmt: skip
+        raise UsageError("the last scene's seed would exceed 2^64-1 - choose a smaller one")  # fmt: skip
     cases = make_cases(scenes, session.recipe.seed or 0)
     for case in cases:
         prompt = session.read(case.prompt)
@@ -106,9 +106,7 @@ def run(args: argparse.Namespace) -> None:
         batches = Batches(session.model, session.settings, size, bar.update)
         weights = session.recipe.model_hash or ""
         if state["scenes"] and state["weights"] != weights:
-            raise ScratchError(
-                f"{results.folder} was made with other weights - take another folder", exit_code=2
-            )
+            raise UsageError(f"{results.folder} was made with other weights - take another folder")
         state["weights"] = weights
         for some, part in zip(parts(missing), examine(batches, missing, checks), strict=True):
             if not state["scenes"]:
@@ -139,10 +137,9 @@ def read_state(path: Path, mark: str) -> dict[str, Any]:
         return empty_state(mark)
     state = read_json(path, STATE_LIMIT)
     if set(state) != set(empty_state(mark)) or state["settings"] != mark:
-        raise ScratchError(
+        raise UsageError(
             f"{path} was made with other settings - use those of the run that is to go on, or "
             "another folder",
-            exit_code=2,
         )
     return state
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}  # after ESC [ or ESC O
 WINDOWS_ARROWS = {"H": "up", "P": "down", "M": "right", "K": "left"}  # after NUL or \xe0
@@ -16,7 +16,7 @@ def read_keys() -> Iterator[str]:
     Raises ScratchError (bad usage) where standard input is no terminal.
     """
     if not sys.stdin.isatty():
-        raise ScratchError("--interactive needs a terminal to read keys from", exit_code=2)
+        raise UsageError("--interactive needs a terminal to read keys from")
     if sys.platform == "win32":
         import msvcrt
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_run, texts
 from sd_scratch.cli.options import integer, number
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,11 +68,9 @@ def run(args: argparse.Namespace) -> None:
     check_count(len(set(args.prompt)), args.components)
     path = read_path(args.path or [str(i + 1) for i in range(len(args.prompt))], len(args.prompt))
     if not args.interactive and len(path) > args.frames:
-        raise ScratchError(
-            f"--frames {args.frames} are too few for {len(path)} places", exit_code=2
-        )
+        raise UsageError(f"--frames {args.frames} are too few for {len(path)} places")
     if args.interactive and not sys.stdin.isatty():
-        raise ScratchError("--interactive needs a terminal to read keys from", exit_code=2)
+        raise UsageError("--interactive needs a terminal to read keys from")
     results = Results(args.output, "move", overwrite=args.overwrite)
     plane = make_plane([session.encode(text) for text in args.prompt], args.components)
     visit = by_keys if args.interactive else along
@@ -88,13 +86,13 @@ def read_path(places: Sequence[str], landmarks: int) -> list[int | tuple[float, 
         try:
             path.append((float(x), float(y)) if colon else int(x) - 1)
         except ValueError:
-            raise ScratchError(
-                f"--path: '{place}' is no place - write a landmark's number, or X:Y", exit_code=2
+            raise UsageError(
+                f"--path: '{place}' is no place - write a landmark's number, or X:Y"
             ) from None
         if not colon and not 0 <= int(x) - 1 < landmarks:
-            raise ScratchError(f"--path: there is no landmark {x}, of {landmarks}", exit_code=2)
+            raise UsageError(f"--path: there is no landmark {x}, of {landmarks}")
     if len(path) < 2:
-        raise ScratchError("--path needs two places at least, such as 1,2", exit_code=2)
+        raise UsageError("--path needs two places at least, such as 1,2")
     return path
 
 
@@ -152,9 +150,9 @@ def save(
     places: list[list[float]],
     pictures: "list[Image.Image]",
 ) -> None:
-    from sd_scratch.gif import encode_gif
     from sd_scratch.mapping.charts import plane_chart
     from sd_scratch.mapping.drawing import Cell, sheet
+    from sd_scratch.pictures.gif import encode_gif
 
     labels = [prompt.text for prompt in plane.landmarks]
     explained = plane.components.explained.tolist()

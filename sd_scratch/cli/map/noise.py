@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_run
 from sd_scratch.cli.options import integer
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
     shared = args.resume or processes > 1
     if shared and args.output is None:
         how = "--resume" if args.resume else "a run of several processes"
-        raise ScratchError(f"{how} needs a folder of its own - name it with -o", exit_code=2)
+        raise UsageError(f"{how} needs a folder of its own - name it with -o")
     session = Session(args)
     args.clip = args.clip or CLIP_OF.get(session.layout.config.name, DEFAULT_CLIP)
     if len(set(args.prompt)) < len(args.prompt):
-        raise ScratchError("a prompt was given twice", exit_code=2)
+        raise UsageError("a prompt was given twice")
     for text in args.prompt:
         session.words(text, [])
     results = Results(args.output, "noise", overwrite=args.overwrite or shared)
@@ -154,10 +154,9 @@ def read_state(path: Path, mark: str) -> State:
     read_header(path)
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("settings") != mark:
-            raise ScratchError(
+            raise UsageError(
                 f"{path} was made with other settings - use those of settings.json beside it, or "
                 "another folder",
-                exit_code=2,
             )
         seeds = file.get_tensor("seeds").tolist()
         moments = Moments(len(seeds), file.get_tensor("mean"), file.get_tensor("squares"))

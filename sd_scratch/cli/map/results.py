@@ -13,11 +13,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 import sd_scratch
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import check_target, write_file
 from sd_scratch.mapping.maps import Map
-from sd_scratch.png import encode_png
-from sd_scratch.recipe import Recipe
+from sd_scratch.pictures.png import encode_png
+from sd_scratch.pipeline.recipe import Recipe
 
 SETTINGS = "settings.json"
 DEFAULT = Path("out")
@@ -36,10 +36,9 @@ class Results:
         self.files: list[str] = []
         self._folder = folder
         if folder is not None and (folder / SETTINGS).exists() and not overwrite:
-            raise ScratchError(
+            raise UsageError(
                 f"{folder} holds results already - nothing was made - give --overwrite, or another "
                 "folder",
-                exit_code=2,
             )
         check_target((folder or DEFAULT) / SETTINGS)
 

@@ -17,15 +17,15 @@ from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.diffusion.samplers import get_sampler
-from sd_scratch.errors import ScratchError
-from sd_scratch.image_noise import ImageNoise
+from sd_scratch.errors import UsageError
 from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
-from sd_scratch.recipe import Recipe
-from sd_scratch.text_cleaning import check_text
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.text.cleaning import check_text
+from sd_scratch.text.tokenizer import Word
 
 BATCH, SMALL = 8, 128 * 128  # pictures at a time, where one has no more pixels than that
 
@@ -81,7 +81,7 @@ class Session:
         """
         prompt = self.read(text)
         if not names and not prompt.words:
-            raise ScratchError("the prompt has no words to map", exit_code=2)
+            raise UsageError("the prompt has no words to map")
         return [find_word(prompt, name) for name in names] or list(prompt.words)
 
     def encode(self, text: str) -> Prompt:
@@ -148,7 +148,7 @@ def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
     """The places that are meant, all of them without any; ScratchError for one that is not there."""
     for place in places:
         if place >= count:
-            raise ScratchError(f"there is no {what} {place}, only 0 to {count - 1}", exit_code=2)
+            raise UsageError(f"there is no {what} {place}, only 0 to {count - 1}")
     return list(places) or list(range(count))
 
 

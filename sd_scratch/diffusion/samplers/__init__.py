@@ -20,7 +20,7 @@ from sd_scratch.diffusion.samplers.lms import lms
 from sd_scratch.diffusion.samplers.pndm import pndm
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, walk
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 __all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "Steps", "get_sampler", "walk"]
 
@@ -51,17 +51,16 @@ class Sampler:
     ) -> Steps:
         """The sampler's steps, lazily; the arguments are those of every sampler function.
 
-        Raises `ScratchError` (exit 2), at once for an unknown option or a bad number of steps, and
+        Raises `UsageError`, at once for an unknown option or a bad number of steps, and
         with the first step for an option's bad value.
         """
         schedule.check_steps(steps)
         for option in options:
             if option not in self.options:
                 hint = _did_you_mean(option, {known: known for known in self.options})
-                raise ScratchError(
+                raise UsageError(
                     f"sampler {self.name} has no option {option!r}{hint}"
                     f" - it has {', '.join(self.options) or 'none'}",
-                    exit_code=2,
                 )
         return self.function(model, noise, schedule, steps, draw, **options)
 
@@ -82,14 +81,13 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler called `name`; `ScratchError` (exit 2) with the nearest name and the list."""
+    """The sampler called `name`; `UsageError` with the nearest name and the list."""
     if name not in SAMPLERS:
         names = {known: known for known in SAMPLERS}
         names |= {sampler.metadata_name.lower(): known for known, sampler in SAMPLERS.items()}
-        raise ScratchError(
+        raise UsageError(
             f"sampler {name!r} is unknown{_did_you_mean(name, names)}"
             f" - choose from {', '.join(SAMPLERS)}",
-            exit_code=2,
         )
     return SAMPLERS[name]
 

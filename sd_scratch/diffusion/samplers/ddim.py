@@ -29,7 +29,7 @@ def ddim(
     """One model call a step; ends at the schedule's `final_alpha_bar`.
 
     `eta` is from 0 (no noise, the default) to 1.
-    Raises `ScratchError` (exit 2) for another eta or for steps outside 1..T.
+    Raises `UsageError` for another eta or for steps outside 1..T.
     """
     fraction("eta", eta)
     timesteps = schedule.timesteps(steps)

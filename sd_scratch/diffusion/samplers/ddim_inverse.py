@@ -22,7 +22,7 @@ def ddim_inverse(
     """From the latent of a picture, where DDIM would end; the last `Step.x_next` is its noise.
 
     A step's `t` is where it goes, `alpha_bar` where it comes from.
-    Raises `ScratchError` (exit 2) for steps outside 1..T.
+    Raises `UsageError` for steps outside 1..T.
     """
     timesteps = schedule.timesteps(steps)[::-1]
     x_t, here = picture, schedule.final_alpha_bar

@@ -32,7 +32,7 @@ def ddpm(
     """Ancestral sampling; one model call a step, and noise in every step but the last.
 
     `variance` is "fixed_small" or "fixed_large", section 3.2 of the paper.
-    Raises `ScratchError` (exit 2) for another variance or for steps outside 1..T.
+    Raises `UsageError` for another variance or for steps outside 1..T.
     """
     choice("variance", variance, VARIANCES)
     timesteps = schedule.timesteps(steps)

@@ -23,7 +23,7 @@ def euler(
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `ScratchError` (exit 2) for another spacing or for steps outside 1..T.
+    Raises `UsageError` for another spacing or for steps outside 1..T.
     """
     rungs = ladder(schedule, steps, sigmas)
     x = rungs.start * noise

@@ -30,7 +30,7 @@ def euler_a(
     """One model call a step, and noise in every step but the last; ends at sigma = 0.
 
     `eta` is from 0 (Euler's method) to 1; `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `ScratchError` (exit 2) for other values or for steps outside 1..T.
+    Raises `UsageError` for other values or for steps outside 1..T.
     """
     fraction("eta", eta)
     rungs = ladder(schedule, steps, sigmas)

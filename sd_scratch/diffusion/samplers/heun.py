@@ -22,7 +22,7 @@ def heun(
     """Deterministic: `draw` is never called. Ends at sigma = 0, where the last step is Euler's.
 
     Model calls: two a step and one in the last. `sigmas` is "discrete" (the schedule's own) or
-    "karras". Raises `ScratchError` (exit 2) for another spacing or for steps outside 1..T.
+    "karras". Raises `UsageError` for another spacing or for steps outside 1..T.
     """
     rungs = ladder(schedule, steps, sigmas)
     x = rungs.start * noise

@@ -35,7 +35,7 @@ def lms(
 
     `order`, 1 to 4, is how many slopes are used once there are so many; order 1 is Euler's method.
     `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `ScratchError` (exit 2) for another order or spacing, or for steps outside 1..T.
+    Raises `UsageError` for another order or spacing, or for steps outside 1..T.
     """
     choice("order", order, ORDERS)
     rungs = ladder(schedule, steps, sigmas)

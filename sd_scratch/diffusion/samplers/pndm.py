@@ -47,7 +47,7 @@ def pndm(
     `mix` matters for a network that predicts v or x0. "eps" turns every answer into noise before
     answers from different timesteps are combined, as the method has it; "output" combines the raw
     answers and turns the result into noise, as diffusers does, which costs it its order.
-    Raises `ScratchError` (exit 2) for another mix or for steps outside 1..T.
+    Raises `UsageError` for another mix or for steps outside 1..T.
     """
     choice("mix", mix, MIXES)
     timesteps = schedule.timesteps(steps)

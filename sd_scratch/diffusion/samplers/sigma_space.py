@@ -33,7 +33,7 @@ class Ladder:
 def ladder(schedule: Schedule, steps: int, spacing: str) -> Ladder:
     """The sigmas of the schedule's timesteps ("discrete"), or a named spacing between their ends.
 
-    Raises `ScratchError` (exit 2) for an unknown spacing or for steps outside 1..T.
+    Raises `UsageError` for an unknown spacing or for steps outside 1..T.
     """
     choice("sigmas", spacing, SIGMAS)
     timesteps = schedule.fractional_timesteps(steps)

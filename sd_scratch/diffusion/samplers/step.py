@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sd_scratch.diffusion.prediction import Prediction, interpret
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """``model(x_t, t)``: the network's raw prediction for a variance-preserving x_t at timestep t."""
@@ -78,17 +78,14 @@ def weighted(weights: Sequence[float], tensors: Iterable[Tensor]) -> Tensor:
 
 
 def choice(option: str, value: object, known: Sequence[object]) -> None:
-    """`ScratchError` (exit 2) unless the option's value is one of the known ones."""
+    """`UsageError` unless the option's value is one of the known ones."""
     if value not in known:
-        raise ScratchError(
+        raise UsageError(
             f"{option} {value!r} is unknown - choose from {', '.join(map(str, known))}",
-            exit_code=2,
         )
 
 
 def fraction(option: str, value: float) -> None:
-    """`ScratchError` (exit 2) unless the option's value is from 0 to 1."""
+    """`UsageError` unless the option's value is from 0 to 1."""
     if not 0.0 <= value <= 1.0:
-        raise ScratchError(
-            f"{option} {value} is out of range - give a number from 0 to 1", exit_code=2
-        )
+        raise UsageError(f"{option} {value} is out of range - give a number from 0 to 1")

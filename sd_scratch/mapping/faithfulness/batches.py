@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sd_scratch.mapping.gradient import directional_derivative
 from sd_scratch.networks.unet import UNet
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import mean_over_steps
 from sd_scratch.tensors.edit import At
-from sd_scratch.tokenizer import Word
+from sd_scratch.text.tokenizer import Word
 
 PROBS = "unet.*.attn2.probs"
 

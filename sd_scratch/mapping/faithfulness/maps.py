@@ -14,8 +14,8 @@ from sd_scratch.mapping.gradient import LAMBDA as STEP
 from sd_scratch.mapping.heat import Heat
 from sd_scratch.mapping.perturbation import LAMBDA as LOUDER
 from sd_scratch.mapping.perturbation import difference
-from sd_scratch.prompt import Prompt
-from sd_scratch.tokenizer import Word
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
 
 ATTENTION, PERTURBATION, FORWARD, CENTRAL, EXACT = MAPS = (
     "attention",

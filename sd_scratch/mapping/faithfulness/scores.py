@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.mapping import metrics
 from sd_scratch.mapping.faithfulness.maps import CENTRAL, EXACT, FORWARD, SWAPPED, Measured
 
@@ -98,10 +98,10 @@ def rank_correlation(first: Tensor, second: Tensor) -> float | None:
 
 def _defined(metric: Callable[[], float]) -> float | None:
     """The metric, or None where it is undefined for this map, such as the rank of a constant one.
-    Misuse (exit code 2) is no such case."""
+    Misuse is no such case."""
     try:
         return metric()
-    except ScratchError as error:
-        if error.exit_code == 2:
-            raise
+    except UsageError:
+        raise
+    except ScratchError:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.training.pixels.cifar import TEST_FILES, TRAIN_FILES, read_batches
 from sd_scratch.training.pixels.idx import read_idx_pair
 from sd_scratch.training.pixels.images import LabelledImages
@@ -57,15 +57,13 @@ def load_data(name: str, folder: Path | None = None) -> DataSet:
     Raises `ScratchError` where files are missing or wrong; it says how to fetch them.
     """
     if name not in READERS:
-        raise ScratchError(f"no data set {name!r} - there is {', '.join(READERS)}", exit_code=2)
+        raise UsageError(f"no data set {name!r} - there is {', '.join(READERS)}")
     if name == "pictures" and folder is None:
-        raise ScratchError("which pictures? - name their folder with --data", exit_code=2)
+        raise UsageError("which pictures? - name their folder with --data")
     folder = folder or data_folder(name)
     if not folder.is_dir():
         fetch = "" if name == "pictures" else f"fetch it with `sd-scratch data {name}`, or "
-        raise ScratchError(
-            f"{folder} - no such folder - {fetch}name the right one with --data", exit_code=2
-        )
+        raise UsageError(f"{folder} - no such folder - {fetch}name the right one with --data")
     return READERS[name](folder)
 
 

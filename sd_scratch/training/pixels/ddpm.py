@@ -28,11 +28,11 @@ from sd_scratch.checkpoints.pixel_model import (
 )
 from sd_scratch.diffusion.prediction import target
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.pixel_diffusion import PixelDiffusion
-from sd_scratch.training.grid import save_grid
+from sd_scratch.pictures.film import save_film
+from sd_scratch.pictures.grid import save_grid
+from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.pixels.batches import Batches, mirror_half
 from sd_scratch.training.pixels.datasets import DataSet
-from sd_scratch.training.pixels.film import save_film
 from sd_scratch.training.pixels.images import to_pixels
 from sd_scratch.training.pixels.presets import PixelPreset
 from sd_scratch.training.team import Team

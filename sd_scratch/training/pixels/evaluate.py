@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.networks.classifier import Classifier
-from sd_scratch.pixel_diffusion import PixelDiffusion
+from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.loop import Budget, train
 from sd_scratch.training.pixels.datasets import DataSet
 from sd_scratch.training.pixels.images import LabelledImages, to_bytes, to_pixels
@@ -118,11 +118,10 @@ def check_same_kind(judge: Classifier, data: DataSet) -> None:
     config, test = judge.config, data.test
     wanted = (test.channels, test.side, len(test.class_names))
     if (config.in_channels, config.sample_size, config.num_classes) != wanted:
-        raise ScratchError(
+        raise UsageError(
             f"the classifier is for {config.num_classes} classes of {config.sample_size}-pixel"
             f" pictures with {config.in_channels} channels, the data has other ones - name the"
             " classifier that was trained on this data",
-            exit_code=2,
         )
 
 

@@ -17,7 +17,7 @@ from sd_scratch.config import (
     PixelUNetConfig,
     ScheduleConfig,
 )
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.training.loop import TrainConfig
 
 COSINE = ScheduleConfig(
@@ -171,9 +171,8 @@ def find_preset(data: str, variant: str = "better") -> PixelPreset:
     """Raises `ScratchError` for a combination that does not exist."""
     variants = PIXEL_PRESETS[data]
     if variant not in variants:
-        raise ScratchError(
+        raise UsageError(
             f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}",
-            exit_code=2,
         )
     return variants[variant]
 

@@ -18,7 +18,7 @@ from sd_scratch.checkpoints.pixel_model import (
     save_classifier,
     save_pixel_model,
 )
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 from sd_scratch.files import write_file
 from sd_scratch.training.loop import Budget, Outcome, train
 from sd_scratch.training.pixels.card import write_card
@@ -96,7 +96,7 @@ def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
     """Write the newest state of a run, finished or not, as a model with its card."""
     state = load_state(out / DDPM)
     if state is None:
-        raise ScratchError(f"{out / DDPM} - no state of a training there - train first", 2)
+        raise UsageError(f"{out / DDPM} - no state of a training there - train first")
     network = build_denoiser(preset.model)
     _fill(network, state, out)
     save_pixel_model(PixelComponents(preset.model, network), folder)
@@ -112,12 +112,11 @@ def check_fits(preset: PixelPreset, data: DataSet) -> None:
     network, pictures = preset.model.network, data.train
     wanted = (network.in_channels, network.sample_size, network.num_classes)
     if wanted != (pictures.channels, pictures.side, len(pictures.class_names)):
-        raise ScratchError(
+        raise UsageError(
             f"{pictures.source} - pictures of {pictures.side} pixels with {pictures.channels}"
             f" channels in {len(pictures.class_names)} classes, where the network is for"
             f" {network.sample_size} pixels, {network.in_channels} channels and"
             f" {network.num_classes} classes - another data set?",
-            exit_code=2,
         )
 
 
@@ -125,8 +124,7 @@ def _fill(network: torch.nn.Module, state: RunState, out: Path) -> None:
     try:
         network.load_state_dict(state.ema)
     except RuntimeError:
-        raise ScratchError(
+        raise UsageError(
             f"{out / DDPM} - its state is of another network - name the --preset that it was"
             " trained with",
-            exit_code=2,
         ) from None

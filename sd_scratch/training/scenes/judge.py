@@ -19,12 +19,10 @@ from sd_scratch.checkpoints.pixel_model import build_classifier
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.config import ClassifierConfig
 from sd_scratch.networks.classifier import Classifier
-from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.evaluate import CHECK_SEED, sample_prompts
-from sd_scratch.training.scenes.graph import (
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.captions import full_caption
+from sd_scratch.scenes.evaluate import CHECK_SEED, sample_prompts
+from sd_scratch.scenes.graph import (
     COLOURS,
     SHAPES,
     SIZES,
@@ -32,7 +30,9 @@ from sd_scratch.training.scenes.graph import (
     SceneObject,
     sample_scene,
 )
-from sd_scratch.training.scenes.render import render
+from sd_scratch.scenes.render import render
+from sd_scratch.training.loop import TrainConfig
+from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.team import Team
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sd_scratch.files import write_file
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.tokenizer import Tokenizer
-from sd_scratch.training.scenes.captions import caption
-from sd_scratch.training.scenes.graph import sample_scene
-from sd_scratch.training.scenes.render import render
+from sd_scratch.scenes.captions import caption
+from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.render import render
+from sd_scratch.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

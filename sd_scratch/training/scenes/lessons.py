@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.training.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, SIZES, Scene
+from sd_scratch.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, SIZES, Scene
 
 ABSENT = len(SHAPES)
 MOST = 4  # objects alike

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sd_scratch.checkpoints.clip import ClipModel
-from sd_scratch.mapping.clip_score import prepare
-from sd_scratch.training.scenes.captions import full_caption, hard_negatives
-from sd_scratch.training.scenes.evaluate import CHECK_SEED
-from sd_scratch.training.scenes.graph import Scene, generator, sample_scene
-from sd_scratch.training.scenes.render import render
+from sd_scratch.checkpoints.clip import ClipModel, prepare
+from sd_scratch.scenes.captions import full_caption, hard_negatives
+from sd_scratch.scenes.evaluate import CHECK_SEED
+from sd_scratch.scenes.graph import Scene, generator, sample_scene
+from sd_scratch.scenes.render import render
 
 FALSE_STREAM = 3_000
 COUNT = 1024

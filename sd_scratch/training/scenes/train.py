@@ -17,13 +17,14 @@ from sd_scratch.checkpoints.clip import save_clip
 from sd_scratch.checkpoints.pixel_model import save_classifier
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import SCENES, ModelConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.classifier import Classifier
-from sd_scratch.tokenizer import Tokenizer
+from sd_scratch.scenes.captions import corpus
+from sd_scratch.text.tokenizer import Tokenizer
+from sd_scratch.text.vocabulary import number_tokens
 from sd_scratch.training.bpe import train_merges
 from sd_scratch.training.loop import Budget, Outcome, TrainConfig, train
-from sd_scratch.training.scenes.captions import corpus
 from sd_scratch.training.scenes.judge import JUDGE_TRAINING, SceneJudgeTask
 from sd_scratch.training.scenes.latents import cached_latents
 from sd_scratch.training.scenes.pair import PAIR_TRAINING, PairTask
@@ -31,7 +32,6 @@ from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNe
 from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
 from sd_scratch.training.state import load_state
 from sd_scratch.training.team import Team
-from sd_scratch.vocabulary import number_tokens
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def train_scenes(
     whatever `sd_scratch.training.loop.train` raises it for.
     """
     if stage not in STAGES:
-        raise ScratchError(f"no stage {stage!r} - there is {' and '.join(STAGES)}", exit_code=2)
+        raise UsageError(f"no stage {stage!r} - there is {' and '.join(STAGES)}")
     team = team or Team()
     task: VaeTask | UNetTask | PairTask | SceneJudgeTask
     if stage == "vae":
@@ -119,9 +119,8 @@ def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, Mo
     """The averaged autoencoder of the newest state, and the configuration with its measured scale."""
     state = load_state(out / "vae")
     if state is None:
-        raise ScratchError(
+        raise UsageError(
             f"{out / 'vae'} - no state of an autoencoder - train it first, with --stage vae",
-            exit_code=2,
         )
     vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae.load_state_dict(state.ema)

@@ -21,11 +21,11 @@ from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.tokenizer import Tokenizer
-from sd_scratch.training.grid import save_grid
+from sd_scratch.pictures.grid import save_grid
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.evaluate import make_checks, sample_prompts, score
+from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.evaluate import make_checks, sample_prompts, score
 from sd_scratch.training.scenes.latents import Latents
 from sd_scratch.training.team import Team
 

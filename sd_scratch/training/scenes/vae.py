@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints import Components
 from sd_scratch.config import ModelConfig
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.training.grid import save_grid
+from sd_scratch.pictures.grid import save_grid
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.evaluate import make_checks, reconstruct, score
+from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.render import render
 from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.evaluate import make_checks, reconstruct, score
-from sd_scratch.training.scenes.graph import sample_scene
-from sd_scratch.training.scenes.render import render
 from sd_scratch.training.team import Team
 
 VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import UsageError
 
 STYLES = ("openai", "transformers")
 TEXT_LIMIT = 64 * 1024  # bytes of UTF-8; the longest prompt that fits the model has well under 1 kB
@@ -40,19 +40,16 @@ def check_text(text: str) -> None:
     Raises ScratchError (bad usage) for more than 64 KB, a NUL, or a lone half of a surrogate pair.
     """
     if "\0" in text:
-        raise ScratchError("the prompt holds a NUL character - remove it", exit_code=2)
+        raise UsageError("the prompt holds a NUL character - remove it")
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise ScratchError(
+        raise UsageError(
             f"the prompt holds half a character (U+{ord(text[error.start]):04X} at position "
             f"{error.start}), as text cut in the middle of an emoji does - remove it",
-            exit_code=2,
         ) from None
     if size > TEXT_LIMIT:
-        raise ScratchError(
-            f"the prompt has {size:,} bytes, the limit is {TEXT_LIMIT:,} - shorten it", exit_code=2
-        )
+        raise UsageError(f"the prompt has {size:,} bytes, the limit is {TEXT_LIMIT:,} - shorten it")
 
 
 def blank_controls(text: str) -> str:

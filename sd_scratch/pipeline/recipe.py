@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import sd_scratch
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
-from sd_scratch.text_cleaning import STYLES
+from sd_scratch.text.cleaning import STYLES
+from sd_scratch.version import __version__
 
 A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
 
@@ -63,7 +63,7 @@ class Recipe:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def to_json(self) -> str:
-        return json.dumps({"version": sd_scratch.__version__, **self.known}, ensure_ascii=False)
+        return json.dumps({"version": __version__, **self.known}, ensure_ascii=False)
 
     def to_parameters(self) -> str:
         """The text that AUTOMATIC1111 writes: the prompt, the negative prompt, one line of settings."""
@@ -81,7 +81,7 @@ class Recipe:
             "Clip skip": self.clip_skip if self.clip_skip != 1 else None,
             "Eta DDIM" if self.sampler == "ddim" else "Eta": options.get("eta"),
             "RNG": "CPU",
-            "Version": f"sd_scratch {sd_scratch.__version__}",
+            "Version": f"sd_scratch {__version__}",
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
         negative = f"Negative prompt: {self.negative_prompt}\n" if self.negative_prompt else ""

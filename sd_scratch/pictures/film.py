@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sd_scratch.files import write_file
-from sd_scratch.gif import encode_gif
-from sd_scratch.training.grid import grid
+from sd_scratch.pictures.gif import encode_gif
+from sd_scratch.pictures.grid import grid
 
 FRAME = 80  # milliseconds
 LAST_FRAME = 1600

@@ -19,7 +19,7 @@ from sd_scratch.json_file import parse_json
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 
-SHIPPED = Path(__file__).with_name("data") / "merges.txt.gz"
+SHIPPED = Path(__file__).parents[1] / "data" / "merges.txt.gz"
 SHIPPED_SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"  # unpacked
 FILE_LIMIT = 16 << 20  # bytes
 LARGEST_ID = 1 << 20

@@ -9,13 +9,13 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor, nn
 
-import sd_scratch
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.samplers import Sampler, Step
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.prompt import Prompt
+from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.tensors import Tapped, Taps
+from sd_scratch.version import __version__
 
 Arguments = ParamSpec("Arguments")
 
@@ -181,7 +181,7 @@ def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         "linear_by_convolution": linear.by_convolution,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "version": sd_scratch.__version__,
+        "version": __version__,
     }
 
 

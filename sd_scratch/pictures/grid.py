@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.files import write_file
-from sd_scratch.png import encode_png
+from sd_scratch.pictures.png import encode_png
 
 GAP = 2  # pixels between the pictures
 GREY = 128

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sd_scratch.training.scenes.graph import Scene, SceneObject
+from sd_scratch.scenes.graph import Scene, SceneObject
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,74 +1,53 @@
-"""Pictures to PNG with their recipe inside, and recipes out of PNG files from anywhere.
+"""Pictures to PNG with texts inside, and the texts out of PNG files from anywhere.
 
-Two text chunks hold it: ``parameters`` as AUTOMATIC1111 writes it, and ``sd_scratch``, a JSON object.
 Files are read chunk by chunk without decoding a pixel (PNG specification, third edition, section 5).
 """
 
 import io
-import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.errors import ScratchError, UsageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_LIMIT = 1 << 16  # bytes of one text
 FILE_LIMIT = 1 << 26  # bytes
 
-log = logging.getLogger(__name__)
 
-
-def encode_png(picture: Image.Image, recipe: Recipe | None = None) -> bytes:
-    """The bytes of a PNG file; without a recipe it holds nothing but pixels."""
+def encode_png(picture: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a PNG file with these texts in it, each under its keyword; by default nothing but
+    pixels."""
     info = PngInfo()
-    if recipe is not None:
-        texts = {"parameters": recipe.to_parameters(), "sd_scratch": recipe.to_json()}
-        if max(len(text.encode()) for text in texts.values()) > TEXT_LIMIT:
-            log.warning("the prompt is too long to be stored in the picture: left out")
-        else:
-            for key, text in texts.items():
-                info.add_text(key, text)
+    for key, text in (texts or {}).items():
+        info.add_text(key, text)
     file = io.BytesIO()
     picture.save(file, format="PNG", pnginfo=info)
     return file.getvalue()
 
 
-def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's.
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts in a PNG file by their keywords. Sizes are limited, and no pixel is decoded.
 
-    Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
-    sizes are limited, every value is checked, and nothing that it names is opened.
-
-    Raises:
-        ScratchError: no PNG file, a damaged one, or one without a recipe.
+    Raises ScratchError: no PNG file, or a damaged one.
     """
     try:
         with path.open("rb") as file:
             if path.stat().st_size > FILE_LIMIT:
                 raise ScratchError(f"{path} - larger than {FILE_LIMIT >> 20} MB - not read")
-            texts = dict(_texts(file, path))
+            return dict(_texts(file, path))
     except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}", exit_code=2) from None
-    if "sd_scratch" in texts:
-        return recipe_from_json(texts["sd_scratch"], str(path)), ()
-    if "parameters" in texts:
-        return recipe_from_parameters(texts["parameters"], str(path))
-    raise ScratchError(
-        f"{path} - holds no prompt and settings - it was edited, or saved without them - "
-        "give them on the command line"
-    )
+        raise UsageError(f"{path} - cannot be read: {error.strerror}") from None
 
 
 def _texts(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
     if file.read(len(SIGNATURE)) != SIGNATURE:
-        raise ScratchError(f"{path} - not a PNG file - only those hold settings", exit_code=2)
+        raise UsageError(f"{path} - not a PNG file - only those hold settings")
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IEND":

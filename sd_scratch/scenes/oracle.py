@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.training.scenes.graph import (
+from sd_scratch.scenes.graph import (
     COLOURS,
     SHAPES,
     SIZES,
@@ -21,7 +21,7 @@ from sd_scratch.training.scenes.graph import (
     place_of,
     relation_of,
 )
-from sd_scratch.training.scenes.render import coverage
+from sd_scratch.scenes.render import coverage
 
 MIN_AREA = 0.006  # share of the picture; less is no object
 MIN_OVERLAP = 0.75  # soft intersection over union below which a blob is no shape

@@ -12,7 +12,7 @@ from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
 from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps
 
 UNCOND, COND = "uncond", "cond"
@@ -105,7 +105,7 @@ class PixelDiffusion:
     ) -> Tensor:
         """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""
         if not seeds or len(classes) != len(seeds):
-            raise ScratchError(f"{len(classes)} classes for {len(seeds)} seeds", exit_code=2)
+            raise UsageError(f"{len(classes)} classes for {len(seeds)} seeds")
         parts = []
         for first in range(0, len(seeds), BATCH):
             part = slice(first, first + BATCH)
@@ -121,13 +121,12 @@ class PixelDiffusion:
 
     def _class_rows(self, classes: Sequence[int | None], count: int) -> Tensor:
         if len(classes) != count:
-            raise ScratchError(f"{len(classes)} classes for {count} seeds", exit_code=2)
+            raise UsageError(f"{len(classes)} classes for {count} seeds")
         for number in classes:
             if number is not None and not 0 <= number < self.no_class:
-                raise ScratchError(
+                raise UsageError(
                     f"class {number} is not in 0..{self.no_class - 1}"
                     f" - this model knows {', '.join(self.config.class_names[:20])}",
-                    exit_code=2,
                 )
         numbers = [self.no_class if number is None else number for number in classes]
         return torch.tensor(numbers, device=self.device)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sd_scratch.training.scenes.graph import (
+from sd_scratch.scenes.graph import (
     COLOURS,
     COUNTS,
     INVERSE,

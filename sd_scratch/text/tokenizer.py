@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import regex
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.text_cleaning import STYLES, Cleaned, blank_controls, check_text, clean
-from sd_scratch.vocabulary import (
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.text.cleaning import STYLES, Cleaned, blank_controls, check_text, clean
+from sd_scratch.text.vocabulary import (
     BYTE_SYMBOLS,
     END,
     END_OF_WORD,
@@ -154,9 +154,7 @@ class Tokenizer:
         text_cleaning: str = "openai",
     ) -> None:
         if text_cleaning not in STYLES:
-            raise ScratchError(
-                f"unknown text cleaning {text_cleaning!r} - use {' or '.join(STYLES)}", exit_code=2
-            )
+            raise UsageError(f"unknown text cleaning {text_cleaning!r} - use {' or '.join(STYLES)}")
         if max_length < 3:
             raise ScratchError(
                 f"{max_length} ids per prompt leave no room for a word - use 3 or more"

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from sd_scratch.checkpoints import Components
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.pipeline import StableDiffusion
-from sd_scratch.training.scenes import oracle
-from sd_scratch.training.scenes.captions import full_caption
-from sd_scratch.training.scenes.graph import (
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.scenes import oracle
+from sd_scratch.scenes.captions import full_caption
+from sd_scratch.scenes.graph import (
     NEW_SHAPES,
     RELATIONS,
     SHAPES,
@@ -20,7 +20,7 @@ from sd_scratch.training.scenes.graph import (
     Scene,
     sample_scene,
 )
-from sd_scratch.training.scenes.render import render
+from sd_scratch.scenes.render import render
 
 CHECK_SEED = 900  # scenes that no training sees
 COUNT = 500

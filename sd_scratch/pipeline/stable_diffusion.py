@@ -14,12 +14,12 @@ from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
-from sd_scratch.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
-from sd_scratch.prompt import Prompt
-from sd_scratch.replay import StoredPrompt, StoredRun
-from sd_scratch.run_tensors import (
+from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.replay import StoredPrompt, StoredRun
+from sd_scratch.pipeline.run_tensors import (
     COND,
     UNCOND,
     Guidance,
@@ -346,26 +346,23 @@ def check_side(name: str, side: int, multiple: int) -> None:
         return
     below = max(side // multiple, 1) * multiple
     nearest = f"{below}" if side <= 0 else f"{below} or {below + multiple}"
-    raise ScratchError(
-        f"{name} {side} is not a positive multiple of {multiple} - use {nearest}", exit_code=2
-    )
+    raise UsageError(f"{name} {side} is not a positive multiple of {multiple} - use {nearest}")
 
 
 def check_clip_skip(config: ModelConfig, clip_skip: int) -> None:
     """Raise unless the model's text encoder has as many layers as are to be counted."""
     layers = config.text.num_hidden_layers
     if not 1 <= clip_skip <= layers:
-        raise ScratchError(f"clip skip {clip_skip} is not in 1..{layers}", exit_code=2)
+        raise UsageError(f"clip skip {clip_skip} is not in 1..{layers}")
 
 
 def check_text_to_image(config: ModelConfig, source: str) -> None:
     """Raise for a model whose U-Net wants more than a noisy latent."""
     if config.unet.in_channels != config.vae.latent_channels:
-        raise ScratchError(
+        raise UsageError(
             f"{source} is an inpainting checkpoint ({config.unet.in_channels} input channels) - it"
             " needs a picture and a mask, and cannot make one from text alone - use a text-to-image"
             " checkpoint",
-            exit_code=2,
         )
 
 

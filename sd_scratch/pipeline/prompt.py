@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.tokenizer import Encoding, Word
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.text.tokenizer import Encoding, Word
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,22 @@ class Prompt:
         wanted = text.strip().casefold()
         found = [word for word in self.words if word.text.casefold() == wanted]
         if not found and wanted and wanted in self.encoding.cut.casefold():
-            raise ScratchError(
+            raise UsageError(
                 f"the word '{text}' stands beyond the last token that the model reads - shorten the prompt",
-                exit_code=2,
             )
         if not found:
             have = ", ".join(dict.fromkeys(word.text for word in self.words)) or "none"
-            raise ScratchError(
-                f"no word '{text}' in the prompt '{self.text}' - its words are: {have}", exit_code=2
+            raise UsageError(
+                f"no word '{text}' in the prompt '{self.text}' - its words are: {have}"
             )
         if nth is None and len(found) > 1:
-            raise ScratchError(
+            raise UsageError(
                 f"the word '{text}' stands {len(found)} times in the prompt - say which one is meant, "
                 f"1 to {len(found)}",
-                exit_code=2,
             )
         if nth is not None and not 1 <= nth <= len(found):
-            raise ScratchError(
+            raise UsageError(
                 f"the word '{text}' stands {len(found)} times in the prompt, there is no number {nth}",
-                exit_code=2,
             )
         return found[(nth or 1) - 1]
 
@@ -86,7 +83,7 @@ class Prompt:
         the empty prompt has at the same positions.
         """
         if origin not in ("zero", "empty"):
-            raise ScratchError(f"unknown origin '{origin}' - use zero or empty", exit_code=2)
+            raise UsageError(f"unknown origin '{origin}' - use zero or empty")
         positions = list((self.word(word, nth) if isinstance(word, str) else word).positions)
         context = self.context.clone()
         base = self.empty[:, positions] if origin == "empty" else 0.0

@@ -1,0 +1,44 @@
+"""A picture and its recipe in one PNG file, and recipes out of PNG files from anywhere.
+
+Two texts hold it: ``parameters`` as AUTOMATIC1111 writes it, and ``sd_scratch``, a JSON object.
+"""
+
+import logging
+from pathlib import Path
+
+from PIL import Image
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
+
+log = logging.getLogger(__name__)
+
+
+def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
+    """The bytes of a PNG file that says how its picture was made."""
+    texts = {"parameters": recipe.to_parameters(), "sd_scratch": recipe.to_json()}
+    if max(len(text.encode()) for text in texts.values()) > TEXT_LIMIT:
+        log.warning("the prompt is too long to be stored in the picture: left out")
+        texts = {}
+    return encode_png(picture, texts)
+
+
+def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's.
+
+    Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
+    sizes are limited, every value is checked, and nothing that it names is opened.
+
+    Raises:
+        ScratchError: no PNG file, a damaged one, or one without a recipe.
+    """
+    texts = read_texts(path)
+    if "sd_scratch" in texts:
+        return recipe_from_json(texts["sd_scratch"], str(path)), ()
+    if "parameters" in texts:
+        return recipe_from_parameters(texts["parameters"], str(path))
+    raise ScratchError(
+        f"{path} - holds no prompt and settings - it was edited, or saved without them - "
+        "give them on the command line"
+    )
