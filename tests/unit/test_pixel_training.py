@@ -144,6 +144,20 @@ def test_a_run_cut_and_resumed_equals_an_uncut_one_bit_for_bit(tmp_path, preset)
     assert same(whole, resumed)
 
 
+def test_other_pictures_are_not_gone_on_with(tmp_path):
+    train_for(BETTER, tmp_path, 1)
+    data = digit_data()
+    other = data.train.images.clone()
+    other[3, 0, 0, 0] ^= 1
+    others = replace(data, train=replace(data.train, images=other))
+    with pytest.raises(UsageError, match=r"pictures was '160 \(\w+\)' and is now '160"):
+        train_ddpm(BETTER, others, tmp_path, Budget(steps=2), resume=True)
+    turned = replace(data, train=replace(data.train, labels=data.train.labels.flip(0)))
+    with pytest.raises(UsageError, match="pictures was"):
+        train_ddpm(BETTER, turned, tmp_path, Budget(steps=2), resume=True)
+    train_for(BETTER, tmp_path, 2, resume=True)
+
+
 def test_training_leaves_the_global_random_state_alone(tmp_path):
     before = torch.get_rng_state()
     train_for(VARIED, tmp_path, 2)
@@ -156,7 +170,7 @@ def test_another_configuration_is_not_resumed_and_the_difference_is_shown(tmp_pa
     with pytest.raises(ScratchError, match=r"lr was 0.002 and is now 1.0; p_no_class was 0.1") as e:
         train_for(other, tmp_path, 2, resume=True)
     assert isinstance(e.value, UsageError)
-    with pytest.raises(ScratchError, match="add --resume"):
+    with pytest.raises(ScratchError, match="resume it"):
         train_for(BETTER, tmp_path, 2)
 
 

@@ -1,5 +1,6 @@
 """`LabelledImages`: a data set in memory, which at this size is where it belongs."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -47,6 +48,13 @@ class LabelledImages:
     @property
     def side(self) -> int:
         return self.images.shape[-1]
+
+    def fingerprint(self) -> str:
+        """How many pictures these are, and a checksum of them and their classes: what a run learns from."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return f"{len(self)} ({digest.hexdigest()[:16]})"
 
     def rows(self, rows: Tensor) -> "LabelledImages":
         return LabelledImages(self.images[rows], self.labels[rows], self.class_names, self.source)

@@ -32,7 +32,7 @@ class JudgeTask:
         facts = {
             "network": asdict(self.preset.model),
             "data": self.name,
-            "pictures": len(self.data.train),
+            "pictures": self.data.train.fingerprint(),
             "shift": self.preset.shift,
             "flip": self.preset.flip,
         }

@@ -6,7 +6,6 @@ out/classifier/   the same for the classifier that judges pictures, and the clas
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from sd_scratch.checkpoints.pixel_model import (
 )
 from sd_scratch.errors import UsageError
 from sd_scratch.files import write_file
-from sd_scratch.training.loop import Budget, Outcome, train
+from sd_scratch.training.loop import Budget, OnStep, Outcome, train
 from sd_scratch.training.pixels.card import write_card
 from sd_scratch.training.pixels.datasets import DataSet
 from sd_scratch.training.pixels.ddpm import DdpmTask
@@ -32,8 +31,6 @@ from sd_scratch.training.team import Team
 DDPM, MODEL, CLASSIFIER = "ddpm", "model", "classifier"
 
 log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, float, dict[str, float]], None]
 
 
 def train_ddpm(
