@@ -5,11 +5,13 @@ run is cut by a budget of steps or of minutes, by Ctrl-C, or by a kill, and goes
 state as if it had never stopped: weights, average, optimiser, random numbers and place in the data.
 """
 
+import logging
+import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +21,10 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
+from sd_scratch.training.lock import only_run
 from sd_scratch.training.state import RunState, check_settings, load_state, save_state
+
+log = logging.getLogger(__name__)
 
 LONGEST_STEP = 30.0  # seconds; a process that was stopped for an hour has not trained for an hour
 
@@ -55,6 +60,10 @@ class Budget:
         by_steps = step / self.steps if self.steps else 0.0
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
+
+
+OnStep = Callable[[int, float, dict[str, float]], None]
+"""Told the step, the used share of the budget and the step's figures."""
 
 
 class Task(Protocol):
@@ -107,7 +116,8 @@ class Run:
             del fixed[key]  # these change nothing that is learnt
         return {**fixed, "betas": list(self.config.betas), **self.task.settings()}
 
-    def save(self) -> Path:
+    def save(self, held: str = "") -> Path:
+        """Write a state; `held` are the journal's rows that are not on the disk."""
         state = RunState(
             settings=self.settings(),
             step=self.step,
@@ -116,15 +126,23 @@ class Run:
             ema=self.ema.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             generator=self.generator.get_state(),
+            held=held,
         )
         return save_state(self.folder, state)
 
     def restore(self, state: RunState) -> None:
+        """Go on from `state`. Raises `ScratchError` when it is of another run."""
         check_settings(state.settings, self.settings(), self.folder)
-        self.task.model.load_state_dict(state.model)
-        self.ema.model.load_state_dict(state.ema)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.generator.set_state(state.generator)
+        try:
+            self.task.model.load_state_dict(state.model)
+            self.ema.model.load_state_dict(state.ema)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.generator.set_state(state.generator)
+        except (RuntimeError, KeyError, ValueError, TypeError):
+            raise ScratchError(
+                f"the state in {self.folder} does not fit this network - it was written by another"
+                " version - train into another folder"
+            ) from None
         self.step, self.seconds = state.step, state.seconds
 
     def learning_rate(self, used: float) -> float:
@@ -165,61 +183,90 @@ def train(
     *,
     resume: bool = False,
     stop: Stop | None = None,
-    on_step: Callable[[int, float, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
     clock: Callable[[], float] = time.monotonic,
     leads: bool = True,
 ) -> Outcome:
     """Train `task` until the budget is used up or somebody asks it to stop.
 
-    `on_step` is told the step, the used share of the budget and the step's figures. Of several
-    processes that train together one leads, and writes; they share a clock and a stop. Raises
-    `ScratchError` when `folder` holds a run and `resume` is false, when the settings are not those
-    of the run that is resumed, when the loss is not finite, or when the last state cannot be
-    written; states that were written before stay.
+    Of several processes that train together one leads, and writes; they share a clock and a stop.
+    Raises `ScratchError` when `folder` holds a run and `resume` is false, when another process trains
+    into it, when the settings are not those of the run that is resumed, when the loss is not finite, or
+    when the last state cannot be written; states that were written before stay.
     """
-    run = Run(task, config, folder)
-    _start(run, resume)
     stop = stop or Stop()
-    rhythm = _Rhythm(run.seconds, silent=not leads)
-    with Journal(folder, run.step, silent=not leads) as journal, stop.on_signals(SIGINT, SIGTERM):
-        sums = _Means()
-        while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
-            began = clock()
-            figures = run.take_step(used)
-            run.seconds += min(LONGEST_STEP, clock() - began)
-            sums.add(figures)
-            if run.step % config.log_steps == 0:
-                journal.write(run.step, minutes=run.seconds / 60, **sums.take())
-            if rhythm.due("save", config.save_seconds, run.seconds):
-                _save_or_note(run, journal)
-            if rhythm.due("look", config.look_seconds, run.seconds):
+    with only_run(folder) if leads else nullcontext():
+        run = Run(task, config, folder)
+        held = _start(run, resume)
+        with (
+            Journal(folder, run.step, held, silent=not leads) as journal,
+            stop.on_signals(*_endings()),
+        ):
+            used = _take_steps(run, budget, journal, stop, on_step, clock, leads)
+            if leads:
+                run.save(journal.held)
+            if leads and used >= 1:
                 journal.write(run.step, **task.look(run.ema.model, run.step))
-            if on_step is not None:
-                on_step(run.step, budget.share(run.step, run.seconds), figures)
-        if leads:
-            run.save()
-        if leads and used >= 1:
-            journal.write(run.step, **task.look(run.ema.model, run.step))
     return Outcome(task.model, run.ema.model, run.step, run.seconds, interrupted=used < 1)
 
 
-def _start(run: Run, resume: bool) -> None:
+def _take_steps(
+    run: Run,
+    budget: Budget,
+    journal: Journal,
+    stop: Stop,
+    on_step: OnStep | None,
+    clock: Callable[[], float],
+    leads: bool,
+) -> float:
+    """Step, save and look until the budget is used up, or until `stop`; returns the used share."""
+    config, means = run.config, _Means()
+    rhythm = _Rhythm(run.seconds, silent=not leads)
+    while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
+        began = clock()
+        figures = run.take_step(used)
+        run.seconds += min(LONGEST_STEP, clock() - began)
+        means.add(figures)
+        if run.step % config.log_steps == 0:
+            journal.write(run.step, minutes=run.seconds / 60, **means.take())
+        if rhythm.due("save", config.save_seconds, run.seconds):
+            _save_or_note(run, journal)
+        if rhythm.due("look", config.look_seconds, run.seconds):
+            journal.write(run.step, **run.task.look(run.ema.model, run.step))
+        if on_step is not None:
+            on_step(run.step, budget.share(run.step, run.seconds), figures)
+    return used
+
+
+def _start(run: Run, resume: bool) -> str:
+    """Go on from the newest state, if there is one; returns the rows that it holds for the journal."""
     state = load_state(run.folder)
     if state is None:
-        return
+        return ""
     if not resume:
         raise UsageError(
             f"{run.folder} holds a run at step {state.step} - it would be overwritten"
-            " - add --resume to go on with it, or name another folder",
+            " - resume it, or name another folder",
         )
     run.restore(state)
+    return state.held
+
+
+def _endings() -> list[signal.Signals]:
+    """The signals that end a run with a state; a hang-up does not where it is ignored (nohup)."""
+    endings = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        endings.append(hang_up)
+    return endings
 
 
 def _save_or_note(run: Run, journal: Journal) -> None:
     """In the middle of a run a full disk is no reason to stop: there may be room by the next time."""
     try:
-        run.save()
+        run.save(journal.held)
     except ScratchError as error:
+        log.warning("%s - the run goes on, without a newer state", error)
         journal.write(run.step, problem=str(error))
 
 

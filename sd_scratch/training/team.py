@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
 
 CPU = torch.device("cpu")
@@ -80,12 +80,21 @@ class Team:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The others enter when the first process has left: it makes files that they only read."""
-        if self.size > 1 and not self.leads:
-            dist.barrier()
-        yield
-        if self.size > 1 and self.leads:
-            dist.barrier()
+        """The others enter when the first process has left: it makes files that they only read. Where it
+        fails, they raise `ScratchError` instead of waiting for ever."""
+        if self.size > 1 and not self.leads and self._leader_failed(False):
+            raise ScratchError("the first process failed - see what it said")
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            if self.size > 1 and self.leads:
+                self._leader_failed(failed)
+
+    def _leader_failed(self, failed: bool) -> bool:
+        """Meet all others here, and hear from the first whether it failed."""
+        return self.mean(torch.tensor(float(failed), device=self.device)) > 0
 
     def stop(self) -> Stop:
         return _SharedStop(self) if self.size > 1 else Stop()

@@ -71,7 +71,7 @@ def test_resume_goes_on_and_refuses_other_settings(tmp_path, model, capsys):
     assert run(*more, "--batch", 4) == 2
     assert "batch was 8 and is now 4" in capsys.readouterr().err
     assert run("train", "mnist", "--out", tmp_path / "run", *TINY) == 2
-    assert "add --resume" in capsys.readouterr().err
+    assert "resume it" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_exported(tmp_path, model, capsys):

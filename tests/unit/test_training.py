@@ -1,9 +1,14 @@
 """The frame of training: exact resume, refusals, and what is left after an accident."""
 
+import errno
 import json
 import math
 import os
 import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,16 @@ from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
+from sd_scratch.training import journal as journal_module
 from sd_scratch.training import state as state_module
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import read_journal
+from sd_scratch.training.lock import only_run
 from sd_scratch.training.loop import Budget, Run, TrainConfig, train
 from sd_scratch.training.state import load_state
+from sd_scratch.training.team import Team
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, log_steps=2, save_seconds=1e9)
 
@@ -91,7 +101,7 @@ def test_the_journal_has_every_row_once_after_a_crash(tmp_path: Path) -> None:
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     train(Line(), CONFIG, Budget(steps=2), tmp_path)
-    with pytest.raises(ScratchError, match=r"at step 2 .* --resume") as error:
+    with pytest.raises(ScratchError, match=r"at step 2 .* resume it") as error:
         train(Line(), CONFIG, Budget(steps=2), tmp_path)
     assert isinstance(error.value, UsageError)
 
@@ -205,3 +215,170 @@ def test_a_full_disk_costs_no_state_and_no_training(
     state = load_state(tmp_path)
     assert state is not None and state.step == 2
     assert [row["step"] for row in read_journal(tmp_path) if "problem" in row] == [3, 4]
+
+
+@pytest.mark.parametrize("place", [0, 30, 59, 60, 100, 2000, -3000, -1])
+def test_one_changed_bit_in_the_newest_state_is_noticed(
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the head, in the checksum, in the archive: the older state is taken, with a warning."""
+    eager = replace(CONFIG, save_seconds=0)
+    whole = train(Line(), eager, Budget(steps=8), tmp_path / "whole")
+    stop, on_step = stop_after(5)
+    train(Line(), eager, Budget(steps=8), tmp_path / "cut", stop=stop, on_step=on_step)
+    newest = tmp_path / "cut" / "state-000000005.pt"
+    data = bytearray(newest.read_bytes())
+    data[place] ^= 4
+    newest.write_bytes(data)
+    again = train(Line(), eager, Budget(steps=8), tmp_path / "cut", resume=True)
+    assert "state-000000005.pt - left aside, it is damaged" in caplog.text
+    for a, b in zip(weights(whole.model), weights(again.model), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_damaged_state_does_not_push_out_good_ones(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    (tmp_path / "state-000000900.pt").write_bytes(b"damaged")
+    train(Line(), replace(CONFIG, save_seconds=0), Budget(steps=4), tmp_path, resume=True)
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert names == ["state-000000003.pt", "state-000000004.pt"]
+
+
+def test_states_of_the_first_format_are_still_read(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    state = load_state(tmp_path)
+    assert state is not None
+    old = {key: value for key, value in vars(state).items() if key != "held"}
+    torch.save({"format": 1, "extra": {}, **old}, tmp_path / "state-000000003.pt")
+    again = load_state(tmp_path)
+    assert again is not None and torch.equal(again.generator, state.generator)
+
+
+def test_a_state_of_another_network_is_one_line(tmp_path: Path) -> None:
+    train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    state = load_state(tmp_path)
+    assert state is not None
+    del state.model["0.weight"]
+    state_module.save_state(tmp_path, state)
+    with pytest.raises(ScratchError, match="does not fit this network"):
+        train(Line(), CONFIG, Budget(steps=4), tmp_path, resume=True)
+
+
+def test_a_hang_up_ends_the_run_with_a_state_unless_it_is_ignored(tmp_path: Path) -> None:
+    def on_step(step: int, used: float, figures: dict[str, float]) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    outcome = train(Line(), CONFIG, Budget(steps=6), tmp_path / "a", on_step=on_step)
+    assert outcome.interrupted and outcome.step == 3
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        outcome = train(Line(), CONFIG, Budget(steps=6), tmp_path / "b", on_step=on_step)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not outcome.interrupted and outcome.step == 6
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / ".0123.part").write_bytes(b"of a process that was killed")
+    with only_run(tmp_path):
+        assert not list(tmp_path.glob(".*.part"))
+        with pytest.raises(UsageError, match="another process trains into"):
+            train(Line(), CONFIG, Budget(steps=2), tmp_path)
+    assert train(Line(), CONFIG, Budget(steps=2), tmp_path).step == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for folder, reason in (("file", "is a file, not a folder"), ("file/run", "a part of the path")):
+        with pytest.raises(ScratchError, match=reason):
+            train(Line(), CONFIG, Budget(steps=2), tmp_path / folder)
+
+
+def test_a_journal_that_cannot_be_written_ends_no_run_and_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full from step 3 on, in the middle of a row, and has room again after a restart."""
+    real, full = os.write, False
+
+    def write(handle: int, data: bytes) -> int:
+        if full and len(data) > 5:
+            return real(handle, data[:5])
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data)
+
+    def on_step(step: int, used: float, figures: dict[str, float]) -> None:
+        nonlocal full
+        full = step >= 3
+        stop.asked = step == 7
+
+    stop = Stop()
+    chatty = replace(CONFIG, log_steps=1)
+    monkeypatch.setattr(os, "write", write)
+    outcome = train(Line(), chatty, Budget(steps=10), tmp_path, stop=stop, on_step=on_step)
+    assert outcome.step == 7
+    assert caplog.text.count("the disk is full") == 1
+    assert "lacks the last 4 rows - resume the run to write them" in caplog.text
+    assert [row["step"] for row in read_journal(tmp_path)] == [1, 2, 3]
+    monkeypatch.undo()
+    train(Line(), chatty, Budget(steps=10), tmp_path, resume=True)
+    steps = [row["step"] for row in read_journal(tmp_path) if "loss" in row]
+    assert steps == list(range(1, 11))
+
+
+def test_a_journal_is_rewritten_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(Line(), CONFIG, Budget(steps=4), tmp_path)
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def full(*arguments: object, **options: object) -> None:
+        raise ScratchError("cannot write it - the disk is full")
+
+    monkeypatch.setattr(journal_module, "write_file", full)
+    train(Line(), CONFIG, Budget(steps=6), tmp_path, resume=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    train(Line(), CONFIG, Budget(steps=8), tmp_path, resume=True)
+    assert [row["step"] for row in read_journal(tmp_path) if "loss" in row] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[1]", b"\xff\xfe", b'{"step": "1"}', b"[" * 10**5])
+def test_damaged_lines_of_a_journal_are_left_out(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n{"st')
+    assert read_journal(tmp_path) == [{"step": 1}, {"step": 2}]
+    assert "damaged lines are left out: 1" in caplog.text
+
+
+def test_a_run_that_is_killed_at_random_moments_equals_one_that_is_not(tmp_path: Path) -> None:
+    """`scripts/kill_training.py` does the same as often as one likes."""
+    script = ROOT / "scripts" / "kill_training.py"
+    command = [sys.executable, str(script), "--kills", "6", "--seed", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bit-equal, and every row of the journal once" in done.stdout
+
+
+def test_a_leader_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads as two processes: what they would sum up over the network, they sum up in memory."""
+    meeting, flags = threading.Barrier(2, timeout=20), [0.0, 0.0]
+
+    class Pair(Team):
+        def mean(self, x: Tensor) -> float:
+            flags[self.rank] = float(x)
+            meeting.wait()
+            return sum(flags) / 2
+
+    def leader() -> None:
+        with pytest.raises(ZeroDivisionError), Pair(0, 2).leader_first():
+            print(1 / 0)
+
+    thread = threading.Thread(target=leader)
+    thread.start()
+    with pytest.raises(ScratchError, match="the first process failed"), Pair(1, 2).leader_first():
+        raise AssertionError("nothing to read was made")
+    thread.join()

@@ -6,7 +6,6 @@ out/model/  the model in diffusers' folder layout, in half precision
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from sd_scratch.scenes.captions import corpus
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import number_tokens
 from sd_scratch.training.bpe import train_merges
-from sd_scratch.training.loop import Budget, Outcome, TrainConfig, train
+from sd_scratch.training.loop import Budget, OnStep, Outcome, TrainConfig, train
 from sd_scratch.training.scenes.judge import JUDGE_TRAINING, SceneJudgeTask
 from sd_scratch.training.scenes.latents import cached_latents
 from sd_scratch.training.scenes.pair import PAIR_TRAINING, PairTask
@@ -40,8 +39,6 @@ SCENE_COUNT = 64_000  # what the U-Net sees, again and again
 CAPTIONS_PER_SCENE = 4
 CORPUS_SIZE = 20_000
 SHARD_BYTES = 15 << 20
-
-OnStep = Callable[[int, float, dict[str, float]], None]
 
 
 def train_scenes(
