@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components, load_components
+from sd_scratch.checkpoints.adapters.apply import Adapter, with_adapters
+from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
@@ -42,7 +44,13 @@ class StableDiffusion:
     Rombach et al. 2022 (arXiv:2112.10752). Use `load` to get one.
     """
 
-    def __init__(self, components: Components) -> None:
+    def __init__(
+        self,
+        components: Components,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
+        self.base, self.adapters = components, tuple(adapters)
+        components = with_adapters(components, self.adapters)
         self.components = components
         self.config = components.config
         self.tokenizer = components.tokenizer
@@ -70,6 +78,25 @@ class StableDiffusion:
     def dtype(self) -> torch.dtype:
         """What the networks compute in; latents between the steps are always fp32."""
         return self.unet.conv_in.weight.dtype
+
+    # Adapters -------------------------------------------------------------------------------
+
+    def with_lora(
+        self, path: str | Path, scale: float = 1.0, text_scale: float | None = None
+    ) -> "StableDiffusion":
+        """The same model with one more LoRA (or LoCon, LoHa, LoKr, DoRA) from a file.
+
+        `scale` is for the U-Net, and for the text encoder too unless `text_scale` is given. This model
+        stays as it is, to the bit; the two share every weight that the LoRA does not change. Raises
+        ScratchError for a file that is no LoRA for this model.
+        """
+        text_scale = scale if text_scale is None else text_scale
+        lora = Adapter(read_lora(path, self.base), scale, text_scale)
+        return self.with_adapters(*self.adapters, lora)
+
+    def with_adapters(self, *adapters: Adapter) -> "StableDiffusion":
+        """The same model with these adapters and no others; with none it is as it was loaded."""
+        return StableDiffusion(self.base, adapters)
 
     # Inputs ---------------------------------------------------------------------------------
 

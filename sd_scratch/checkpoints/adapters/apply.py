@@ -1,0 +1,74 @@
+"""A model with adapters: other weights in the same places, beside a model that keeps its own."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sd_scratch.checkpoints.adapters.changes import Change
+from sd_scratch.checkpoints.adapters.lora import Lora
+from sd_scratch.checkpoints.load import Components
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA and how much of it: `scale` for the U-Net, `text_scale` for the text encoder."""
+
+    lora: Lora
+    scale: float = 1.0
+    text_scale: float = 1.0
+
+
+def with_adapters(base: Components, adapters: Sequence[Adapter]) -> Components:
+    """The model `base` with the sum of all changes, each computed from its own weights.
+
+    W' = W + sum of scale * change(W), in fp32 at least, so the order does not matter beyond rounding.
+    Only the weights that change are new; `base` shares the rest and stays as it is, to the bit.
+    """
+    return replace(
+        base,
+        unet=_changed(base.unet, "unet", [(use.lora, use.scale) for use in adapters]),
+        text=_changed(base.text, "text", [(use.lora, use.text_scale) for use in adapters]),
+    )
+
+
+def _changed(network: Network, part: str, loras: Sequence[tuple[Lora, float]]) -> Network:
+    changes: dict[str, list[tuple[Change, float]]] = defaultdict(list)
+    for lora, scale in loras:
+        for change in lora.changes:
+            root, _, place = change.module.partition(".")
+            if root == part and scale:
+                changes[place].append((change, scale))
+    if not changes:
+        return network
+    copy = sharing_copy(network)
+    for place, scaled in changes.items():
+        module = copy.get_submodule(place)
+        for leaf, of in (("weight", Change.of_weight), ("bias", Change.of_bias)):
+            old = getattr(module, leaf, None)
+            if not isinstance(old, Tensor):
+                continue
+            exact = old.to(torch.promote_types(old.dtype, torch.float32))
+            parts = [(scale, of(change, exact)) for change, scale in scaled]
+            total = sum((scale * part for scale, part in parts if part is not None), exact)
+            if total is not exact:  # `empty_like` keeps the order of the old weight in memory
+                new = torch.empty_like(old).copy_(total)
+                setattr(module, leaf, nn.Parameter(new, requires_grad=False))
+    return copy
+
+
+def sharing_copy(network: Network) -> Network:
+    """The same modules anew, on the same weights; nobody listens to them."""
+    memo: dict[int, object] = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    probes = [m.__dict__["probe"] for m in network.modules() if "probe" in m.__dict__]
+    memo |= {id(probe): None for probe in probes}
+    copy = deepcopy(network, memo)
+    for module in copy.modules():
+        module.__dict__.pop("probe", None)
+    return copy

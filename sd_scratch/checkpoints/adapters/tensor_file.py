@@ -1,0 +1,120 @@
+"""All tensors of a small file, whole: adapters are read before anything is changed."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_scratch.checkpoints.safetensors_file import DTYPES, read_header
+from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
+from sd_scratch.errors import ScratchError
+
+SIZE_LIMIT = 4 << 30  # bytes
+DEPTH = 4  # of tables within tables in a pickle
+HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a file holds. `hash` is the first digits of the sha256 of a safetensors file's tensors, so
+    that it survives a change of its metadata, as A1111 counts it; of a pickle the whole file's."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+    hash: str
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """Read a `.safetensors` file or a pickle of tensors (`.bin`, `.pt`, `.ckpt`), whatever its name says.
+
+    Tensors inside tables of a pickle are named by their keys with dots between, those of a list by
+    their numbers. Raises ScratchError for anything else, for tensors that are no numbers, and for
+    numbers that are not finite.
+    """
+    try:
+        size = path.stat().st_size if path.is_file() else 0
+        with path.open("rb") as file:
+            kind = sniff(file.read(PEEK))
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    if size > SIZE_LIMIT:
+        raise ScratchError(f"{path} - {size:,} bytes - too large for an adapter: a whole model?")
+    found = _read_pickle(path) if kind == PICKLE else _read_safetensors(path)
+    for key, tensor in found.tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ScratchError(f"{path} - {key} holds NaN or infinity - the file is damaged")
+    return found
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    header = read_header(path)
+    for key, stored in header.tensors.items():
+        if stored.dtype not in DTYPES:
+            raise ScratchError(
+                f"{path} - {key} is stored as {stored.dtype}, which is not supported"
+            )
+    tensors = {key: stored.read() for key, stored in header.tensors.items()}
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(min(stored.begin for stored in header.tensors.values()))
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return TensorFile(path, tensors, header.metadata, digest.hexdigest()[:HASH_DIGITS])
+
+
+def _read_pickle(path: Path) -> TensorFile:
+    """PyTorch's reader, which builds tensors and plain values and runs no code of the file's."""
+    _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, ValueError, TypeError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ScratchError(
+            f"{path} - a pickle that holds more than tensors, or is damaged ({reason}) - find a"
+            " .safetensors version"
+        ) from None
+    tensors = dict(_walk(content, "", path, DEPTH))
+    if not tensors:
+        raise ScratchError(f"{path} - a pickle without tensors - {AGAIN}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return TensorFile(path, tensors, {}, digest[:HASH_DIGITS])
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch stores its archives without compression; what inflates is an attack."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ScratchError(f"{path} - a compressed archive, which PyTorch does not write - {AGAIN}")
+
+
+def _walk(value: object, name: str, path: Path, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        held = value.untyped_storage().nbytes() if value.layout == torch.strided else -1
+        if value.numel() * value.element_size() > held:
+            raise ScratchError(f"{path} - {name or 'its tensor'} is not stored whole - {AGAIN}")
+        yield name, value.detach()
+    elif isinstance(value, Mapping | list | tuple) and depth:
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in pairs:
+            yield from _walk(inner, f"{name}.{key}" if name else str(key), path, depth - 1)
+
+
+def json_metadata(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A JSON object that a program stored among a file's metadata; empty where there is none."""
+    try:
+        value = json.loads(metadata.get(key) or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
