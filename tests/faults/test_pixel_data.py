@@ -1,6 +1,7 @@
 """Data files that are missing, cut, swapped, damaged or of another kind: one line each."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -125,11 +126,11 @@ def test_cifar_labels_out_of_range(tmp_path):
         read_batches(tmp_path, TEST_FILES, CIFAR10)
 
 
-def write_pictures(folder: Path, table: str) -> None:
+def write_pictures(folder: Path, table: str | bytes) -> None:
     Image.new("RGB", (9, 9)).save(folder / "good.png")
     (folder / "text.png").write_text("no picture")
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:40])
-    (folder / "labels.csv").write_text(table)
+    (folder / "labels.csv").write_bytes(table.encode() if isinstance(table, str) else table)
 
 
 def test_broken_pictures_are_listed_and_left_out(tmp_path, caplog):
@@ -148,12 +149,61 @@ def test_broken_pictures_are_listed_and_left_out(tmp_path, caplog):
         ("name,kind\ngood.png,a\n", "first line must name"),
         ("file,label\ngood.png\n", "line 2 lacks"),
         ("file,label\ntext.png,a\n", "no picture could be read"),
+        ("file,label\n\n,\n", "names no picture"),
+        ("sep=;\nfile;label\n\ngood.png\n", "line 4 lacks"),
+        ("sep=\nfile;label\n", "cannot be read as a table"),
+        (b"file,label\ngood.png,\xe4\n", "not UTF-8 text.*save it again"),
+        ("file,label\ngood.png,a\n".encode("utf-16-le"), "not UTF-8 text"),
+        (b'file,label\n"' + b"x" * 200_000, "cannot be read as a table"),
     ],
 )
 def test_malformed_tables(tmp_path, table, words):
     write_pictures(tmp_path, table)
     with refused(words):
         read_pictures(tmp_path, 8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/dev/zero",
+        "../good.png",
+        "a/../../good.png",
+        "C:\\good.png",
+        "\\\\host\\good.png",
+        "pipe",
+        "sub",
+        ".",
+    ],
+)
+def test_a_table_names_regular_files_of_its_folder_alone(tmp_path, name, caplog):
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    write_pictures(folder, f"file,label\ngood.png,a\n{name},a\n")
+    assert len(read_pictures(folder, 8)) == 1
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "EPS"])
+def test_three_formats_are_read_and_no_others(tmp_path, kind, caplog):
+    write_pictures(tmp_path, "file,label\ngood.png,a\nother.png,a\n")
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png", format=kind)
+    assert len(read_pictures(tmp_path, 8)) == 1
+    assert "other.png" in caplog.text
+
+
+def test_a_table_that_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "labels.csv")
+    with refused("labels.csv", "not a regular file"):
+        read_pictures(tmp_path, 8)
+
+
+def test_nothing_can_be_kept_for_tests_of_single_pictures(tmp_path):
+    write_pictures(tmp_path, "file,label\n" + "".join(f"good.png,{i}\n" for i in range(12)))
+    with refused("one picture alone"):
+        load_data("pictures", tmp_path)
 
 
 def test_a_folder_without_a_table(tmp_path):

@@ -16,7 +16,7 @@ from sd_scratch.training.pixels.cifar import (
     read_batches,
     write_batch,
 )
-from sd_scratch.training.pixels.datasets import CIFAR10, data_folder, load_data
+from sd_scratch.training.pixels.datasets import CIFAR10, data_folder, kept_for_tests, load_data
 from sd_scratch.training.pixels.idx import read_idx, write_idx
 from sd_scratch.training.pixels.images import to_bytes, to_pixels
 from sd_scratch.training.pixels.pictures import read_pictures
@@ -86,6 +86,56 @@ def test_pictures_become_squares_of_one_side(tmp_path):
     assert data.images[1, :, 8, 8].tolist() == [200, 0, 0]
     split = load_data("pictures", tmp_path)
     assert (len(split.train), len(split.test)) == (11, 1)
+
+
+ROWS = ["file,label"] + [f"{i}.png,{'ab'[i % 2]}" for i in range(20)]
+TABLES = {
+    "commas, a mark and CRLF": "\r\n".join(ROWS).encode("utf-8-sig"),
+    "semicolons": "\n".join(ROWS).replace(",", ";").encode(),
+    "tabs in UTF-16": "\r\n".join(ROWS).replace(",", "\t").encode("utf-16"),
+    "UTF-16 the other way round": b"\xfe\xff" + "\n".join(ROWS).encode("utf-16-be"),
+    "a space after the comma": "\n".join(ROWS).replace(",", " , ").encode(),
+    "quotes": "\n".join(f'"{row}"'.replace(",", '","') for row in ROWS).encode(),
+    "capitals and empty lines": ("\n".join(["File,Label", *ROWS[1:]]) + "\n,\n\n").encode(),
+    "a hint for Excel": ("sep=;\n" + "\n".join(ROWS).replace(",", ";")).encode(),
+    "another order and more columns": "\n".join(
+        ",".join(["x", *reversed(row.split(","))]) for row in ROWS
+    ).encode(),
+    "backslashes": "\n".join([ROWS[0], *(f".\\sub\\{row}" for row in ROWS[1:])]).encode(),
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path, table, caplog):
+    (tmp_path / "sub").mkdir()
+    for i in range(20):
+        for folder in (tmp_path, tmp_path / "sub"):
+            Image.new("RGB", (8, 8), (i,) * 3).save(folder / f"{i}.png")
+    (tmp_path / "labels.csv").write_bytes(table)
+    data = read_pictures(tmp_path, 8)
+    assert not caplog.text
+    assert data.class_names == ("a", "b") and data.labels.tolist() == [0, 1] * 10
+    assert data.images[:, 0, 0, 0].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([20] * 10, [2] * 10),
+        ([100, 10, 10], [10, 1, 1]),
+        ([5] * 8, [0, 1, 0, 1, 0, 1, 0, 1]),
+        ([9, 1, 2], [0, 0, 1]),  # never the last picture of a class
+        ([1] * 12, [0] * 12),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_picture_in_ten_of_every_class_is_kept_for_tests(sizes, expected, turned):
+    """Whether classes come one after the other or in turn."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    if turned:
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    kept = kept_for_tests(labels)
+    assert labels[kept].bincount(minlength=len(sizes)).tolist() == expected
 
 
 @pytest.mark.parametrize("low", [-1.0, 0.0])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.training.pixels.cifar import TEST_FILES, TRAIN_FILES, read_batches
@@ -14,7 +15,7 @@ from sd_scratch.training.pixels.images import LabelledImages
 from sd_scratch.training.pixels.pictures import read_pictures
 
 PICTURE_SIDE = 32
-TEST_EVERY = 10  # of one's own pictures, every tenth is kept for tests
+TEST_EVERY = 10  # of one's own pictures, one in ten is kept for tests
 
 DIGITS = tuple("0123456789")
 FASHION = (
@@ -99,8 +100,26 @@ def _pictures(folder: Path) -> DataSet:
     data = read_pictures(folder, PICTURE_SIDE)
     if len(data) < TEST_EVERY:
         raise ScratchError(f"{folder} - only {len(data)} pictures - give at least {TEST_EVERY}")
-    kept = torch.arange(len(data)) % TEST_EVERY == TEST_EVERY - 1
+    kept = kept_for_tests(data.labels)
+    if not kept.any():
+        raise ScratchError(
+            f"{folder} - every class has one picture alone, and none can be kept for tests - give more"
+        )
     return DataSet(data.rows((~kept).nonzero()[:, 0]), data.rows(kept.nonzero()[:, 0]))
+
+
+def kept_for_tests(labels: Tensor) -> Tensor:
+    """Which pictures are not trained on ``[N]``: every tenth, class after class, whatever their order in
+    the table; never the last one that a class has."""
+    left = labels.bincount()
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    waiting = 0
+    for row in labels.argsort(stable=True).tolist():
+        waiting += 1
+        if waiting >= TEST_EVERY and left[labels[row]] > 1:
+            kept[row], waiting = True, 0
+            left[labels[row]] -= 1
+    return kept
 
 
 READERS: dict[str, Callable[[Path], DataSet]] = {

@@ -22,7 +22,7 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.training.pixels.images import LabelledImages
 
 UNSIGNED_BYTE = 8
-LARGEST = 1 << 31  # bytes; MNIST's pictures are 47 million
+LARGEST = 1 << 28  # bytes; MNIST's pictures are 47 million
 KINDS = {1: "labels", 3: "pictures"}
 GZIP_START = b"\x1f\x8b"
 

@@ -1,12 +1,16 @@
 """A folder of one's own pictures with a table of their classes.
 
 ``labels.csv`` begins with the line ``file,label``; every other line names a picture, relative to the
-folder, and its class by any word. Pictures are cropped to a centred square and scaled to one side.
+folder, and its class by any word. It is read as spreadsheets write it: with commas, semicolons or tabs,
+in UTF-8 or UTF-16. Pictures are cropped to a centred square and scaled to one side.
 """
 
+import codecs
 import csv
+import io
 import logging
-from pathlib import Path
+import stat
+from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -17,6 +21,9 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.training.pixels.images import LabelledImages
 
 TABLE = "labels.csv"
+SEPARATORS = (",", ";", "\t")
+LARGEST_TABLE = 64 << 20  # bytes
+FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_CLASSES = 1000
 LISTED = 10  # broken files that are named one by one
 
@@ -32,7 +39,7 @@ def read_pictures(folder: Path, side: int) -> LabelledImages:
     images, labels, broken = [], [], []
     for name, label in _read_table(folder / TABLE):
         try:
-            images.append(_read_picture(folder / name, side))
+            images.append(_read_picture(_find(folder, name), side))
             labels.append(label)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
             broken.append(f"{name} ({_reason(error)})")
@@ -51,25 +58,70 @@ def read_pictures(folder: Path, side: int) -> LabelledImages:
 
 
 def _read_table(path: Path) -> list[tuple[str, str]]:
+    """The rows (file, label) of the table, in order."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        lines = list(io.StringIO(_read_text(path), newline=""))
+        first, separator = 0, max(SEPARATORS, key=lines[0].count) if lines else SEPARATORS[0]
+        if lines and lines[0].lower().startswith("sep="):  # a hint that Excel writes and reads
+            first, separator = 1, lines[0][len("sep=") :].rstrip("\r\n")
+        rows = list(csv.reader(lines[first:], delimiter=separator, skipinitialspace=True))
+    except (TypeError, csv.Error) as error:
+        raise ScratchError(f"{path} - cannot be read as a table: {_reason(error)}") from None
+    names = [name.strip().lower() for name in rows[0]] if rows else []
+    if not {"file", "label"} <= set(names):
+        raise ScratchError(f"{path} - its first line must name the columns file,label")
+    file, label = names.index("file"), names.index("label")
+    table = []
+    for number, row in enumerate(rows[1:], first + 2):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue  # spreadsheets end with such lines
+        if len(cells) <= max(file, label) or not cells[file] or not cells[label]:
+            raise ScratchError(f"{path} - line {number} lacks a file or a label")
+        table.append((cells[file], cells[label]))
+    if not table:
+        raise ScratchError(f"{path} - names no picture - give one line for each: file,label")
+    return table
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise ScratchError(f"{path} - not a regular file - write the table into one")
+        if path.stat().st_size > LARGEST_TABLE:
+            raise ScratchError(f"{path} - larger than {LARGEST_TABLE >> 20} MB - not such a table")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ScratchError(
             f"{path} - no such file - write one: a line file,label, then one line per picture"
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScratchError(f"{path} - cannot be read as a table: {_reason(error)}") from None
-    if not rows or not {"file", "label"} <= rows[0].keys():
-        raise ScratchError(f"{path} - its first line must name the columns file,label")
-    for number, row in enumerate(rows, 2):
-        if not row["file"] or not row["label"]:
-            raise ScratchError(f"{path} - line {number} lacks a file or a label")
-    return [(row["file"], row["label"].strip()) for row in rows]
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ScratchError(f"{path} - not UTF-8 text - save it again, as CSV in UTF-8")
+    return text
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The regular file that a row names. Raises `ValueError` for one outside of the folder, and for what
+    is no regular file."""
+    if not (folder / name).exists() and "\\" in name:
+        name = name.replace("\\", "/")  # written on Windows
+    path = PurePath(name)
+    if path.is_absolute() or PureWindowsPath(name).anchor or ".." in path.parts:
+        raise ValueError("outside of the folder")
+    if not stat.S_ISREG((folder / path).stat().st_mode):
+        raise ValueError("not a regular file")
+    return folder / path
 
 
 def _read_picture(path: Path, side: int) -> Tensor:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
     square = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
