@@ -65,7 +65,7 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
         dest="classes",
         action="append",
         metavar="NAME",
-        help="a class by name or number, or none; again for more (default: all, one a row)",
+        help="a class by name, by number where the names are words, or none; again for more (default: all)",
     )
     group.add_argument("--sampler", help="ddpm, ddim, pndm, lms, ... (default: the model's)")
     group.add_argument("--film", type=Path, metavar="FILE.gif", help="show how they come about")
@@ -262,12 +262,14 @@ def _load(source: str, device: str | None) -> "PixelDiffusion":
 
 
 def _class_number(model: "PixelDiffusion", name: str) -> int | None:
-    """A class by its name, its number, or "none" for pictures of no class in particular."""
+    """A class by its name, or "none" for pictures of no class in particular; where no class is called
+    by a number, also by its number, from 0."""
     names = model.config.class_names
-    if name == "none":
-        return None
     if name in names:
         return names.index(name)
-    if name.isdecimal() and int(name) < len(names):
+    if name == "none":
+        return None
+    numbered = any(word.isdecimal() for word in names)
+    if not numbered and name.isdecimal() and int(name) < len(names):
         return int(name)
     raise UsageError(f"class {name!r} is unknown - there is {', '.join(names[:20])}")

@@ -1,6 +1,7 @@
 """The commands for models on pixels, from data to pictures, with presets that take no time."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 from sd_scratch.checkpoints import pixel_model
 from sd_scratch.cli import main, pixels
+from sd_scratch.errors import UsageError
 from sd_scratch.training.pixels import ddpm, presets
 from sd_scratch.training.pixels.idx import write_idx
 from tests.digits import BETTER, JUDGE, PAPER_TINY, digits
@@ -123,6 +125,23 @@ def test_bad_usage_of_sample(tmp_path, model, capsys):
     assert "class 'eleven' is unknown - there is 0, 1" in capsys.readouterr().err
     assert run("sample", "mnist", "-m", tmp_path) == 2
     assert "no model of pixels there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["cat", "dog"], {"cat": 0, "dog": 1, "0": 0, "1": 1, "none": None}),
+        (["1", "2", "10"], {"1": 0, "2": 1, "10": 2, "none": None}),
+        (["7", "none"], {"7": 0, "none": 1}),
+    ],
+)
+def test_a_class_is_named_before_it_is_counted(names, found):
+    config = SimpleNamespace(config=SimpleNamespace(class_names=tuple(names)))
+    for name, number in found.items():
+        assert pixels._class_number(config, name) == number
+    for name in {"0", "1", "2", "-1", "3", "99", "cow"} - set(found):
+        with pytest.raises(UsageError, match=f"unknown - there is {', '.join(names)}"):
+            pixels._class_number(config, name)
 
 
 def test_shipped_models_are_found_by_name(tmp_path, model, monkeypatch, capsys):
