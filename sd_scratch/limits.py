@@ -5,5 +5,6 @@ GUIDANCE = (-1e9, 1e9)
 SIDE = (8, 8192)  # pixels
 SEED = (0, 2**64 - 1)
 CLIP_SKIP = (1, 24)
+LORA_SCALE = (-100.0, 100.0)
 
 DTYPES = ("float32", "float16", "bfloat16")

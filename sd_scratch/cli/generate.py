@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd_scratch.cli.adapters import add_adapter_arguments
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import (
     add_device_arguments,
@@ -65,6 +66,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
     )
 
+    add_adapter_arguments(parser)
     way = parser.add_argument_group("sampling (default: the model's own)")
     way.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
     way.add_argument(

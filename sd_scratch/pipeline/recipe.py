@@ -10,9 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
+from sd_scratch.pipeline.loras import (
+    LoraUse,
+    loras_from_json,
+    show_hashes,
+    take_tags,
+    with_hashes,
+    with_tags,
+)
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.version import __version__
 
@@ -35,6 +43,7 @@ class Recipe:
         revision: the hub commit, for a hub id.
         model_hash: the first 10 hex digits of the weights' sha256.
         dtype: what the networks computed in.
+        loras: what was added to the weights.
     """
 
     prompt: str
@@ -52,6 +61,7 @@ class Recipe:
     revision: str | None = None
     model_hash: str | None = None
     dtype: str | None = None
+    loras: tuple[LoraUse, ...] | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -84,8 +94,11 @@ class Recipe:
             "Version": f"sd_scratch {__version__}",
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
+        loras = tuple(use._replace(name=_plain(use.name)) for use in self.loras or ())
+        if hashes := show_hashes(loras):
+            line += f', Lora hashes: "{hashes}"'
         negative = f"Negative prompt: {self.negative_prompt}\n" if self.negative_prompt else ""
-        return f"{self.prompt}\n{negative}{line}"
+        return f"{with_tags(self.prompt, loras)}\n{negative}{line}"
 
 
 def recipe_from_json(text: str, where: str) -> Recipe:
@@ -131,6 +144,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         revision=words("revision"),
         model_hash=words("model_hash"),
         dtype=choice("dtype", DTYPES),
+        loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
     )
 
 
@@ -153,8 +167,14 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
 
     sampler, options = settings.sampler()
     width, height = settings.size("Size")
+    try:
+        text, loras = take_tags(prompt.strip())
+    except UsageError as error:
+        raise ScratchError(f"{where} - {error}") from None
+    if loras:
+        loras = with_hashes(loras, settings.take("Lora hashes") or "")
     recipe = Recipe(
-        prompt=prompt.strip(),
+        prompt=text,
         negative_prompt=negative.strip(),
         seed=settings.integer("Seed", *SEED),
         steps=settings.integer("Steps", *STEPS),
@@ -166,6 +186,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         clip_skip=settings.integer("Clip skip", *CLIP_SKIP),
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
+        loras=loras or None,
     )
     # Without "RNG: CPU" the noise was drawn on a graphics card, and cannot be drawn again here.
     noise = () if settings.take("RNG") == "CPU" else ("RNG",)

@@ -1,0 +1,109 @@
+"""The LoRAs of a recipe: by name and hash, never by path, as JSON and as A1111's prompts say them."""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from sd_scratch.errors import UsageError
+from sd_scratch.json_file import Fields
+from sd_scratch.limits import LORA_SCALE
+
+TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+MAX_LORAS, MAX_NAME = 100, 200
+
+
+class LoraUse(NamedTuple):
+    """One LoRA of a picture. `name` is its file's without folder and ending; `scale` is for the U-Net,
+    `text_scale` for the text encoder; `hash` as `sd_scratch.checkpoints.adapters` counts it, or ""."""
+
+    name: str
+    scale: float = 1.0
+    text_scale: float = 1.0
+    hash: str = ""
+
+    @property
+    def tag(self) -> str:
+        return f"<lora:{self.name}:{self.text_scale:g}:{self.scale:g}>"
+
+
+def take_tags(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
+    """A prompt without its ``<lora:name:text scale:U-Net scale>``, and what they ask for.
+
+    As in A1111 one number is for both networks, and none is 1. Raises UsageError for a tag that says
+    something else.
+    """
+    uses = tuple(_use(match) for match in TAG.finditer(prompt))
+    return (TAG.sub("", prompt).strip() if uses else prompt), uses
+
+
+def _use(match: re.Match[str]) -> LoraUse:
+    name, *numbers = match[1].split(":")
+    named: dict[str, float | None] = {"te": None, "unet": None}
+    plain = []
+    for number in numbers:
+        key, equals, value = number.rpartition("=")
+        if equals and key in named:
+            named[key] = _number(value, match[0])
+        else:
+            plain.append(_number(number, match[0]))
+    if not name.strip() or len(plain) > 2:
+        raise UsageError(f"{match[0][:80]} - write <lora:name:scale> or <lora:name:text:unet>")
+    first = plain[0] if plain else named["te"]
+    text = 1.0 if first is None else first
+    second = plain[1] if len(plain) == 2 else named["unet"]
+    return LoraUse(name.strip(), text if second is None else second, text)
+
+
+def _number(text: str, tag: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    low, high = LORA_SCALE
+    if not low <= value <= high:
+        raise UsageError(f"{tag[:80]} - a scale is a number from {low:g} to {high:g}")
+    return value
+
+
+def with_tags(prompt: str, loras: tuple[LoraUse, ...]) -> str:
+    """The inverse of `take_tags`."""
+    return " ".join([prompt, *(use.tag for use in loras)])
+
+
+def show_hashes(loras: tuple[LoraUse, ...]) -> str | None:
+    """A1111's ``name: hash, name: hash``; None where no hash is known."""
+    return ", ".join(f"{use.name}: {use.hash}" for use in loras if use.hash) or None
+
+
+def with_hashes(loras: tuple[LoraUse, ...], hashes: str) -> tuple[LoraUse, ...]:
+    """The inverse of `show_hashes`, for text that any program wrote; what does not fit is left out."""
+    pairs = (part.rpartition(":") for part in hashes.strip('"').split(","))
+    known = {name.strip(): value.strip() for name, _, value in pairs}
+    return tuple(use._replace(hash=_hash(known.get(use.name, ""))) for use in loras)
+
+
+def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
+    """Every LoRA of a stored recipe, its types and ranges checked."""
+    low, high = LORA_SCALE
+    rows = value if isinstance(value, list) and len(value) <= MAX_LORAS else [None]
+    loras = []
+    for row in rows:
+        match row:
+            case [str(name), int() | float() as scale, int() | float() as text_scale, str(digest)]:
+                numbers = not isinstance(scale, bool) and not isinstance(text_scale, bool)
+                sound = (
+                    numbers
+                    and low <= scale <= high
+                    and low <= text_scale <= high
+                    and len(name) <= MAX_NAME
+                )
+                loras.append(LoraUse(name, float(scale), float(text_scale), _hash(digest)))
+            case _:
+                sound = False
+        if not sound:
+            fields.fail("loras", "a list of [name, scale, text scale, hash]")
+    return tuple(loras)
+
+
+def _hash(text: str) -> str:
+    return text if re.fullmatch(r"[0-9a-f]{1,64}", text) else ""
