@@ -75,7 +75,8 @@ def _with_cleaning(components: Components, style: str | None) -> Components:
     if style in (None, old.text_cleaning):
         return components
     return replace(
-        components, tokenizer=Tokenizer(old.vocab, old.merges, old.max_length, style or "")
+        components,
+        tokenizer=Tokenizer(old.vocab, old.merges, old.max_length, style or "", old.added),
     )
 
 

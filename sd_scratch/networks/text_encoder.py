@@ -115,6 +115,7 @@ class TextEncoder(Tapped):
 
 
 def at_end(x: Tensor, token_ids: Tensor) -> Tensor:
-    """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. The end token has
-    the largest id of all, and `argmax` finds the first of several."""
-    return x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
+    """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. A text ends with it
+    and is padded with it, so it is the last; added tokens may have larger ids."""
+    first = (token_ids == token_ids[:, -1:]).int().argmax(dim=1)  # the first of several
+    return x[torch.arange(len(x), device=x.device), first]

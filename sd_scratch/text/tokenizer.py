@@ -9,7 +9,7 @@ vocabulary merged them.
 import functools
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -141,6 +141,8 @@ class Tokenizer:
         max_length: ids per prompt, start and end included: 77 for CLIP.
         text_cleaning: ``"openai"``, as CLIP was trained, or ``"transformers"``, whose cleaning
             gives other ids for typographic quotes, ligatures, full-width letters and HTML entities.
+        added: phrases that stand for ids of their own, whatever their case, such as ``"<cat-toy>"``;
+            the longest is taken first, and one that begins or ends with a letter only as a whole word.
 
     Raises:
         ScratchError: no room for a token within `max_length`, or an unknown `text_cleaning`.
@@ -152,6 +154,7 @@ class Tokenizer:
         merges: Iterable[tuple[str, str]],
         max_length: int = 77,
         text_cleaning: str = "openai",
+        added: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         if text_cleaning not in STYLES:
             raise UsageError(f"unknown text cleaning {text_cleaning!r} - use {' or '.join(STYLES)}")
@@ -163,6 +166,8 @@ class Tokenizer:
         self.merges: Merges = list(merges)
         self.max_length = max_length
         self.text_cleaning = text_cleaning
+        self.added = dict(sorted((added or {}).items(), key=lambda item: -len(item[0])))
+        self._phrases = _any_of(self.added)
         self.start_id = vocab[START]
         self.end_id = vocab[END]
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
@@ -198,7 +203,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Rows that an embedding needs: one more than the largest id."""
-        return max(self.vocab.values()) + 1
+        return max(*self.vocab.values(), *itertools.chain(*self.added.values())) + 1
 
     def encode(self, text: str) -> Encoding:
         """Turn a prompt of any length into `max_length` ids; the end token is always among them.
@@ -245,10 +250,23 @@ class Tokenizer:
 
     @functools.cached_property
     def _strings(self) -> dict[int, str]:
-        return {index: token for token, index in self.vocab.items()}
+        strings = {index: token for token, index in self.vocab.items()}
+        for phrase, (first, *others) in self.added.items():
+            strings |= {first: phrase + END_OF_WORD, **dict.fromkeys(others, "")}
+        return strings
 
     def _tokens(self, text: str) -> Iterator[Token]:
-        for chunk, is_special in self._chunks(text):
+        at = 0
+        ids = list(self.added.values())
+        for match in self._phrases.finditer(text) if self._phrases else ():
+            yield from self._plain_tokens(text[at : match.start()], at)
+            for index in ids[match.lastindex - 1]:
+                yield Token(index, match[0], *match.span())
+            at = match.end()
+        yield from self._plain_tokens(text[at:], at)
+
+    def _plain_tokens(self, text: str, offset: int) -> Iterator[Token]:
+        for chunk, is_special in self._chunks(text, offset):
             if is_special:
                 start, end = chunk.spans[0][0], chunk.spans[-1][1]
                 yield Token(self.vocab[chunk.text], chunk.text, start, end)
@@ -266,14 +284,13 @@ class Tokenizer:
                 yield Token(self.vocab[string], part, spans[at][0], spans[after - 1][1])
                 at = after
 
-    def _chunks(self, text: str) -> Iterator[tuple[Cleaned, bool]]:
+    def _chunks(self, text: str, offset: int) -> Iterator[tuple[Cleaned, bool]]:
         """Clean the text and chop it into what is merged on its own; say which are special tokens.
 
         Both are found in the cleaned text by OpenAI, but special tokens in the raw one by
         transformers, which then cleans what stands between them.
         """
         raw_marks = self.text_cleaning == "transformers"
-        offset = 0
         for part in SPECIAL.split(text) if raw_marks else [text]:
             if raw_marks and SPECIAL.fullmatch(part):
                 yield Cleaned(part, [(offset + i, offset + i + 1) for i in range(len(part))]), True
@@ -298,6 +315,16 @@ class Tokenizer:
                 self._cache.clear()
             self._cache[key] = strings
         return strings
+
+
+def _any_of(phrases: Iterable[str]) -> regex.Pattern[str] | None:
+    """What finds the first of the phrases that fits, each in a group of its own, and words only whole."""
+    edge = {True: r"\b", False: ""}
+    patterns = [
+        f"({edge[phrase[0].isalnum()]}{regex.escape(phrase)}{edge[phrase[-1].isalnum()]})"
+        for phrase in phrases
+    ]
+    return regex.compile("|".join(patterns), regex.IGNORECASE) if patterns else None
 
 
 def _to_bytes(string: str) -> bytes:

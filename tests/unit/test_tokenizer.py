@@ -348,3 +348,21 @@ class TestFolder:
 
 def _letters(number: int) -> str:
     return "".join(chr(ord("a") + int(digit)) for digit in f"{number:05d}")
+
+
+def test_added_phrases_are_tokens_of_their_own():
+    plain = Tokenizer.clip()
+    added = {"<cat-toy>": (49408,), "style": (49409, 49410), "my style": (49411,)}
+    tokenizer = Tokenizer(plain.vocab, plain.merges, added=added)
+    text = "a <Cat-toy>, my style or a Style of lifestyles"
+    tokens = tokenizer.encode(text).tokens
+    assert [text[t.start : t.end] for t in tokens if t.id >= 49408] == [
+        *("<Cat-toy>", "my style", "Style", "Style"),
+    ]
+    assert [t.id for t in tokens if t.id >= 49408] == [49408, 49411, 49409, 49410]
+    rest = plain.encode("a , or a of lifestyles").tokens
+    assert [t.id for t in tokens if t.id < 49408] == [t.id for t in rest]
+    assert "<cat-toy>" in tokenizer.decode(tokenizer.encode(text).ids)
+    assert tokenizer.vocab_size == 49412
+    words = {word.text: len(word.tokens) for word in tokenizer.encode(text).words}
+    assert words["Style"] == 2
