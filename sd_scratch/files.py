@@ -1,4 +1,5 @@
-"""Writing files so that nobody ever sees half of one, and nothing that exists is lost.
+"""Writing files so that nobody ever sees half of one, and nothing that exists is lost; and reading
+those of strangers.
 
 Bytes go into a temporary file in the target's own folder, reach the disk, and are then given their
 name in one atomic step: `write_file` puts them at one path, `write_numbered` at the first free one of
@@ -12,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sd_scratch.errors import ScratchError, UsageError
 
@@ -25,7 +27,51 @@ CAUSES = {
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
+MEGABYTE = 1_000_000
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+
+@contextlib.contextmanager
+def open_file(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
+    """A regular file for reading, of at most `limit` bytes.
+
+    Raises ScratchError, in one line that begins with the path: nothing is there, a folder, a device or a
+    pipe (which are never waited for), no permission, too large.
+    """
+    try:
+        # Without waiting: a pipe that nobody writes to would never open.
+        handle = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {_reason(error)}") from None
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise ScratchError(f"{str(path)!a} - not a path: {error}") from None
+    try:
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise ScratchError(f"{path} - a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ScratchError(f"{path} - a device or a pipe, not a regular file")
+        if limit is not None and status.st_size > limit:
+            raise ScratchError(f"{path} - larger than {_size(limit)} - not read")
+    except BaseException:
+        os.close(handle)
+        raise
+    try:
+        with os.fdopen(handle, "rb") as file:
+            yield file
+    except OSError as error:
+        raise ScratchError(f"{path} - cannot be read: {_reason(error)}") from None
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes. Raises ScratchError as `open_file`."""
+    with open_file(path, limit) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # it has grown meanwhile
+        raise ScratchError(f"{path} - larger than {_size(limit)} - not read")
+    return data
 
 
 def write_file(
@@ -148,3 +194,11 @@ def _errors_about(path: Path) -> Iterator[None]:
 def _explained(path: Path, error: OSError) -> ScratchError:
     cause = CAUSES.get(error.errno or 0) or f"{error.strerror or error}: choose another place"
     return ScratchError(f"cannot write {path} - {cause}")
+
+
+def _size(limit: int) -> str:
+    return f"{limit // MEGABYTE:,} MB" if limit >= MEGABYTE else f"{limit:,} bytes"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

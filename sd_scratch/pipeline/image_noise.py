@@ -12,6 +12,7 @@ from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.pictures.read import to_rgb
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,6 @@ class ImageNoise:
 
 
 def pictures_to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size to ``[B, 3, H, W]`` in -1..1."""
-    arrays = [np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures]
+    """Pictures of one size to ``[B, 3, H, W]`` in -1..1, over white where they are transparent."""
+    arrays = [np.asarray(to_rgb(picture), dtype=np.float32) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1

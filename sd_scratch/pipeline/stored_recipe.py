@@ -12,12 +12,14 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 
+OWN, A1111 = "sd_scratch", "parameters"  # keywords
+
 log = logging.getLogger(__name__)
 
 
 def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
     """The bytes of a PNG file that says how its picture was made."""
-    texts = {"parameters": recipe.to_parameters(), "sd_scratch": recipe.to_json()}
+    texts = {A1111: recipe.to_parameters(), OWN: recipe.to_json()}
     if max(len(text.encode()) for text in texts.values()) > TEXT_LIMIT:
         log.warning("the prompt is too long to be stored in the picture: left out")
         texts = {}
@@ -33,12 +35,17 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
     Raises:
         ScratchError: no PNG file, a damaged one, or one without a recipe.
     """
-    texts = read_texts(path)
-    if "sd_scratch" in texts:
-        return recipe_from_json(texts["sd_scratch"], str(path)), ()
-    if "parameters" in texts:
-        return recipe_from_parameters(texts["parameters"], str(path))
+    texts, others = read_texts(path, (OWN, A1111))
+    if OWN in texts:
+        return recipe_from_json(texts[OWN], str(path)), ()
+    if A1111 in texts:
+        return recipe_from_parameters(texts[A1111], str(path))
+    if "workflow" in others or "prompt" in others:
+        raise ScratchError(
+            f"{path} - holds a graph of ComfyUI's (its texts {', '.join(sorted(others))[:80]}), which"
+            " cannot be repeated here - give the prompt and settings themselves"
+        )
     raise ScratchError(
         f"{path} - holds no prompt and settings - it was edited, or saved without them - "
-        "give them on the command line"
+        "give the prompt and settings themselves"
     )

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -85,7 +86,8 @@ def test_text_too_long_to_be_read_is_not_written(caplog: pytest.LogCaptureFixtur
         (b"zTXt", b"parameters\0\0" + zlib.compress(b"x" * 10**8), "64 kB"),
         (b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(b"x" * 10**8), "64 kB"),
         (b"zTXt", b"parameters\0\0not packed", "cannot be decoded"),
-        (b"tEXt", b"no keyword", "cannot be decoded"),
+        (b"tEXt", b"no keyword", "holds no prompt"),
+        (b"tEXt", b"parameters", "cannot be decoded"),
         (b"iTXt", b"parameters\0", "cannot be decoded"),
         (b"iTXt", b"parameters\0\0\0", "cannot be decoded"),
         (b"sRGB", b"\0", "holds no prompt"),
@@ -122,8 +124,11 @@ def test_what_is_no_png_is_refused(tmp_path: Path) -> None:
         assert isinstance(caught.value, UsageError)
     with pytest.raises(ScratchError, match="cannot be read"):
         read_recipe(tmp_path / "missing.png")
-    with pytest.raises(ScratchError, match="cannot be read"):
+    with pytest.raises(ScratchError, match="a folder"):
         read_recipe(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ScratchError, match="a device or a pipe"):
+        read_recipe(tmp_path / "pipe")
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
@@ -131,3 +136,26 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 27)
     with pytest.raises(ScratchError, match="larger than 64 MB"):
         read_recipe(tmp_path / "a.png")
+
+
+def test_texts_of_others_are_stepped_over_whatever_their_size(tmp_path: Path) -> None:
+    bomb = zlib.compress(b"x" * 10**6)
+    others = [(b"zTXt", b"workflow\0\0" + bomb), (b"tEXt", b"prompt\0" + b"x" * 10**6)]
+    data = encode_picture(picture(), RECIPE)
+    for kind, body in others * 50:
+        data = data[:33] + chunk(kind, body) + data[33:]
+    assert read_recipe(saved(tmp_path / "a.png", data)) == (RECIPE, ())
+
+
+def test_many_texts_of_one_name_are_refused(tmp_path: Path) -> None:
+    body = b"parameters\0\0" + zlib.compress(b"x" * 60_000)
+    data = encode_png(picture())
+    data = data[:33] + 20 * chunk(b"zTXt", body) + data[33:]
+    with pytest.raises(ScratchError, match="too many times"):
+        read_recipe(saved(tmp_path / "a.png", data))
+
+
+def test_a_graph_of_comfyui_is_named(tmp_path: Path) -> None:
+    path = with_texts(tmp_path / "a.png", workflow='{"nodes": []}', prompt="{}")
+    with pytest.raises(ScratchError, match="ComfyUI's"):
+        read_recipe(path)

@@ -9,22 +9,22 @@ import codecs
 import csv
 import io
 import logging
-import stat
 from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import read_file
+from sd_scratch.pictures.read import read_picture
 from sd_scratch.training.pixels.images import LabelledImages
 
 TABLE = "labels.csv"
 SEPARATORS = (",", ";", "\t")
-LARGEST_TABLE = 64 << 20  # bytes
-FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_CLASSES = 1000
+MAX_TABLE = 64_000_000  # bytes
 LISTED = 10  # broken files that are named one by one
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ def read_pictures(folder: Path, side: int) -> LabelledImages:
         try:
             images.append(_read_picture(_find(folder, name), side))
             labels.append(label)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-            broken.append(f"{name} ({_reason(error)})")
+        except ScratchError as error:
+            broken.append(f"{name} ({str(error).removeprefix(f'{folder / name} - ')})")
     if broken:
         more = f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
         log.warning("%s - left out: %s%s", folder, ", ".join(broken[:LISTED]), more)
@@ -66,7 +66,7 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
             first, separator = 1, lines[0][len("sep=") :].rstrip("\r\n")
         rows = list(csv.reader(lines[first:], delimiter=separator, skipinitialspace=True))
     except (TypeError, csv.Error) as error:
-        raise ScratchError(f"{path} - cannot be read as a table: {_reason(error)}") from None
+        raise ScratchError(f"{path} - cannot be read as a table: {error}") from None
     names = [name.strip().lower() for name in rows[0]] if rows else []
     if not {"file", "label"} <= set(names):
         raise ScratchError(f"{path} - its first line must name the columns file,label")
@@ -85,18 +85,11 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise ScratchError(f"{path} - not a regular file - write the table into one")
-        if path.stat().st_size > LARGEST_TABLE:
-            raise ScratchError(f"{path} - larger than {LARGEST_TABLE >> 20} MB - not such a table")
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         raise ScratchError(
             f"{path} - no such file - write one: a line file,label, then one line per picture"
-        ) from None
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+        )
+    data = read_file(path, MAX_TABLE)
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
@@ -108,27 +101,17 @@ def _read_text(path: Path) -> str:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The regular file that a row names. Raises `ValueError` for one outside of the folder, and for what
-    is no regular file."""
+    """The file that a row names. Raises `ScratchError` for one outside of the folder, by its name or by a
+    link."""
     if not (folder / name).exists() and "\\" in name:
         name = name.replace("\\", "/")  # written on Windows
     path = PurePath(name)
-    if path.is_absolute() or PureWindowsPath(name).anchor or ".." in path.parts:
-        raise ValueError("outside of the folder")
-    if not stat.S_ISREG((folder / path).stat().st_mode):
-        raise ValueError("not a regular file")
+    named_outside = path.is_absolute() or PureWindowsPath(name).anchor or ".." in path.parts
+    if named_outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise ScratchError("outside of the folder")
     return folder / path
 
 
 def _read_picture(path: Path, side: int) -> Tensor:
-    with Image.open(path, formats=FORMATS) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    square = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
+    square = ImageOps.fit(read_picture(path), (side, side), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0][:80].lower()

@@ -1,0 +1,103 @@
+"""Pictures from anybody: PNG, JPEG and WebP files to 8-bit RGB, as a person sees them.
+
+The first frame, turned upright (EXIF), 16 bits scaled to 8 (PNG specification, third edition, 13.12),
+and what is transparent laid over one colour, so that colours hidden under it never show.
+"""
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import read_file
+from sd_scratch.pictures.png import FILE_LIMIT, without_texts
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_SIDE = 4096  # pixels
+
+log = logging.getLogger(__name__)
+
+
+def read_picture(path: Path, background: str = "white") -> Image.Image:
+    """A picture file as 8-bit RGB, over `background` where it is transparent.
+
+    Raises ScratchError, in one line that begins with the path: no regular file, more than 64 MB or
+    4096 pixels a side, another format, damaged; UsageError for a colour that has no such name.
+    """
+    data = without_texts(read_file(path, FILE_LIMIT))
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            check_size(picture, str(path))
+            return to_rgb(_upright(picture, path), background)
+    except ScratchError as error:
+        raise type(error)(f"{path} - {str(error).removeprefix(f'{path} - ')}") from None
+    except UnidentifiedImageError:
+        raise ScratchError(f"{path} - not a PNG, JPEG or WebP picture") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ScratchError(f"{path} - more than {MAX_SIDE} pixels a side - shrink it") from None
+    except Exception as error:  # a damaged file can raise anything in the decoders
+        raise ScratchError(
+            f"{path} - damaged or cut off ({_reason(error)}) - get it again"
+        ) from None
+
+
+def to_rgb(picture: Image.Image, background: str = "white") -> Image.Image:
+    """Any picture as 8-bit RGB, over `background` (a name, or #rrggbb) where it is transparent.
+
+    Raises ScratchError where it cannot be decoded or has no colours, UsageError for the background.
+    """
+    try:
+        colour = ImageColor.getrgb(background)[:3]
+    except ValueError:
+        raise UsageError(f"{background[:40]!r} is no colour - such as white, or #ffffff") from None
+    if picture.mode == "F":
+        raise ScratchError(
+            "a picture of fractions, whose white is not known - convert it to 8 bits"
+        )
+    try:
+        if picture.mode.startswith("I"):
+            picture = _eight_bits(picture)
+        if picture.mode in ("La", "RGBa"):  # alpha multiplied in
+            picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
+        if not picture.has_transparency_data:
+            return picture.convert("RGB")
+        over = Image.new("RGBA", picture.size, (*colour, 255))
+        return Image.alpha_composite(over, picture.convert("RGBA")).convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ScratchError(f"a picture that cannot be decoded ({_reason(error)})") from None
+
+
+def check_size(picture: Image.Image, where: str) -> None:
+    """Raise ScratchError for more than 4096 pixels a side; nothing is decoded for that."""
+    if max(picture.size) > MAX_SIDE:
+        size = "x".join(map(str, picture.size))
+        raise ScratchError(
+            f"{where} - {size} pixels, and {MAX_SIDE} a side is the most - shrink it"
+        )
+
+
+def _upright(picture: Image.Image, path: Path) -> Image.Image:
+    picture.seek(0)
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # as for the pixels: a damaged block can raise anything
+        log.warning(f"{path} - its EXIF block is damaged ({_reason(error)}): not turned")
+        return picture
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits, where one grey may be transparent, as one of 8."""
+    values = np.asarray(picture).astype(np.int64)
+    grey = Image.fromarray(((values.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__
