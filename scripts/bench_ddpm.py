@@ -24,10 +24,10 @@ from sd_scratch.checkpoints.pixel_model import build_denoiser
 from sd_scratch.config import ContextUNetConfig, PixelModelConfig, PixelUNetConfig
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.training.loop import Run
-from sd_scratch.training.pixels.datasets import DataSet
+from sd_scratch.training.pixels.datasets import find_preset
 from sd_scratch.training.pixels.ddpm import DdpmTask
-from sd_scratch.training.pixels.images import LabelledImages
-from sd_scratch.training.pixels.presets import PixelPreset, find_preset
+from sd_scratch.training.pixels.images import DataSet, LabelledImages
+from sd_scratch.training.pixels.presets import PixelPreset
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.training.journal import read_journal
-from sd_scratch.training.loop import Budget, TrainConfig, train
+from sd_scratch.training.loop import train
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
 
 CONFIG = TrainConfig(batch=8, lr=1e-2, warmup_steps=3, log_steps=1, save_seconds=0)

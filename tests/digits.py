@@ -11,10 +11,10 @@ from sd_scratch.config import (
     PixelModelConfig,
     PixelUNetConfig,
 )
-from sd_scratch.training.loop import TrainConfig
-from sd_scratch.training.pixels.datasets import DIGITS, DataSet
-from sd_scratch.training.pixels.images import LabelledImages
+from sd_scratch.training.pixels.datasets import DIGITS
+from sd_scratch.training.pixels.images import DataSet, LabelledImages
 from sd_scratch.training.pixels.presets import COSINE, PAPER, JudgePreset, PixelPreset
+from sd_scratch.training.settings import TrainConfig
 
 SIDE = 8
 TRAIN = TrainConfig(

@@ -7,8 +7,9 @@ import torch
 
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.text.tokenizer import Tokenizer
-from sd_scratch.training.loop import Budget, TrainConfig, train
+from sd_scratch.training.loop import train
 from sd_scratch.training.scenes import pair
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.team import join_team
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from sd_scratch.training.loop import Budget
 from sd_scratch.training.pixels.train import train_ddpm
+from sd_scratch.training.settings import Budget
 from sd_scratch.training.team import join_team
 from tests.digits import BETTER, digit_data
 

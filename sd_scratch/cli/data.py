@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 
 from sd_scratch.cli.console import progress_bar
-
-DATA_SETS = ("mnist", "fashion-mnist", "cifar10")
+from sd_scratch.training.pixels.datasets import DATA_SETS, data_folder, load_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=DATA_SETS, help="which one")
+    parser.add_argument(
+        "name", choices=[name for name, row in DATA_SETS.items() if row.source], help="which one"
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -18,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sd_scratch.training.pixels.datasets import data_folder, load_data
     from sd_scratch.training.pixels.download import download_data
 
+    source = DATA_SETS[args.name].source
+    assert source is not None  # it is one of the choices
     folder = args.folder or data_folder(args.name)
     with progress_bar(0, args.name) as bar:
 
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             bar.set_description_str(name, refresh=False)
             bar.update(0)
 
-        download_data(args.name, folder, progress=show)
+        download_data(source, folder, show)
     load_data(args.name, folder)  # every file is read and checked
     print(folder)
     return 0

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES, SEED, SIDE
 
 CELL = 8  # pixels that one latent cell covers
@@ -65,6 +66,14 @@ def seed(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text[:40]!r} is not a seed: give -1 for a random one, or 0 to 2^64-1"
         ) from None
+
+
+def refuse_flags(args: argparse.Namespace, flags: dict[str, str], reason: str) -> None:
+    """Raise `UsageError` for the first of `flags` (attribute to flag) that was given: what a person says
+    is done, or refused."""
+    for name, flag in flags.items():
+        if getattr(args, name) not in (None, False):
+            raise UsageError(f"{flag} {reason}")
 
 
 def add_message_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import UsageError
+from sd_scratch.training.pixels.datasets import DATA_SETS
 
 if TYPE_CHECKING:
+    import torch
+
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
-    from sd_scratch.training.loop import Budget, Outcome
-    from sd_scratch.training.pixels.datasets import DataSet
+    from sd_scratch.training.loop import Outcome
     from sd_scratch.training.pixels.evaluate import Scores
+    from sd_scratch.training.pixels.images import DataSet
     from sd_scratch.training.pixels.presets import PixelPreset
+    from sd_scratch.training.settings import Budget
     from sd_scratch.training.team import Team
 
-DATA_SETS = ("mnist", "fashion-mnist", "cifar10", "pictures")
 STAGES = ("ddpm", "classifier")
 INTERRUPTED = 130
 COUNT = 2000
@@ -69,7 +72,6 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sampler", help="ddpm, ddim, pndm, lms, ... (default: the model's)")
     group.add_argument("--film", type=Path, metavar="FILE.gif", help="show how they come about")
-    group.add_argument("--device", help="cpu or cuda (default: cpu)")
 
 
 # Training -----------------------------------------------------------------------------------
@@ -86,7 +88,7 @@ def train(args: argparse.Namespace) -> int:
     if args.max_minutes is None and args.max_steps is None:
         raise UsageError("for how long? - give --max-minutes or --max-steps")
 
-    from sd_scratch.training.loop import Budget
+    from sd_scratch.training.settings import Budget
     from sd_scratch.training.team import join_team
 
     budget = Budget(args.max_minutes, args.max_steps)
@@ -111,7 +113,7 @@ def _run(args: argparse.Namespace, stage: str, budget: "Budget", team: "Team") -
 
     from sd_scratch.training.pixels import train as runs
     from sd_scratch.training.pixels.datasets import load_data
-    from sd_scratch.training.pixels.presets import JUDGES, judge_for_classes
+    from sd_scratch.training.pixels.presets import judge_for_classes
 
     data = load_data(args.preset, args.data)
     with progress_bar(1000 if team.leads else 0, stage) as bar:
@@ -134,14 +136,15 @@ def _run(args: argparse.Namespace, stage: str, budget: "Budget", team: "Team") -
                 dtype=getattr(torch, args.dtype) if args.dtype else None,
                 on_step=show,
             )
-        judge = judge_for_classes(JUDGES[args.preset], len(data.train.class_names))
+        judge = judge_for_classes(DATA_SETS[args.preset].judge, len(data.train.class_names))
         return runs.train_classifier(
             judge, args.preset, data, args.out, budget, resume=args.resume, on_step=show
         )
 
 
 def _preset(args: argparse.Namespace, data: "DataSet | None") -> "PixelPreset":
-    from sd_scratch.training.pixels.presets import find_preset, for_classes
+    from sd_scratch.training.pixels.datasets import find_preset
+    from sd_scratch.training.pixels.presets import for_classes
 
     preset = find_preset(args.preset, args.variant)
     if data is not None:
@@ -167,7 +170,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.pixel_model import load_classifier
-    from sd_scratch.training.loop import Budget
+    from sd_scratch.cli.machine import choose_device
     from sd_scratch.training.pixels.datasets import load_data
     from sd_scratch.training.pixels.evaluate import (
         check_same_kind,
@@ -175,7 +178,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         score_pictures,
         trained_on_samples,
     )
-    from sd_scratch.training.pixels.presets import JUDGES, judge_for_classes
+    from sd_scratch.training.pixels.presets import judge_for_classes
+    from sd_scratch.training.settings import Budget
 
     if args.classifier is None:
         raise UsageError(
@@ -183,7 +187,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     judge, data = load_classifier(args.classifier), load_data(args.preset, args.data)
     check_same_kind(judge, data)
-    model = _load(args.evaluate, args.device)
+    model = _load(args.evaluate, choose_device(args.device or "cpu"))
     count, sampler, steps = args.count or COUNT, args.sampler or "ddim", args.steps or 50
     scale = model.config.guidance if args.cfg_scale is None else args.cfg_scale
     total = max(count, args.train_on_samples or 0)
@@ -191,7 +195,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     scores = score_pictures(judge, made.first(count), data)
     learnt = None
     if args.train_on_samples:
-        preset = judge_for_classes(JUDGES[args.preset], len(data.train.class_names))
+        preset = judge_for_classes(DATA_SETS[args.preset].judge, len(data.train.class_names))
         learnt = trained_on_samples(made, data, preset, Budget(minutes=SAMPLES_MINUTES))
     print(f"{sampler}, {steps} steps, guidance {scale:g}\n")
     print(table(scores, learnt, made.class_names))
@@ -218,13 +222,13 @@ def table(scores: "Scores", learnt: float | None, names: tuple[str, ...]) -> str
 # Sampling -----------------------------------------------------------------------------------
 
 
-def sample(args: argparse.Namespace) -> int:
+def sample(args: argparse.Namespace, device: "torch.device") -> int:
     """``sd-scratch sample`` for one of `DATA_SETS`."""
     from sd_scratch.diffusion.noise import random_seed
     from sd_scratch.pictures.film import save_film
     from sd_scratch.pictures.grid import save_grid
 
-    model = _load(args.model or f"ddpm-{args.preset}", args.device)
+    model = _load(args.model or f"ddpm-{args.preset}", device)
     asked = [_class_number(model, name) for name in args.classes or ()]
     rows = asked or list(range(min(model.no_class, args.rows or 64)))
     first = random_seed() if args.seed == -1 else args.seed
@@ -246,18 +250,12 @@ def sample(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(source: str, device: str | None) -> "PixelDiffusion":
-    import torch
-
+def _load(source: str, device: "torch.device") -> "PixelDiffusion":
     from sd_scratch.checkpoints.pixel_model import load_pixel_model
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 
     components = load_pixel_model(source)
-    try:
-        components.network.to(torch.device(device or "cpu"))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used ({reason})") from None
+    components.network.to(device)
     return PixelDiffusion(components)
 
 

@@ -9,11 +9,12 @@ from sd_scratch.cli import pixels
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import UsageError
+from sd_scratch.training.pixels.datasets import DATA_SETS
 
 if TYPE_CHECKING:
     from sd_scratch.scenes.evaluate import Row
 
-PRESETS = ("scenes", *pixels.DATA_SETS)
+PRESETS = ("scenes", *DATA_SETS)
 STAGES = ("vae", "unet", "clip", "classifier")
 RESULT = {"vae": "vae", "unet": "model", "clip": "scenes-clip", "classifier": "scenes-classifier"}
 INTERRUPTED = 130
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.preset in pixels.DATA_SETS:
+    if args.preset in DATA_SETS:
         return pixels.train(args)
     if args.evaluate:
         evaluate = {"clip": _evaluate_pair, "classifier": _evaluate_classifier}
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.training.loop import Budget
     from sd_scratch.training.scenes.train import train_scenes
+    from sd_scratch.training.settings import Budget
     from sd_scratch.training.team import join_team
 
     if args.stage not in STAGES:

@@ -22,44 +22,12 @@ from sd_scratch.stop import Stop
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
 from sd_scratch.training.lock import only_run
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import RunState, check_settings, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 LONGEST_STEP = 30.0  # seconds; a process that was stopped for an hour has not trained for an hour
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Intervals are in steps where they say so and in seconds otherwise."""
-
-    batch: int
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup_steps: int = 200
-    decay_share: float = 0.2  # the last part of the run, in which the rate falls linearly
-    final_lr_share: float = 0.01
-    clip: float = 1.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    log_steps: int = 100
-    save_seconds: float = 120.0
-    look_seconds: float = 300.0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to end: after `minutes` of training time, after `steps`, or at the first of both."""
-
-    minutes: float | None = None
-    steps: int | None = None
-
-    def share(self, step: int, seconds: float) -> float:
-        """How much of it is used up, 0..1."""
-        by_steps = step / self.steps if self.steps else 0.0
-        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
 
 
 OnStep = Callable[[int, float, dict[str, float]], None]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.training.pixels.cifar import TEST_FILES, read_batches
-from sd_scratch.training.pixels.datasets import CIFAR10, load_data
+from sd_scratch.training.pixels.cifar import read_batches
+from sd_scratch.training.pixels.datasets import CIFAR10, TEST_FILE, load_data
 from sd_scratch.training.pixels.idx import read_idx
 from sd_scratch.training.pixels.pictures import read_pictures
 from tests.unit.test_pixel_data import write_mnist
@@ -115,15 +115,15 @@ def test_files_of_another_kind(tmp_path, data, words):
 
 @pytest.mark.parametrize("size", [0, 1, 3072, 3074, 3073 * 2 - 1])
 def test_cifar_files_of_a_wrong_size(tmp_path, size):
-    (tmp_path / TEST_FILES[0]).write_bytes(bytes(size))
-    with refused(TEST_FILES[0], "whole records"):
-        read_batches(tmp_path, TEST_FILES, CIFAR10)
+    (tmp_path / TEST_FILE).write_bytes(bytes(size))
+    with refused(TEST_FILE, "whole records"):
+        read_batches(tmp_path, (TEST_FILE,), CIFAR10)
 
 
 def test_cifar_labels_out_of_range(tmp_path):
-    (tmp_path / TEST_FILES[0]).write_bytes(bytes(3073) + bytes([10]) + bytes(3072))
+    (tmp_path / TEST_FILE).write_bytes(bytes(3073) + bytes([10]) + bytes(3072))
     with refused("label 10 of picture 1"):
-        read_batches(tmp_path, TEST_FILES, CIFAR10)
+        read_batches(tmp_path, (TEST_FILE,), CIFAR10)
 
 
 def write_pictures(folder: Path, table: str | bytes) -> None:
@@ -155,6 +155,7 @@ def test_broken_pictures_are_listed_and_left_out(tmp_path, caplog):
         ("file,label\ntext.png,a\n", "no picture could be read"),
         ("file,label\n\n,\n", "names no picture"),
         ("sep=;\nfile;label\n\ngood.png\n", "line 4 lacks"),
+        ("file,label\ngood.png,a\x1b[2J\n", "line 2: its label"),
         ("sep=\nfile;label\n", "cannot be read as a table"),
         (b"file,label\ngood.png,\xe4\n", "not UTF-8 text.*save it again"),
         ("file,label\ngood.png,a\n".encode("utf-16-le"), "not UTF-8 text"),

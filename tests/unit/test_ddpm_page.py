@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sd_scratch.checkpoints.pixel_model import build_denoiser
 from sd_scratch.cli import main
-from sd_scratch.training.pixels.presets import find_preset
+from sd_scratch.training.pixels.datasets import find_preset
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ddpm.md").read_text(encoding="utf-8")
 

@@ -5,6 +5,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -12,9 +13,16 @@ import torch
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.training.pixels import download
-from sd_scratch.training.pixels.cifar import INNER_FOLDER, TEST_FILES, TRAIN_FILES
-from sd_scratch.training.pixels.datasets import load_data
-from sd_scratch.training.pixels.download import SOURCES, Remote, Source, download_data
+from sd_scratch.training.pixels.datasets import (
+    BATCHES,
+    DATA_SETS,
+    TEST_FILE,
+    TRAIN_FILES,
+    Remote,
+    Source,
+    load_data,
+)
+from sd_scratch.training.pixels.download import download_data
 
 BODY = bytes(torch.randint(0, 256, (50_000,), generator=torch.Generator().manual_seed(0)))
 
@@ -63,17 +71,14 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
-def source(*servers: str, body: bytes = BODY, name: str = "data.gz") -> dict[str, Source]:
-    remote = Remote(name, len(body), hashlib.sha256(body).hexdigest())
-    return {"mnist": Source(servers, (remote,)), "cifar10": Source(servers, (remote,))}
+def source(*servers: str) -> Source:
+    return Source(servers, (Remote("data.gz", len(BODY), hashlib.sha256(BODY).hexdigest()),))
 
 
 def test_a_file_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
     seen = []
     for _ in range(2):
-        download_data(
-            "mnist", tmp_path, sources=source(server.url), progress=lambda *a: seen.append(a)
-        )
+        download_data(source(server.url), tmp_path, lambda *a: seen.append(a))
     assert (tmp_path / "data.gz").read_bytes() == BODY
     assert seen[-1] == ("data.gz", len(BODY), len(BODY))
     assert server.asked == [None]
@@ -84,10 +89,10 @@ def test_a_file_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path, ranges):
     server.break_after = 20_000
     with pytest.raises(ScratchError, match="cannot fetch data.gz"):
-        download_data("mnist", tmp_path, sources=source(server.url))
+        download_data(source(server.url), tmp_path)
     assert not (tmp_path / "data.gz").exists()
     server.break_after, server.ranges = None, ranges
-    download_data("mnist", tmp_path, sources=source(server.url))
+    download_data(source(server.url), tmp_path)
     assert (tmp_path / "data.gz").read_bytes() == BODY
     assert server.asked == [None, "bytes=20000-"]
 
@@ -95,57 +100,63 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path, ranges):
 def test_another_file_than_was_published_is_refused(server, tmp_path):
     server.files["data.gz"] = BODY[:-1] + b"!"
     with pytest.raises(ScratchError, match="checksum differs"):
-        download_data("mnist", tmp_path, sources=source(server.url))
+        download_data(source(server.url), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_longer_file_is_refused(server, tmp_path):
     server.files["data.gz"] = BODY + bytes(1000)
     with pytest.raises(ScratchError, match="checksum differs"):
-        download_data("mnist", tmp_path, sources=source(server.url))
+        download_data(source(server.url), tmp_path)
 
 
 def test_a_damaged_file_on_the_disk_is_fetched_again(server, tmp_path):
     (tmp_path / "data.gz").write_bytes(BODY[:-1] + b"!")
-    download_data("mnist", tmp_path, sources=source(server.url))
+    download_data(source(server.url), tmp_path)
     assert (tmp_path / "data.gz").read_bytes() == BODY
 
 
 def test_the_next_server_is_tried(server, tmp_path):
     servers = (server.url + "gone/", "http://127.0.0.1:9/", server.url)
-    download_data("mnist", tmp_path, sources=source(*servers))
+    download_data(source(*servers), tmp_path)
     assert (tmp_path / "data.gz").read_bytes() == BODY
 
 
 def test_no_server_at_all_says_what_to_do(tmp_path):
     with pytest.raises(ScratchError, match="no network.*yourself") as error:
-        download_data("mnist", tmp_path, sources=source("http://127.0.0.1:9/"))
+        download_data(source("http://127.0.0.1:9/"), tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ScratchError, match="cannot write"):
-        download_data("mnist", tmp_path / "file" / "x", sources=source(server.url))
+        download_data(source(server.url), tmp_path / "file" / "x")
 
 
 def test_the_archive_of_cifar10_is_unpacked_and_nothing_else_in_it(server, tmp_path):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name in (*TRAIN_FILES, *TEST_FILES, "readme.html", "../evil.bin"):
-            info = tarfile.TarInfo(f"{INNER_FOLDER}/{name}")
+        for name in (*TRAIN_FILES, TEST_FILE, "readme.html", "../evil.bin"):
+            info = tarfile.TarInfo(f"{BATCHES}/{name}")
             info.size = 3073
             tar.addfile(info, io.BytesIO(bytes(3073)))
     body = archive.getvalue()
     server.files["c.tar.gz"] = body
-    download_data("cifar10", tmp_path, sources=source(server.url, body=body, name="c.tar.gz"))
+    remote = replace(
+        DATA_SETS["cifar10"].source.files[0],
+        name="c.tar.gz",
+        size=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
+    )
+    download_data(Source((server.url,), (remote,)), tmp_path)
     assert len(load_data("cifar10", tmp_path).train) == 5
-    inside = {path.name for path in (tmp_path / INNER_FOLDER).iterdir()}
-    assert inside == {*TRAIN_FILES, *TEST_FILES}
+    inside = {path.name for path in (tmp_path / BATCHES).iterdir()}
+    assert inside == {*TRAIN_FILES, TEST_FILE}
     assert not list(tmp_path.parent.rglob("evil.bin"))
 
 
 def test_published_sums_are_those_of_the_real_files(shared_data):
     for name in ("mnist", "fashion-mnist"):
-        for remote in SOURCES[name].files:
+        for remote in DATA_SETS[name].source.files:
             assert download._is_right(shared_data / name / remote.name, remote)

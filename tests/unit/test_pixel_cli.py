@@ -1,5 +1,7 @@
 """The commands for models on pixels, from data to pictures, with presets that take no time."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +10,14 @@ import torch
 from PIL import Image
 
 from sd_scratch.checkpoints import pixel_model
-from sd_scratch.cli import main, pixels
+from sd_scratch.cli import Parser, main, pixels, sample
 from sd_scratch.errors import UsageError
-from sd_scratch.training.pixels import ddpm, presets
+from sd_scratch.training.pixels import ddpm
+from sd_scratch.training.pixels.datasets import DATA_SETS
 from sd_scratch.training.pixels.idx import write_idx
-from tests.digits import BETTER, JUDGE, PAPER_TINY, digits
+from sd_scratch.training.pixels.train import train_ddpm
+from sd_scratch.training.settings import Budget
+from tests.digits import BETTER, JUDGE, PAPER_TINY, digit_data, digits
 
 TINY = ["--batch", "8", "--max-steps", "2"]
 
@@ -21,9 +26,9 @@ TINY = ["--batch", "8", "--max-steps", "2"]
 def tiny_presets(monkeypatch, tmp_path):
     """Eight pixels a side; the folder of the data is where the program looks by itself."""
     monkeypatch.setattr(ddpm, "LOOK_STEPS", 2)
-    variants = {"better": BETTER, "paper": PAPER_TINY}
-    monkeypatch.setitem(presets.PIXEL_PRESETS, "mnist", variants)
-    monkeypatch.setitem(presets.JUDGES, "mnist", JUDGE)
+    presets = {"better": BETTER, "paper": PAPER_TINY}
+    row = replace(DATA_SETS["mnist"], presets=presets, judge=JUDGE)
+    monkeypatch.setitem(DATA_SETS, "mnist", row)
     monkeypatch.setenv("SD_SCRATCH_DATA", str(tmp_path))
     folder = tmp_path / "mnist"
     folder.mkdir()
@@ -55,7 +60,19 @@ def test_train_then_sample(tmp_path, model, capsys):
     assert Image.open(sheet).size == (2 * (4 * 10 + 2),) * 2  # four by four, enlarged twice
 
     film = tmp_path / "film.gif"
-    arguments = ["-m", model, "-b", 2, "-o", sheet, "--sampler", "pndm", "--steps", 3]
+    arguments = [
+        "-m",
+        model,
+        "-b",
+        2,
+        "-o",
+        sheet,
+        "--sampler",
+        "pndm",
+        "--steps",
+        3,
+        "--overwrite",
+    ]
     assert run("sample", "mnist", *arguments, "--film", film) == 0
     assert Image.open(film).n_frames == 3
     assert Image.open(sheet).size[1] == 2 * (10 * 10 + 2)  # one row for every class
@@ -123,8 +140,56 @@ def test_bad_usage_of_train(words, error, capsys):
 def test_bad_usage_of_sample(tmp_path, model, capsys):
     assert run("sample", "mnist", "-m", model, "--class", "eleven") == 2
     assert "class 'eleven' is unknown - there is 0, 1" in capsys.readouterr().err
+    assert run("sample", "mnist", "-p", "a star") == 2
+    assert "--prompt is for scenes" in capsys.readouterr().err
+    assert run("sample", "scenes", "--class", "7") == 2
+    assert "--class is for mnist, fashion-mnist" in capsys.readouterr().err
+    assert run("sample", "mnist", "--steps", "1001") == run("sample", "mnist", "-t", "0") == 2
+    assert run("sample", "mnist", "--device", "quantum") == 2
+    capsys.readouterr()
+    (tmp_path / "there.png").write_bytes(b"something")
+    for flag, path in (
+        ("-o", "there.png"),
+        ("--film", "there.png"),
+        ("-o", "/dev/null"),
+        ("-o", "."),
+    ):
+        assert run("sample", "mnist", "-m", model, flag, tmp_path / path) == 2
+    assert (tmp_path / "there.png").read_bytes() == b"something"
     assert run("sample", "mnist", "-m", tmp_path) == 2
     assert "no model of pixels there" in capsys.readouterr().err
+
+
+def test_a_card_gives_commands_that_sample_its_own_model(tmp_path, model, capsys, monkeypatch):
+    """Run as the card has them; the pictures are those of this model and not of a shipped one."""
+    lines = (model / "README.md").read_text().splitlines()
+    command = next(line for line in lines if line.startswith("    sd-scratch sample"))
+    monkeypatch.chdir(model)
+    assert main(shlex.split(command)[1:]) == 0
+    made = Image.open(model / "samples.png").tobytes()
+    sheet = tmp_path / "x.png"
+    assert run("sample", "mnist", "-m", model, "--class", 0, "-b", 16, "-o", sheet) == 0
+    assert Image.open(sheet).tobytes() == made
+    assert Image.open(sheet).width == 2 * (4 * 10 + 2)  # 8 pixels, where shipped models have 28
+    start = lines.index("    import sd_scratch as sd")
+    values: dict[str, object] = {}
+    exec("\n".join(line.strip() for line in lines[start : start + 2]), values)
+    assert values["pictures"].shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["a cat's ear", "-x", "$HOME", "7", "--help", "ü"])
+def test_a_card_spells_any_class_for_the_shell(tmp_path, name):
+    names = (name, *(f"c{i}" for i in range(9)))
+    preset = replace(BETTER, model=replace(BETTER.model, class_names=names))
+    data = digit_data()
+    data = replace(data, train=replace(data.train, class_names=names))
+    train_ddpm(preset, data, tmp_path, Budget(steps=1))
+    lines = (tmp_path / "model" / "README.md").read_text().splitlines()
+    command = next(line for line in lines if line.startswith("    sd-scratch sample"))
+    words = shlex.split(command)[2:]
+    parser = Parser()
+    sample.add_arguments(parser)
+    assert parser.parse_args(words).classes == [name]
 
 
 @pytest.mark.parametrize(
@@ -154,14 +219,10 @@ def test_shipped_models_are_found_by_name(tmp_path, model, monkeypatch, capsys):
     assert run("sample", "mnist", "-b", 2, "-o", tmp_path / "x.png") == 0
 
 
-def test_data_sets_are_the_same_everywhere():
-    assert set(pixels.DATA_SETS) == set(presets.PIXEL_PRESETS) == set(presets.JUDGES)
-
-
 def test_the_data_command_reads_what_it_fetched(tmp_path, monkeypatch, capsys):
     from sd_scratch.training.pixels import download
 
-    monkeypatch.setattr(download, "download_data", lambda name, folder, progress: None)
+    monkeypatch.setattr(download, "download_data", lambda source, folder, progress: None)
     assert run("data", "mnist") == 0
     assert last_line(capsys) == str(tmp_path / "mnist")
     (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").write_bytes(b"")

@@ -10,16 +10,20 @@ from PIL import Image
 
 from sd_scratch.training.pixels.batches import Batches, mirror_half, shift_each
 from sd_scratch.training.pixels.cifar import (
-    INNER_FOLDER,
-    TEST_FILES,
-    TRAIN_FILES,
     read_batches,
     write_batch,
 )
-from sd_scratch.training.pixels.datasets import CIFAR10, data_folder, kept_for_tests, load_data
+from sd_scratch.training.pixels.datasets import (
+    BATCHES,
+    CIFAR10,
+    TEST_FILE,
+    TRAIN_FILES,
+    data_folder,
+    load_data,
+)
 from sd_scratch.training.pixels.idx import read_idx, write_idx
 from sd_scratch.training.pixels.images import to_bytes, to_pixels
-from sd_scratch.training.pixels.pictures import read_pictures
+from sd_scratch.training.pixels.pictures import kept_for_tests, read_pictures
 from tests.digits import digits
 
 
@@ -54,20 +58,20 @@ def test_idx_bytes_are_big_endian_counts_then_values(tmp_path):
 
 
 def test_cifar_batches_are_read_in_order(tmp_path):
-    folder = tmp_path / INNER_FOLDER
+    folder = tmp_path / BATCHES
     folder.mkdir()
-    for i, name in enumerate((*TRAIN_FILES, *TEST_FILES)):
+    for i, name in enumerate((*TRAIN_FILES, TEST_FILE)):
         write_batch(folder / name, digits(10, side=32, channels=3, seed=i))
     data = load_data("cifar10", tmp_path)
     assert len(data.train) == 50
     assert torch.equal(data.train.images[20:30], digits(10, 32, 3, seed=2).images)
-    assert torch.equal(read_batches(folder, TEST_FILES, CIFAR10).images, data.test.images)
+    assert torch.equal(read_batches(folder, (TEST_FILE,), CIFAR10).images, data.test.images)
 
 
 def test_a_cifar_record_is_a_label_then_red_green_blue(tmp_path):
     red = bytes([3]) + bytes([250]) * 1024 + bytes([7]) * 1024 + bytes([9]) * 1024
     (tmp_path / "test_batch.bin").write_bytes(red)
-    data = read_batches(tmp_path, TEST_FILES, CIFAR10)
+    data = read_batches(tmp_path, (TEST_FILE,), CIFAR10)
     assert data.labels.tolist() == [3]
     assert data.images[0, :, 5, 6].tolist() == [250, 7, 9]
 

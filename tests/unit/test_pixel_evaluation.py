@@ -14,7 +14,7 @@ from sd_scratch.checkpoints.pixel_model import (
 from sd_scratch.config import ClassifierConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
-from sd_scratch.training.loop import Budget, Run
+from sd_scratch.training.loop import Run
 from sd_scratch.training.pixels.evaluate import (
     frechet_distance,
     make_pictures,
@@ -24,6 +24,7 @@ from sd_scratch.training.pixels.evaluate import (
 from sd_scratch.training.pixels.images import LabelledImages
 from sd_scratch.training.pixels.judge import JudgeTask, accuracy
 from sd_scratch.training.pixels.train import train_classifier
+from sd_scratch.training.settings import Budget
 from tests.digits import BETTER, JUDGE, digit_data, digits, lively
 
 

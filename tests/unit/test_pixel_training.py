@@ -16,17 +16,16 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training import state as state_module
 from sd_scratch.training.journal import read_journal
-from sd_scratch.training.loop import Budget, Run
+from sd_scratch.training.loop import Run
 from sd_scratch.training.pixels import ddpm
+from sd_scratch.training.pixels.datasets import DATA_SETS, find_preset
 from sd_scratch.training.pixels.ddpm import DdpmTask
 from sd_scratch.training.pixels.presets import (
-    JUDGES,
-    PIXEL_PRESETS,
     PixelPreset,
-    find_preset,
     for_classes,
 )
 from sd_scratch.training.pixels.train import check_fits, export_ddpm, train_ddpm
+from sd_scratch.training.settings import Budget
 from sd_scratch.training.state import load_state
 from sd_scratch.training.team import Team
 from tests.digits import BETTER, PAPER_TINY, digit_data, digits
@@ -206,14 +205,14 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "variant"), [(d, v) for d, variants in PIXEL_PRESETS.items() for v in variants]
+    ("data", "variant"), [(d, v) for d, row in DATA_SETS.items() for v in row.presets]
 )
 def test_every_preset_fits_its_data(data, variant):
     preset = find_preset(data, variant)
     network = preset.model.network
     pictures = digits(10, network.sample_size, network.in_channels)
     check_fits(preset, ddpm.DataSet(pictures, pictures))
-    judge = JUDGES[data].model
+    judge = DATA_SETS[data].judge.model
     assert (judge.in_channels, judge.sample_size) == (network.in_channels, network.sample_size)
     assert preset.data == data
 

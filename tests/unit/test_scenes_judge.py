@@ -12,7 +12,7 @@ from sd_scratch.cli import main
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES
 from sd_scratch.scenes.render import render
-from sd_scratch.training.loop import Budget, Run, TrainConfig, train
+from sd_scratch.training.loop import Run, train
 from sd_scratch.training.scenes import judge
 from sd_scratch.training.scenes.judge import (
     ATTRIBUTES,
@@ -25,6 +25,7 @@ from sd_scratch.training.scenes.judge import (
     read_by_rule,
 )
 from sd_scratch.training.scenes.train import train_scenes
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
 
 EAGER = TrainConfig(batch=8, lr=3e-3, warmup_steps=1, decay_share=0.0)

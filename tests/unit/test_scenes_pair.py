@@ -22,7 +22,7 @@ from sd_scratch.scenes.graph import COLOURS, INVERSE, RELATIONS, SHAPES, sample_
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.journal import read_journal
-from sd_scratch.training.loop import Budget, Run, TrainConfig, train
+from sd_scratch.training.loop import Run, train
 from sd_scratch.training.scenes import pair, pair_evaluation
 from sd_scratch.training.scenes.augment import Wear, draw_wear, worsen
 from sd_scratch.training.scenes.lessons import (
@@ -45,6 +45,7 @@ from sd_scratch.training.scenes.pair import (
 )
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
 from sd_scratch.training.scenes.train import train_scenes
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
 from tests.lively import liven
 from tests.pair_worker import CONFIG, EAGER, STEPS

@@ -25,11 +25,12 @@ from sd_scratch.scenes.evaluate import (
 from sd_scratch.scenes.graph import sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
-from sd_scratch.training.loop import Budget, Run, Task, TrainConfig
+from sd_scratch.training.loop import Run, Task
 from sd_scratch.training.scenes.latents import Latents, cached_latents
 from sd_scratch.training.scenes.train import export_scenes, make_tokenizer, train_scenes
 from sd_scratch.training.scenes.unet import P_EMPTY, UNetTask
 from sd_scratch.training.scenes.vae import LOGVAR_START, VaeTask, measure_scale, psnr, start_narrow
+from sd_scratch.training.settings import Budget, TrainConfig
 
 CONFIG = replace(
     TINY,

@@ -23,7 +23,8 @@ from sd_scratch.training import state as state_module
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import read_journal
 from sd_scratch.training.lock import only_run
-from sd_scratch.training.loop import Budget, Run, TrainConfig, train
+from sd_scratch.training.loop import Run, train
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
 from sd_scratch.training.team import Team
 

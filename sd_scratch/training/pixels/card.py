@@ -1,18 +1,14 @@
 """The card of a trained model: what it has learnt from, how, for how long, and how to use it."""
 
+import shlex
 from pathlib import Path
 
 from sd_scratch.config import ContextUNetConfig
 from sd_scratch.files import write_file
+from sd_scratch.training.pixels.datasets import DATA_SETS
 from sd_scratch.training.pixels.presets import PixelPreset
 from sd_scratch.training.state import RunState
 
-DATA = {
-    "mnist": "MNIST (LeCun, Cortes and Burges): 60,000 handwritten digits; no licence is stated.",
-    "fashion-mnist": "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60,000 articles; MIT licence.",
-    "cifar10": "CIFAR-10 (Krizhevsky 2009): 50,000 photographs; no licence is stated.",
-    "pictures": "A folder of pictures.",
-}
 OWN_PART = "## Figures\n"
 """From here on a card is written by people, and stays when the model is written again."""
 
@@ -35,16 +31,22 @@ def _head(preset: PixelPreset, state: RunState) -> str:
     parameters = sum(value.numel() for value in state.ema.values())
     network = "ContextUNet" if isinstance(model.network, ContextUNetConfig) else "PixelUNet"
     averaged = f"averaged weights (decay {train.ema_decay})" if train.ema_decay else "raw weights"
+    name = model.class_names[0]
     return f"""# {model.name}
 
 A diffusion model that makes pictures of {model.network.sample_size} x {model.network.sample_size}
 pixels of a class: {", ".join(model.class_names[:20])}.
 
-    sd-scratch sample {preset.data} --model {model.name} --class 0 -b 16 -o samples.png
+In this folder, on the command line and in Python:
+
+    sd-scratch sample {preset.data} --model . {_word("--class", name)} -b 16 -o samples.png
+
+    import sd_scratch as sd
+    pictures = sd.load_pixels(".").generate(classes=[0], seeds=[0])  # of {name}
 
 ## Data
 
-{DATA[preset.data]}
+{DATA_SETS[preset.data].about}
 
 ## Recipe
 
@@ -54,3 +56,10 @@ pixels of a class: {", ".join(model.class_names[:20])}.
 - {state.step:,} steps of {train.batch} pictures ({pictures:,} in all) in {state.seconds / 60:.0f} minutes;
   AdamW, learning rate {train.lr:g}, {averaged}; no class in {preset.p_no_class:.0%} of them
 """
+
+
+def _word(flag: str, value: str) -> str:
+    """A flag and its value as a shell reads them, whatever the value is."""
+    return (
+        f"{flag}={shlex.quote(value)}" if value.startswith("-") else f"{flag} {shlex.quote(value)}"
+    )

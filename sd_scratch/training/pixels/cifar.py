@@ -16,9 +16,6 @@ from sd_scratch.training.pixels.images import LabelledImages
 SIDE, CHANNELS = 32, 3
 RECORD = 1 + CHANNELS * SIDE * SIDE
 BATCH = 10_000  # records in an official file
-INNER_FOLDER = "cifar-10-batches-bin"
-TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-TEST_FILES = ("test_batch.bin",)
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +25,8 @@ def read_batches(
 ) -> LabelledImages:
     """The records of several batch files, in order, as ``[N, 3, 32, 32]``.
 
-    `folder` holds the files, or the folder that the official archive unpacks to. Raises
-    `ScratchError` for a missing or cut file, and for labels outside 0..9.
+    Raises `ScratchError` for a missing or cut file, and for labels outside 0..9.
     """
-    if (folder / INNER_FOLDER).is_dir():
-        folder = folder / INNER_FOLDER
     parts = [_read_batch(folder / name, class_names) for name in names]
     return LabelledImages(
         torch.cat([part.images for part in parts]),

@@ -1,21 +1,31 @@
-"""The data sets by name: what they are, where they lie, how they are read."""
+"""The data sets: a row each, from which presets, reading, fetching, judging and cards follow.
+
+What stands here imports nothing heavy, since the command line lists the names; readers import PyTorch when
+they are called.
+"""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from sd_scratch.config import ClassifierConfig
+from sd_scratch.errors import UsageError
+from sd_scratch.training.pixels.presets import (
+    CIFAR_NET,
+    FASHION_NET,
+    LARGE_NET,
+    MNIST_NET,
+    JudgePreset,
+    PixelPreset,
+    better,
+    judge,
+    paper,
+)
 
-from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.training.pixels.cifar import TEST_FILES, TRAIN_FILES, read_batches
-from sd_scratch.training.pixels.idx import read_idx_pair
-from sd_scratch.training.pixels.images import LabelledImages
-from sd_scratch.training.pixels.pictures import read_pictures
-
-PICTURE_SIDE = 32
-TEST_EVERY = 10  # of one's own pictures, one in ten is kept for tests
+if TYPE_CHECKING:
+    from sd_scratch.training.pixels.images import DataSet
 
 DIGITS = tuple("0123456789")
 FASHION = (
@@ -44,28 +54,212 @@ CIFAR10 = (
 )
 
 
+TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST_FILE = "test_batch.bin"
+BATCHES = "cifar-10-batches-bin"
+PICTURE_SIDE = 32
+
+
 @dataclass(frozen=True)
-class DataSet:
-    """What a model learns from, and what it never sees."""
+class Remote:
+    """A published file: its size in bytes and its sha256. Of an archive, `members` are put into `folder`."""
 
-    train: LabelledImages
-    test: LabelledImages
+    name: str
+    size: int
+    sha256: str
+    folder: str = ""
+    members: tuple[str, ...] = ()
 
 
-def load_data(name: str, folder: Path | None = None) -> DataSet:
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set and the servers that have them, tried in turn."""
+
+    servers: tuple[str, ...]
+    files: tuple[Remote, ...]
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A data set: what it is, how it is read, learnt and judged, and where it can be had.
+
+    `read` turns a folder into pictures; `source` is None for what nobody publishes.
+    """
+
+    about: str
+    read: Callable[[Path], "DataSet"]
+    presets: dict[str, PixelPreset]
+    judge: JudgePreset
+    source: Source | None = None
+
+
+def _idx(class_names: tuple[str, ...]) -> Callable[[Path], "DataSet"]:
+    def read(folder: Path) -> "DataSet":
+        from sd_scratch.training.pixels.idx import read_idx_sets
+
+        return read_idx_sets(folder, class_names)
+
+    return read
+
+
+def _cifar10(folder: Path) -> "DataSet":
+    from sd_scratch.training.pixels.cifar import read_batches
+    from sd_scratch.training.pixels.images import DataSet
+
+    folder = folder / BATCHES if (folder / BATCHES).is_dir() else folder
+    train = read_batches(folder, TRAIN_FILES, CIFAR10)
+    return DataSet(train, read_batches(folder, (TEST_FILE,), CIFAR10))
+
+
+def _pictures(folder: Path) -> "DataSet":
+    from sd_scratch.training.pixels.pictures import read_pictures, split
+
+    return split(read_pictures(folder, PICTURE_SIDE))
+
+
+def _photographs(data: str) -> dict[str, PixelPreset]:
+    return {
+        "better": better(data, CIFAR_NET, lr=6e-4, flip=True, batch=64),
+        "large": better(data, LARGE_NET, lr=4e-4, flip=True, batch=256),
+        "paper": paper(data, 128, 32, 3),
+        "paper-64": paper(data, 64, 32, 3),
+    }
+
+
+PHOTOGRAPH_JUDGE = judge(
+    ClassifierConfig(in_channels=3, sample_size=32, block_out_channels=(32, 64, 128)),
+    shift=4,
+    flip=True,
+)
+
+DATA_SETS = {
+    "mnist": DataRow(
+        "MNIST (LeCun, Cortes and Burges): 60,000 handwritten digits; no licence is stated.",
+        _idx(DIGITS),
+        {
+            "better": better("mnist", MNIST_NET, lr=1e-3),
+            "paper": paper("mnist", 128, 28, 1),
+            "paper-64": paper("mnist", 64, 28, 1),
+        },
+        judge(ClassifierConfig(), shift=2, flip=False),
+        Source(
+            (
+                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+                "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            ),
+            (
+                Remote(
+                    "train-images-idx3-ubyte.gz",
+                    9_912_422,
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                ),
+                Remote(
+                    "train-labels-idx1-ubyte.gz",
+                    28_881,
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                ),
+                Remote(
+                    "t10k-images-idx3-ubyte.gz",
+                    1_648_877,
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                ),
+                Remote(
+                    "t10k-labels-idx1-ubyte.gz",
+                    4_542,
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                ),
+            ),
+        ),
+    ),
+    "fashion-mnist": DataRow(
+        "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60,000 articles; MIT licence.",
+        _idx(FASHION),
+        {
+            "better": better("fashion-mnist", FASHION_NET, lr=6e-4),
+            "paper": paper("fashion-mnist", 128, 28, 1),
+            "paper-64": paper("fashion-mnist", 64, 28, 1),
+        },
+        judge(ClassifierConfig(block_out_channels=(32, 64, 128)), shift=2, flip=True),
+        Source(
+            ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+            (
+                Remote(
+                    "train-images-idx3-ubyte.gz",
+                    26_421_880,
+                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                ),
+                Remote(
+                    "train-labels-idx1-ubyte.gz",
+                    29_515,
+                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                ),
+                Remote(
+                    "t10k-images-idx3-ubyte.gz",
+                    4_422_102,
+                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                ),
+                Remote(
+                    "t10k-labels-idx1-ubyte.gz",
+                    5_148,
+                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                ),
+            ),
+        ),
+    ),
+    "cifar10": DataRow(
+        "CIFAR-10 (Krizhevsky 2009): 50,000 photographs; no licence is stated.",
+        _cifar10,
+        _photographs("cifar10"),
+        PHOTOGRAPH_JUDGE,
+        Source(
+            ("https://www.cs.toronto.edu/~kriz/",),
+            (
+                Remote(
+                    "cifar-10-binary.tar.gz",
+                    170_052_171,
+                    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                    BATCHES,
+                    (*TRAIN_FILES, TEST_FILE),
+                ),
+            ),
+        ),
+    ),
+    "pictures": DataRow(
+        "A folder of pictures.", _pictures, _photographs("pictures"), PHOTOGRAPH_JUDGE
+    ),
+}
+
+
+def find_data(name: str) -> DataRow:
+    """Raises `UsageError` for a data set that is not there."""
+    if name not in DATA_SETS:
+        raise UsageError(f"no data set {name!r} - there is {', '.join(DATA_SETS)}")
+    return DATA_SETS[name]
+
+
+def find_preset(data: str, variant: str = "better") -> PixelPreset:
+    """Raises `UsageError` for a combination that does not exist."""
+    variants = find_data(data).presets
+    if variant not in variants:
+        raise UsageError(
+            f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}",
+        )
+    return variants[variant]
+
+
+def load_data(name: str, folder: Path | None = None) -> "DataSet":
     """A data set by name: mnist, fashion-mnist, cifar10, or pictures (a folder of one's own).
 
     Raises `ScratchError` where files are missing or wrong; it says how to fetch them.
     """
-    if name not in READERS:
-        raise UsageError(f"no data set {name!r} - there is {', '.join(READERS)}")
-    if name == "pictures" and folder is None:
-        raise UsageError("which pictures? - name their folder with --data")
+    row = find_data(name)
+    if row.source is None and folder is None:
+        raise UsageError("which pictures? - name their folder")
     folder = folder or data_folder(name)
     if not folder.is_dir():
-        fetch = "" if name == "pictures" else f"fetch it with `sd-scratch data {name}`, or "
-        raise UsageError(f"{folder} - no such folder - {fetch}name the right one with --data")
-    return READERS[name](folder)
+        fetch = f"fetch it with `sd-scratch data {name}`, or " if row.source else ""
+        raise UsageError(f"{folder} - no such folder - {fetch}name the right one")
+    return row.read(folder)
 
 
 def data_folder(name: str) -> Path:
@@ -75,56 +269,3 @@ def data_folder(name: str) -> Path:
         return Path(home) / name
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "sd_scratch" / "data" / name
-
-
-def _mnist(class_names: tuple[str, ...]) -> Callable[[Path], DataSet]:
-    def read(folder: Path) -> DataSet:
-        train = read_idx_pair(folder, "train", class_names)
-        test = read_idx_pair(folder, "t10k", class_names)
-        if len(train) < len(test):
-            raise ScratchError(
-                f"{folder} - more pictures for tests ({len(test):,}) than for training"
-                f" ({len(train):,}) - the two sets are swapped"
-            )
-        return DataSet(train, test)
-
-    return read
-
-
-def _cifar10(folder: Path) -> DataSet:
-    train = read_batches(folder, TRAIN_FILES, CIFAR10)
-    return DataSet(train, read_batches(folder, TEST_FILES, CIFAR10))
-
-
-def _pictures(folder: Path) -> DataSet:
-    data = read_pictures(folder, PICTURE_SIDE)
-    if len(data) < TEST_EVERY:
-        raise ScratchError(f"{folder} - only {len(data)} pictures - give at least {TEST_EVERY}")
-    kept = kept_for_tests(data.labels)
-    if not kept.any():
-        raise ScratchError(
-            f"{folder} - every class has one picture alone, and none can be kept for tests - give more"
-        )
-    return DataSet(data.rows((~kept).nonzero()[:, 0]), data.rows(kept.nonzero()[:, 0]))
-
-
-def kept_for_tests(labels: Tensor) -> Tensor:
-    """Which pictures are not trained on ``[N]``: every tenth, class after class, whatever their order in
-    the table; never the last one that a class has."""
-    left = labels.bincount()
-    kept = torch.zeros(len(labels), dtype=torch.bool)
-    waiting = 0
-    for row in labels.argsort(stable=True).tolist():
-        waiting += 1
-        if waiting >= TEST_EVERY and left[labels[row]] > 1:
-            kept[row], waiting = True, 0
-            left[labels[row]] -= 1
-    return kept
-
-
-READERS: dict[str, Callable[[Path], DataSet]] = {
-    "mnist": _mnist(DIGITS),
-    "fashion-mnist": _mnist(FASHION),
-    "cifar10": _cifar10,
-    "pictures": _pictures,
-}

@@ -32,8 +32,7 @@ from sd_scratch.pictures.film import save_film
 from sd_scratch.pictures.grid import save_grid
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.pixels.batches import Batches, mirror_half
-from sd_scratch.training.pixels.datasets import DataSet
-from sd_scratch.training.pixels.images import to_pixels
+from sd_scratch.training.pixels.images import DataSet, to_pixels
 from sd_scratch.training.pixels.presets import PixelPreset
 from sd_scratch.training.team import Team
 

@@ -7,13 +7,12 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import CAUSES, write_file
-from sd_scratch.training.pixels.cifar import INNER_FOLDER, TEST_FILES, TRAIN_FILES
+from sd_scratch.training.pixels.datasets import Remote, Source
 
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 18
@@ -29,110 +28,18 @@ Progress = Callable[[str, int, int], None]
 """Told the file's name, the bytes that are there, and the bytes that there will be."""
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A published file: its size in bytes and its sha256."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """The files of a data set and the servers that have them, tried in turn."""
-
-    servers: tuple[str, ...]
-    files: tuple[Remote, ...]
-
-
-SOURCES = {
-    "mnist": Source(
-        (
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        ),
-        (
-            Remote(
-                "train-images-idx3-ubyte.gz",
-                9_912_422,
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            ),
-            Remote(
-                "train-labels-idx1-ubyte.gz",
-                28_881,
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            ),
-            Remote(
-                "t10k-images-idx3-ubyte.gz",
-                1_648_877,
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            ),
-            Remote(
-                "t10k-labels-idx1-ubyte.gz",
-                4_542,
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
-        ),
-    ),
-    "fashion-mnist": Source(
-        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-        (
-            Remote(
-                "train-images-idx3-ubyte.gz",
-                26_421_880,
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            ),
-            Remote(
-                "train-labels-idx1-ubyte.gz",
-                29_515,
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            ),
-            Remote(
-                "t10k-images-idx3-ubyte.gz",
-                4_422_102,
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            ),
-            Remote(
-                "t10k-labels-idx1-ubyte.gz",
-                5_148,
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
-        ),
-    ),
-    "cifar10": Source(
-        ("https://www.cs.toronto.edu/~kriz/",),
-        (
-            Remote(
-                "cifar-10-binary.tar.gz",
-                170_052_171,
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-            ),
-        ),
-    ),
-}
-
-
-def download_data(
-    name: str,
-    folder: Path,
-    *,
-    sources: dict[str, Source] = SOURCES,
-    progress: Progress | None = None,
-) -> None:
+def download_data(source: Source, folder: Path, progress: Progress | None = None) -> None:
     """Bring a data set's files into `folder`; those that are there and right are left alone.
 
     Raises `ScratchError` when a file cannot be had from any server, has another checksum than was
     published, or cannot be written. What has arrived stays, and the next call goes on from there.
     """
-    source = sources[name]
     for remote in source.files:
         path = folder / remote.name
         if not _is_right(path, remote):
             _fetch_from_any(source.servers, remote, path, progress)
-    if name == "cifar10":
-        for remote in source.files:
-            _unpack_batches(folder / remote.name, folder / INNER_FOLDER)
+        if remote.members:
+            _unpack(folder / remote.name, folder / remote.folder, set(remote.members))
 
 
 def _fetch_from_any(
@@ -200,9 +107,8 @@ def _is_right(path: Path, remote: Remote) -> bool:
     return digest.hexdigest() == remote.sha256
 
 
-def _unpack_batches(archive: Path, folder: Path) -> None:
-    """Take the six batch files out of the archive; nothing else in it is looked at."""
-    wanted = set(TRAIN_FILES + TEST_FILES)
+def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:
+    """Take the files that are wanted out of the archive; nothing else in it is looked at."""
     if all((folder / name).is_file() for name in wanted):
         return
     with tarfile.open(archive) as tar:

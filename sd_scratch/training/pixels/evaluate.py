@@ -21,11 +21,11 @@ from torch import Tensor
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.classifier import Classifier
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
-from sd_scratch.training.loop import Budget, train
-from sd_scratch.training.pixels.datasets import DataSet
-from sd_scratch.training.pixels.images import LabelledImages, to_bytes, to_pixels
+from sd_scratch.training.loop import train
+from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_bytes, to_pixels
 from sd_scratch.training.pixels.judge import JudgeTask, accuracy, judge_pictures
 from sd_scratch.training.pixels.presets import JudgePreset
+from sd_scratch.training.settings import Budget
 
 FLOOR_SEED = 901
 FIRST_SEED = 1_000_000  # far from those of the sheets that people look at

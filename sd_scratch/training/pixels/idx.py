@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.training.pixels.images import LabelledImages
+from sd_scratch.training.pixels.images import DataSet, LabelledImages
 
 UNSIGNED_BYTE = 8
 LARGEST = 1 << 28  # bytes; MNIST's pictures are 47 million
@@ -58,6 +58,19 @@ def read_idx_pair(folder: Path, stem: str, class_names: tuple[str, ...]) -> Labe
     if images.shape[1] != images.shape[2]:
         raise ScratchError(f"{where} - pictures of {tuple(images.shape[1:])} are not square")
     return LabelledImages(images[:, None], labels.long(), class_names, where)
+
+
+def read_idx_sets(folder: Path, class_names: tuple[str, ...]) -> DataSet:
+    """MNIST, or a data set in its format. Raises `ScratchError` as `read_idx` does, and where the sets
+    for training and for tests are swapped."""
+    train = read_idx_pair(folder, "train", class_names)
+    test = read_idx_pair(folder, "t10k", class_names)
+    if len(train) < len(test):
+        raise ScratchError(
+            f"{folder} - more pictures for tests ({len(test):,}) than for training"
+            f" ({len(train):,}) - the two sets are swapped"
+        )
+    return DataSet(train, test)
 
 
 def write_idx(path: Path, values: Tensor) -> None:

@@ -63,6 +63,14 @@ class LabelledImages:
         return self.rows(torch.arange(min(count, len(self))))
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """What a model learns from, and what it never sees."""
+
+    train: LabelledImages
+    test: LabelledImages
+
+
 def to_pixels(images: Tensor, low: float) -> Tensor:
     """uint8 to float32, black at `low` and white at 1."""
     return images.float() * ((1.0 - low) / 255.0) + low

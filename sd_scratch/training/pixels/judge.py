@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints.pixel_model import build_classifier
 from sd_scratch.networks.classifier import Classifier
 from sd_scratch.training.pixels.batches import Batches, mirror_half, shift_each
-from sd_scratch.training.pixels.datasets import DataSet
-from sd_scratch.training.pixels.images import LabelledImages, to_pixels
+from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_pixels
 from sd_scratch.training.pixels.presets import JudgePreset
 
 BATCH = 500

@@ -19,9 +19,10 @@ from torch import Tensor
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import read_file
 from sd_scratch.pictures.read import read_picture
-from sd_scratch.training.pixels.images import LabelledImages
+from sd_scratch.training.pixels.images import DataSet, LabelledImages
 
 TABLE = "labels.csv"
+TEST_EVERY = 10  # one picture in so many is kept for tests
 SEPARATORS = (",", ";", "\t")
 MAX_CLASSES = 1000
 MAX_TABLE = 64_000_000  # bytes
@@ -57,6 +58,35 @@ def read_pictures(folder: Path, side: int) -> LabelledImages:
     return LabelledImages(torch.stack(images), numbers, names, str(folder))
 
 
+def split(data: LabelledImages) -> DataSet:
+    """Most pictures to train on, one in ten to test with. Raises `ScratchError` for too few."""
+    if len(data) < TEST_EVERY:
+        raise ScratchError(
+            f"{data.source} - only {len(data)} pictures - give at least {TEST_EVERY}"
+        )
+    kept = kept_for_tests(data.labels)
+    if not kept.any():
+        raise ScratchError(
+            f"{data.source} - every class has one picture alone, and none can be kept for tests"
+            " - give more"
+        )
+    return DataSet(data.rows((~kept).nonzero()[:, 0]), data.rows(kept.nonzero()[:, 0]))
+
+
+def kept_for_tests(labels: Tensor) -> Tensor:
+    """Which pictures are not trained on ``[N]``: every tenth, class after class, whatever their order in
+    the table; never the last one that a class has."""
+    left = labels.bincount()
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    waiting = 0
+    for row in labels.argsort(stable=True).tolist():
+        waiting += 1
+        if waiting >= TEST_EVERY and left[labels[row]] > 1:
+            kept[row], waiting = True, 0
+            left[labels[row]] -= 1
+    return kept
+
+
 def _read_table(path: Path) -> list[tuple[str, str]]:
     """The rows (file, label) of the table, in order."""
     try:
@@ -78,7 +108,12 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
             continue  # spreadsheets end with such lines
         if len(cells) <= max(file, label) or not cells[file] or not cells[label]:
             raise ScratchError(f"{path} - line {number} lacks a file or a label")
-        table.append((cells[file], cells[label]))
+        name = " ".join(cells[label].split())
+        if not name.isprintable():
+            raise ScratchError(
+                f"{path} - line {number}: its label has characters that nobody can see"
+            )
+        table.append((cells[file], name))
     if not table:
         raise ScratchError(f"{path} - names no picture - give one line for each: file,label")
     return table

@@ -19,12 +19,13 @@ from sd_scratch.checkpoints.pixel_model import (
 )
 from sd_scratch.errors import UsageError
 from sd_scratch.files import write_file
-from sd_scratch.training.loop import Budget, OnStep, Outcome, train
+from sd_scratch.training.loop import OnStep, Outcome, train
 from sd_scratch.training.pixels.card import write_card
-from sd_scratch.training.pixels.datasets import DataSet
 from sd_scratch.training.pixels.ddpm import DdpmTask
+from sd_scratch.training.pixels.images import DataSet
 from sd_scratch.training.pixels.judge import JudgeTask
 from sd_scratch.training.pixels.presets import JudgePreset, PixelPreset
+from sd_scratch.training.settings import Budget
 from sd_scratch.training.state import RunState, load_state
 from sd_scratch.training.team import Team
 

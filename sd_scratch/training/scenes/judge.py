@@ -31,8 +31,8 @@ from sd_scratch.scenes.graph import (
     sample_scene,
 )
 from sd_scratch.scenes.render import render
-from sd_scratch.training.loop import TrainConfig
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
+from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.team import Team
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

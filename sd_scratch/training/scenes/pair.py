@@ -25,10 +25,10 @@ from sd_scratch.scenes.captions import Caption, caption, hard_negatives, plain_c
 from sd_scratch.scenes.graph import Scene, generator, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
-from sd_scratch.training.loop import TrainConfig
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.scenes.lessons import Answers, Lessons, lesson_losses
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
+from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.team import Team
 
 PAIR_TRAINING = TrainConfig(batch=64, lr=1e-3, betas=(0.9, 0.98), ema_decay=0.995)

@@ -23,12 +23,13 @@ from sd_scratch.scenes.captions import corpus
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import number_tokens
 from sd_scratch.training.bpe import train_merges
-from sd_scratch.training.loop import Budget, OnStep, Outcome, TrainConfig, train
+from sd_scratch.training.loop import OnStep, Outcome, train
 from sd_scratch.training.scenes.judge import JUDGE_TRAINING, SceneJudgeTask
 from sd_scratch.training.scenes.latents import cached_latents
 from sd_scratch.training.scenes.pair import PAIR_TRAINING, PairTask
 from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNet, UNetTask
 from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
+from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
 from sd_scratch.training.team import Team
 

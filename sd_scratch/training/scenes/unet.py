@@ -25,8 +25,8 @@ from sd_scratch.pictures.grid import save_grid
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.evaluate import make_checks, sample_prompts, score
 from sd_scratch.text.tokenizer import Tokenizer
-from sd_scratch.training.loop import TrainConfig
 from sd_scratch.training.scenes.latents import Latents
+from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.team import Team
 
 UNET_TRAINING = TrainConfig(batch=64, lr=1e-3, ema_decay=0.999, look_seconds=600.0)

@@ -21,7 +21,7 @@ from sd_scratch.scenes import oracle
 from sd_scratch.scenes.evaluate import make_checks, reconstruct, score
 from sd_scratch.scenes.graph import sample_scene
 from sd_scratch.scenes.render import render
-from sd_scratch.training.loop import TrainConfig
+from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.team import Team
 
 VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)
