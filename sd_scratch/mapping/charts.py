@@ -148,21 +148,64 @@ def plane_chart(
         x, y = spot(place)
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), BAR)
         steps.setdefault((round(x), round(y)), []).append(i)
-    for i, place in enumerate(places, start=1):
+    for place in places:
         x, y = spot(place)
         draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
-        right = x < side / 2  # the text goes to the middle, where there is room
-        spot_of_text = (x + 10 if right else x - 10, y - 12)
-        text, anchor = f"{i}: {labels[i - 1]}", "lm" if right else "rm"
+    taken = [_around(spot(place), 7) for place in places] + [_around(spot(p), 4) for p in path]
+    for i, place in enumerate(places, start=1):
+        text = f"{i}: {labels[i - 1]}"
         if font(SIZE).getlength(text) > side / 2:  # would hide the others
             text = f"{i}"
-        draw.text(spot_of_text, text, INK, font(SIZE), anchor, stroke_width=2, stroke_fill=PAPER)
-    for (x, y), numbers in steps.items():
-        text = ",".join(map(str, numbers))
-        draw.text((x, y + 14), text, BAR, font(11), "mm", stroke_width=2, stroke_fill=PAPER)
+        _write_free(draw, spot(place), text, INK, SIZE, taken, side)
+    for at, numbers in steps.items():
+        _write_free(draw, at, ",".join(map(str, numbers)), BAR, 11, taken, side)
     draw.text((side / 2, side + 12), f"{axes[0]}  (across)", INK, font(SIZE), anchor="mm")
     draw.text((6, 8), f"{axes[1]}  (up)", INK, font(SIZE))
     return page
+
+
+Box = tuple[float, float, float, float]
+
+
+def _around(at: tuple[float, float], room: float) -> Box:
+    return at[0] - room, at[1] - room, at[0] + room, at[1] + room
+
+
+def _write_free(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    ink: Colour,
+    size: int,
+    taken: list[Box],
+    side: int,
+) -> None:
+    """Write beside a point where the text covers nothing of `taken`, to which it is added: the nearest
+    such place of several rings around it, or the one that covers least."""
+    width, height = font(size).getlength(text), size + 3
+    best: tuple[float, Box] | None = None
+    for ring in (10, 22, 34, 48, 64):
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+            left = at[0] + x * ring - (0 if x > 0 else width if x < 0 else width / 2)
+            top = at[1] + y * ring - (0 if y > 0 else height if y < 0 else height / 2)
+            box = (left, top, left + width, top + height)
+            outside = left < 2 or top < 20 or box[2] > side - 2 or box[3] > side - 20
+            covered = sum(_overlap(box, other) for other in taken) + outside * 1e6
+            if best is None or covered < best[0]:
+                best = (covered, box)
+        if best is not None and best[0] == 0:
+            break
+    assert best is not None
+    box = best[1]
+    taken.append(box)
+    draw.text(box[:2], text, ink, font(size), stroke_width=2, stroke_fill=PAPER)
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """The area that two boxes share."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from sd_scratch.mapping.maps import Map
+from sd_scratch.mapping.words import name_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.tensors import Trace
-from sd_scratch.tensors.words import WordKey, look_up
+from sd_scratch.tensors.words import WordKey
 
 LAYERS = ("unet.down_blocks.*.attn2.probs", "unet.up_blocks.*.attn2.probs")
 """What to record, with ``branch="cond"`` and ``reduce=mean_over_steps()``."""
@@ -34,12 +35,12 @@ def daam(trace: Trace, prompt: Prompt, words: Sequence[WordKey], row: int = 0) -
         enlarged = F.interpolate(summed.movedim(-1, 1), size=size, mode="bicubic")
         merged.append(enlarged.clamp(min=0))  # [heads, tokens, H, W]
     tokens = torch.cat(merged).mean(dim=0)
-    found = [look_up(prompt, word) for word in words]
+    found = [prompt.word(*([word] if isinstance(word, str) else word)) for word in words]
     return [
         Map(
             tokens[list(word.positions)].mean(dim=0).cpu(),
             (width, height),
-            word.text,
+            name_of(prompt, word),
             f"DAAM, layers {len(recordings)}, steps {len(recordings[0].steps)}",
             "attention summed over the steps",
         )

@@ -25,6 +25,7 @@ CELL = 192  # pixels that the shorter side of a picture gets in a sheet
 SMALL = 128  # where a sheet holds many
 GAP = 12
 MARGIN = 20
+VISIBLE = 0.03  # of the scale: maps that stay below look black
 BACKDROP = 0.35  # brightness of the picture under coloured maps
 
 
@@ -39,12 +40,34 @@ def picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
+def enlarged(image: Image.Image, side: int) -> Image.Image:
+    """A small picture with every pixel drawn several times as large, its shorter side up to `side`."""
+    factor = max(1, side // min(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
 def levels(values: Tensor, top: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """Numbers to 0..255, where `top` and all above become 255, and 0 and all below 0."""
     scaled = (values.float() / top if top > 0 else torch.zeros_like(values)).clamp(0, 1)
     array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     array = (scaled * 255).round().to(torch.uint8).cpu().numpy()
     return array
+
+
+def dark(maps: Sequence[Map], top: float) -> list[str]:
+    """A line for maps that look black on a scale up to `top`, which says why; none without any."""
+    if top == 0:
+        return [
+            "All maps are black because all their values are 0: nothing changed, or nothing was there."
+        ]
+    faint = [m for m in maps if float(m.tensor.max()) < VISIBLE * top]
+    if not faint:
+        return []
+    named = ", ".join(f"{m.word} (up to {float(m.tensor.max()):.2g})" for m in faint)
+    return [
+        f"Black, or nearly so, because their largest values are less than {VISIBLE:.0%} of the scale's "
+        f"{top:.3g}: {named}."
+    ]
 
 
 def grey_map(map_: Map, top: float) -> Image.Image:

@@ -23,7 +23,11 @@ from torch.overrides import TorchFunctionMode
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.mapping.adjustment import adjusted
 from sd_scratch.mapping.maps import Map, require_full_precision
+from sd_scratch.mapping.maps_report import maps_report
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.report import Report
+from sd_scratch.mapping.words import name_of
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.tokenizer import Word
 
@@ -51,10 +55,47 @@ def gradient_maps(
     )
     name = "exact derivative" if method == "exact" else f"{method} difference, lambda {amount:g}"
     maps = [
-        Map(derivative.norm(dim=0), rendering.size, word.text, f"{name} from {origin}", UNITS)
+        Map(
+            derivative.norm(dim=0),
+            rendering.size,
+            name_of(prompt, word),
+            f"{name} from {origin}",
+            UNITS,
+        )
         for word, derivative in zip(words, derivatives, strict=True)
     ]
     return original, maps
+
+
+def gradient_report(
+    rendering: Rendering,
+    prompt: Prompt,
+    words: Sequence[Word],
+    *,
+    method: str = "central",
+    amount: float = LAMBDA,
+    origin: str = "zero",
+) -> Report:
+    """`gradient_maps` as figures, a table and raw maps."""
+    colours, maps = gradient_maps(
+        rendering, prompt, words, method=method, amount=amount, origin=origin
+    )
+    notes = [
+        f"Prompt: {prompt.text}",
+        f"Grey: the derivative of the picture along each word's vectors ({maps[0].method}), its "
+        "length over the three colours. Colours: one a word, the more opaque the larger the "
+        "derivative; all on one scale.",
+    ]
+    title = "How fast each word changes the picture"
+    report = maps_report("gradient", title, to_bytes(colours), maps, notes)
+    more = {} if method == "exact" else {"lambda": amount}
+    report.facts.update({"method": method, **more, "origin": origin})
+    return report
+
+
+def count_pictures(words: int, method: str) -> int:
+    """How many pictures `gradient_maps` makes; one with its derivative counts as one."""
+    return {"central": 1 + 2 * words, "forward": 1 + words, "exact": words}[method]
 
 
 def word_derivatives(
@@ -80,9 +121,10 @@ def word_derivatives(
     if not (lengths > 0).all():
         raise ScratchError("a word's vectors stand at the origin - there is no direction to go in")
     if method == "exact":
-        directions = [_away(prompt, word, origin) for word in words]
-        units = [away / away.norm() for away in directions]
-        return _exact(rendering, prompt, units)
+        originals, tangents = exact_derivatives(
+            rendering, [prompt] * len(words), words, origin=origin
+        )
+        return originals[0], tangents
 
     require_full_precision(rendering.model.dtype)
     if amount == 0:
@@ -97,6 +139,55 @@ def word_derivatives(
     if method == "central":
         return original, (above - torch.stack(rest[len(words) :])) / (2 * steps)
     return original, (above - original) / steps
+
+
+def exact_derivatives(
+    rendering: Rendering,
+    prompts: Sequence[Prompt],
+    words: Sequence[Word],
+    seeds: Sequence[int] | None = None,
+    *,
+    origin: str = "zero",
+) -> tuple[Tensor, Tensor]:
+    """Each prompt's picture, and its exact derivative along one word's direction: ``[n, 3, H, W]`` both.
+
+    Each row of a batch carries the derivative along its own direction. Raises ScratchError as
+    `directional_derivative` does.
+    """
+    parts = [
+        _exact(
+            rendering, prompts[part], words[part], None if seeds is None else seeds[part], origin
+        )
+        for part in rendering.batches(len(prompts))
+    ]
+    return (
+        torch.cat([part["picture"] for part in parts]),
+        torch.cat([part["derivative"] for part in parts]),
+    )
+
+
+def _exact(
+    rendering: Rendering,
+    prompts: Sequence[Prompt],
+    words: Sequence[Word],
+    seeds: Sequence[int] | None,
+    origin: str,
+) -> dict[str, Tensor]:
+    """One batch of them."""
+    away = [_away(prompt, word, origin) for prompt, word in zip(prompts, words, strict=True)]
+    directions = torch.cat([each / each.norm() for each in away])
+
+    def colours(contexts: Tensor) -> Tensor:
+        rows = zip(prompts, contexts, strict=True)
+        return rendering.afresh().colours([p.with_context(row[None]) for p, row in rows], seeds)
+
+    def make() -> dict[str, Tensor]:
+        contexts = torch.cat([prompt.context for prompt in prompts])
+        picture, derivative = directional_derivative(colours, contexts, directions)
+        return {"picture": picture, "derivative": derivative}
+
+    places = [word.positions for word in words]
+    return rendering.once(f"derivative from {origin} {places}", prompts, seeds, make)
 
 
 def directional_derivative(
@@ -142,19 +233,6 @@ def group_norm(
     channels = (1, -1, *[1] * (x.dim() - 2))
     y = y if weight is None else y * weight.view(channels)
     return y if bias is None else y + bias.view(channels)
-
-
-def _exact(
-    rendering: Rendering, prompt: Prompt, directions: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """All words in one batch: each row carries the derivative along its own direction."""
-
-    def colours(contexts: Tensor) -> Tensor:
-        return rendering.colours([prompt.with_context(row[None]) for row in contexts])
-
-    contexts = prompt.context.expand(len(directions), -1, -1).clone()
-    pictures, derivatives = directional_derivative(colours, contexts, torch.cat(list(directions)))
-    return pictures[0], derivatives
 
 
 def _away(prompt: Prompt, word: Word, origin: str) -> Tensor:

@@ -15,17 +15,29 @@ from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
-from sd_scratch.mapping.maps import Map
+from sd_scratch.mapping.drawing import SMALL, Cell, dark, grey_map, picture, scale_bar, sheet
+from sd_scratch.mapping.maps import Map, largest
+from sd_scratch.mapping.maps_report import maps_report
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.report import Report, numbered
+from sd_scratch.mapping.words import name_of
 from sd_scratch.networks.layers import Attention, attention_scores
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.tokenizer import Word
 
 QUERIES = "unet.*.attn2.q"
 UNITS = "share of attention"
+COLUMNS = 8  # of the figure by calls
+AXES = {
+    "layer": "Down, middle and up: the way through the U-Net. up 1.0 is the first attention of the "
+    "second block up.",
+    "head": "Every layer has as many heads; those of one number are averaged over the layers.",
+    "call": "The U-Net is called once a step, first on noise, last on the nearly finished picture.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +110,16 @@ def record_heat(
             reduce = _word_shares(attention, context, words)
             recorder = model.record(name, branch="cond", reduce=reduce)
             traces[layer] = stack.enter_context(recorder)
-        (pixels,) = rendering.pixels([prompt])
+        (pixels,) = rendering.afresh().pixels([prompt])
     shares = {}
     for layer, trace in traces.items():
         recording = trace[f"{layer}.q"]
         calls, _, heads, _, count = recording.tensor.shape  # [calls, 1, heads, places, words]
         h, w = recording.hw or (1, 1)
         shares[layer] = recording.tensor.reshape(calls, heads, h, w, count).float().cpu()
-    return pixels, Heat(shares, tuple(word.text for word in words), rendering.size)
+    return pixels, Heat(
+        shares, tuple(name_of(asked or prompt, word) for word in words), rendering.size
+    )
 
 
 def choose_layers(names: Sequence[str], globs: Sequence[str]) -> list[str]:
@@ -146,3 +160,88 @@ def _enlarged(part: Tensor, size: tuple[int, int]) -> Tensor:
     """``[h, w, words]`` to another height and width, without overshooting."""
     rows = part.permute(2, 0, 1)[None]
     return F.interpolate(rows, size=size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+
+
+# The report ---------------------------------------------------------------------------------
+
+
+def heat_report(
+    rendering: Rendering,
+    prompt: Prompt,
+    words: Sequence[Word],
+    asked: Prompt | None = None,
+    *,
+    layers: Sequence[str] = (),
+    heads: Sequence[int] = (),
+    calls: slice = slice(None),
+) -> Report:
+    """`record_heat` as figures, over all and by layer, head and call, and as raw shares.
+
+    `layers` are globs. Raises ScratchError as `Heat.maps` does.
+    """
+    pixels, heat = record_heat(rendering, prompt, words, asked)
+    names, chosen = choose_layers(list(heat.shares), layers), list(heads) or list(range(heat.heads))
+    notes = [f"Prompt: {prompt.text}"]
+    if asked is not None:
+        notes.append(f"Words of another prompt, which the picture was not made from: {asked.text}")
+    how = (
+        "Grey: the share of its attention that each place gives to the word, the mean over layers, "
+        "heads and steps; all words on one scale. Colours: one a word, the more opaque the larger. "
+        "What a place does not give to the words goes to the start token, the end token and the padding."
+    )
+    maps = heat.maps(names, heads, calls)
+    title = "Which places look at which word"
+    report = maps_report("heat", title, pixels, maps, [*notes, how])
+    some = range(heat.calls)[calls]
+    shown = min(len(some), COLUMNS)
+    few = [some[i * len(some) // shown] for i in range(shown)]
+    parts = {
+        "layer": {short(name): heat.maps([name], heads, calls) for name in names},
+        "head": {f"head {head}": heat.maps(names, [head], calls) for head in chosen},
+        "call": {f"call {call}": heat.maps(names, heads, slice(call, call + 1)) for call in few},
+    }
+    for name, columns in parts.items():
+        report.figures[f"by-{name}"] = _breakdown(name, columns, picture(pixels), notes)
+    report.tensors["shares"] = {
+        f"{short(layer)}.{word}": heat.shares[layer][..., i]
+        for layer in names
+        for i, word in enumerate(numbered(heat.words))
+    }
+    ask = None if asked is None else asked.text
+    ends = [some.start, some.stop]
+    report.facts.update({"ask": ask, "layers": names, "heads": chosen, "calls": ends})
+    return report
+
+
+def _breakdown(
+    name: str, columns: dict[str, list[Map]], below: Image.Image, notes: Sequence[str]
+) -> Image.Image:
+    """The picture, then words down; layers, heads or calls across; one scale for all of it."""
+    maps = list(columns.values())
+    top = max(largest(column) for column in maps)
+    words = range(len(maps[0]))
+    rows = [
+        [Cell(below)],
+        *(
+            [Cell(grey_map(column[i], top), label) for label, column in columns.items()]
+            for i in words
+        ),
+    ]
+    brightest = [max((c[i] for c in maps), key=lambda m: float(m.tensor.max())) for i in words]
+    how = f"Grey: the share of attention that a place gives to a word. {AXES[name]}"
+    return sheet(
+        f"Which places look at which word, by {name}",
+        rows,
+        notes=[*notes, how, *dark(brightest, top)],
+        row_labels=["the picture", *(map_.word for map_ in maps[0])],
+        foot=scale_bar(top, maps[0][0].units),
+        side=SMALL,
+    )
+
+
+def short(layer: str) -> str:
+    """``unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2`` as ``up 1.0``."""
+    parts = layer.split(".")
+    if parts[1] == "mid_block":
+        return "middle"
+    return f"{parts[1].partition('_')[0]} {parts[2]}.{parts[4]}"

@@ -1,13 +1,14 @@
 """`Map`: one number for every place of a picture, and what that number means."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
+
+GREY_LEVELS = "grey levels, of 255"
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Map:
     Attributes:
         tensor: ``[h, w]`` fp32 on the CPU; its cells cover the picture evenly.
         size: width and height of the picture in pixels.
-        word: the word as it stands in the prompt.
+        word: its name, as `sd_scratch.mapping.words.name_of` gives it: ``red``, or ``red:2``.
         method: how it was made, in words.
         units: what a value of 1 means.
     """
@@ -34,17 +35,14 @@ def largest(maps: Sequence[Map]) -> float:
     return max((float(m.tensor.max()) for m in maps), default=0.0)
 
 
-def told_apart(words: Sequence[str]) -> list[str]:
-    """Names for words of one prompt: those that stand there more than once are numbered, as
-    `sd-scratch map -w` takes them (``a:1``, ``a:2``)."""
-    total = Counter(word.casefold() for word in words)
-    seen: Counter[str] = Counter()
-    names = []
-    for word in words:
-        key = word.casefold()
-        seen[key] += 1
-        names.append(f"{word}:{seen[key]}" if total[key] > 1 else word)
-    return names
+def stretched(map_: Map) -> Map:
+    """A map in grey levels: one that has them already as it is, another with its smallest value at 0
+    and its largest at 255. A constant map becomes 0 everywhere."""
+    if map_.units == GREY_LEVELS:
+        return map_
+    low, high = float(map_.tensor.min()), float(map_.tensor.max())
+    tensor = (map_.tensor - low) * (255 / (high - low) if high > low else 0.0)
+    return replace(map_, tensor=tensor, units=f"of 255; {low:.3g} to {high:.3g} before")
 
 
 def require_full_precision(dtype: torch.dtype) -> None:
@@ -55,6 +53,6 @@ def require_full_precision(dtype: torch.dtype) -> None:
     if torch.finfo(dtype).bits < 32:
         name = str(dtype).removeprefix("torch.")
         raise UsageError(
-            f"differences of pictures drown in the rounding of {name} - use --dtype float32, "
-            "or the exact derivative",
+            f"differences of pictures drown in the rounding of {name} - use float32, or the exact "
+            "derivative"
         )

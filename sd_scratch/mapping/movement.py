@@ -5,18 +5,31 @@ has the vectors c_i, all tokens and channels in one row; the rows of V are the d
 1, along which the rows differ most, and prompt i stands at (c_i - mean) V^T.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
+from sd_scratch.mapping.charts import plane_chart
+from sd_scratch.mapping.drawing import Cell, enlarged, picture, sheet
+from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.report import Report, Table
+from sd_scratch.pictures.gif import encode_gif
 from sd_scratch.pipeline.prompt import Prompt
+
+COLUMNS = 6
+FRAME = 250  # milliseconds
+GIF_SIDE = 256
+Place = int | tuple[float, float]
+"""A landmark by its number, from 0, or a place of the plane."""
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
+class PrincipalComponents:
     """Principal components of the rows of a matrix.
 
     Attributes:
@@ -48,7 +61,7 @@ def check_count(rows: int, count: int) -> None:
         )
 
 
-def principal_components(rows: Tensor, count: int) -> Components:
+def principal_components(rows: Tensor, count: int) -> PrincipalComponents:
     """The first `count` principal components of ``[n, D]``, in float64.
 
     Raises ScratchError (bad usage) for fewer than `count` + 1 rows, or rows that are all the same.
@@ -62,7 +75,7 @@ def principal_components(rows: Tensor, count: int) -> Components:
     directions = directions[:count]
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
-    return Components(mean, directions, values[:count].square() / values.square().sum())
+    return PrincipalComponents(mean, directions, values[:count].square() / values.square().sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +90,7 @@ class Plane:
     """
 
     landmarks: tuple[Prompt, ...]
-    components: Components
+    components: PrincipalComponents
     places: Tensor
 
     def at(self, place: Tensor) -> Prompt:
@@ -98,6 +111,42 @@ class Plane:
         context = vectors.view_as(first.context)
         return first.with_context(context.to(first.context.device, first.context.dtype))
 
+    def corners(self, path: Sequence[Place]) -> Tensor:
+        """Where the places of a path stand, ``[places, k]``."""
+        rest = [0.0] * (self.places.shape[1] - 2)
+        return torch.stack(
+            [
+                self.places[place]
+                if isinstance(place, int)
+                else self.places.new_tensor([*place, *rest])
+                for place in path
+            ]
+        )
+
+
+def read_path(texts: Sequence[str], landmarks: int) -> list[Place]:
+    """``1`` is the first landmark (returned as 0), ``20:-5`` a place of the plane.
+
+    Raises UsageError for what is neither, a landmark that is not there, and fewer than two places.
+    """
+    path: list[Place] = []
+    for text in texts:
+        x, colon, y = text.partition(":")
+        try:
+            place = (float(x), float(y)) if colon else int(x) - 1
+            if isinstance(place, tuple) and not all(map(math.isfinite, place)):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"path: '{text}' is no place - write a landmark's number, or X:Y"
+            ) from None
+        if isinstance(place, int) and not 0 <= place < landmarks:
+            raise UsageError(f"path: there is no landmark {x}, of {landmarks}")
+        path.append(place)
+    if len(path) < 2:
+        raise UsageError("a path needs two places at least, such as 1,2")
+    return path
+
 
 def make_plane(prompts: Sequence[Prompt], count: int = 2) -> Plane:
     """The plane (or line, or space) of some prompts. Raises ScratchError as `principal_components`."""
@@ -107,7 +156,7 @@ def make_plane(prompts: Sequence[Prompt], count: int = 2) -> Plane:
     return Plane(tuple(prompts), components, components.project(rows.cpu()))
 
 
-def walk(corners: Tensor, frames: int) -> Tensor:
+def places_along(corners: Tensor, frames: int) -> Tensor:
     """`frames` places from the first corner to the last on straight lines, every corner among them, the
     rest as even as that allows: ``[corners, k]`` to ``[frames, k]``.
 
@@ -127,3 +176,74 @@ def walk(corners: Tensor, frames: int) -> Tensor:
         shares = torch.arange(1, count + 1, dtype=corners.dtype) / count
         places.append(first + shares[:, None] * (second - first))
     return torch.cat(places)
+
+
+def movement_report(
+    rendering: Rendering, plane: Plane, path: Sequence[Place], frames: int = 12
+) -> Report:
+    """Pictures at about even distances on a path, as a strip and as an animation, and the plane."""
+    places = places_along(plane.corners(path), frames)
+    pixels = rendering.pixels([plane.at(place) for place in places])
+    return visited_report(rendering, plane, places.tolist(), list(pixels))
+
+
+def visited_report(
+    rendering: Rendering, plane: Plane, places: Sequence[Sequence[float]], pixels: Sequence[Tensor]
+) -> Report:
+    """The same of pictures ``[3, H, W]`` uint8 that were made at some places already."""
+    labels = [prompt.text for prompt in plane.landmarks]
+    explained = plane.components.explained.tolist()
+    marks = plane.places.tolist()
+    pictures = [picture(each) for each in pixels]
+    named = "; ".join(f"{i}: {label}" for i, label in enumerate(labels, start=1))
+    cells = [
+        Cell(image, f"{i}: ({place[0]:.3g}, {place[1]:.3g}){reached(place, marks)}")
+        for i, (image, place) in enumerate(zip(pictures, places, strict=True), start=1)
+    ]
+    notes = [
+        f"Landmarks: {named}.",
+        f"All from the same noise (seed {rendering.noise.seeds[0]}). Under each picture its place in the "
+        "plane. A landmark's own place gives that prompt's own picture.",
+    ]
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    header = ("what", "number", "text", *(f"component {i + 1}" for i in range(len(explained))))
+    landmarks = [
+        ("landmark", i, t, *p) for i, (t, p) in enumerate(zip(labels, marks, strict=True), 1)
+    ]
+    visited = [("picture", i, "", *place) for i, place in enumerate(places, start=1)]
+    return Report(
+        {
+            "plane": _plane_figure(labels, marks, places, explained),
+            "strip": sheet("Pictures on the way", rows, notes=notes),
+        },
+        films={"move": encode_gif([enlarged(image, GIF_SIDE) for image in pictures], FRAME)},
+        tables={"places": Table(header, [*landmarks, *visited])},
+        facts={"landmarks": labels, "explained": explained, "places": [list(p) for p in places]},
+    )
+
+
+def _plane_figure(
+    labels: Sequence[str],
+    marks: Sequence[Sequence[float]],
+    places: Sequence[Sequence[float]],
+    explained: Sequence[float],
+) -> Image.Image:
+    across, up = (
+        f"component {i + 1}, {part:.0%} of the variance" for i, part in enumerate(explained[:2])
+    )
+    chart = plane_chart([p[:2] for p in marks], labels, [p[:2] for p in places], (across, up))
+    note = (
+        "Red: the prompts, where their text vectors stand in the plane in which they differ most. "
+        "Blue: the pictures on the way, by number. One unit is one unit of length of the text vectors."
+    )
+    named = "; ".join(f"{i}: {label}" for i, label in enumerate(labels, start=1))
+    notes = [f"Landmarks: {named}.", note]
+    return sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=notes)
+
+
+def reached(place: Sequence[float], marks: Sequence[Sequence[float]]) -> str:
+    """Which landmark a place is, if any, up to rounding."""
+    near = 1e-6 * max(abs(value) for mark in marks for value in mark)
+    return "".join(
+        f", landmark {i}" for i, mark in enumerate(marks, start=1) if math.dist(place, mark) < near
+    )

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from sd_scratch.mapping.adjustment import adjusted
-from sd_scratch.mapping.maps import Map, require_full_precision
+from sd_scratch.mapping.maps import GREY_LEVELS, Map, require_full_precision
+from sd_scratch.mapping.maps_report import maps_report
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.report import Report
+from sd_scratch.mapping.words import name_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.tokenizer import Word
 
 LAMBDA = 0.15
-UNITS = "grey levels, of 255"
 LUMA = (19595, 38470, 7471)  # of red, green and blue, in parts of 65536 (ITU-R BT.601)
 
 
@@ -46,7 +48,34 @@ def perturbation_maps(
     original, *pictures = rendering.pixels([prompt, *changed])
     method = f"perturbation, lambda {amount:g} from {origin}"
     maps = [
-        Map(difference(picture, original).float(), rendering.size, word.text, method, UNITS)
+        Map(
+            difference(picture, original).float(),
+            rendering.size,
+            name_of(prompt, word),
+            method,
+            GREY_LEVELS,
+        )
         for word, picture in zip(words, pictures, strict=True)
     ]
     return original, maps
+
+
+def perturbation_report(
+    rendering: Rendering,
+    prompt: Prompt,
+    words: Sequence[Word],
+    *,
+    amount: float = LAMBDA,
+    origin: str = "zero",
+) -> Report:
+    """`perturbation_maps` as figures, a table and raw maps."""
+    pixels, maps = perturbation_maps(rendering, prompt, words, amount=amount, origin=origin)
+    notes = [
+        f"Prompt: {prompt.text}",
+        "Grey: the absolute difference of two pictures from the same noise, with and without the "
+        f"word's vectors times {1 + amount:g}. Colours: one a word, the more opaque the larger "
+        "the difference; all on one scale.",
+    ]
+    report = maps_report("perturb", "Where each word changes the picture", pixels, maps, notes)
+    report.facts.update({"lambda": amount, "origin": origin})
+    return report

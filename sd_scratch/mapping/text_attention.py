@@ -9,14 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sd_scratch.mapping.maps import told_apart
+from sd_scratch.errors import UsageError
+from sd_scratch.mapping.charts import SIZE, bar_chart, matrix_chart, matrix_scale, name_width
+from sd_scratch.mapping.drawing import Cell, font, sheet
+from sd_scratch.mapping.report import Report, Table
+from sd_scratch.mapping.words import name_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 PROBS = "text.encoder.layers.*.self_attn.probs"
 START, END, PADDING = "<start>", "<end>", "<padding>"
+PANEL = 96  # pixels that one layer and head gets at least
+NAMED = 14  # pixels that a word gets where it is named
+BORDER = (235, 130, 30)  # where the text ends and the padding begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +46,13 @@ class TextAttention:
         rest = self.probs.shape[-1] - len(texts) - 2
         return [START, *texts, END, *[PADDING] * rest]
 
+    def layers(self, chosen: Sequence[int] = ()) -> list[int]:
+        """Those of the chosen layers that were read, all without any; clip skip leaves out the last."""
+        return [i for i in range(len(self.probs)) if not chosen or i in chosen]
+
     def labels(self, special: bool = False) -> list[str]:
-        """Names of the words, of which those that stand there twice are numbered (``a:1``, ``a:2``)."""
-        words = told_apart([word.text for word in self.prompt.words])
+        """Names of the words, of which those that stand there more than once are numbered (``a:1``, ``a:2``)."""
+        words = [name_of(self.prompt, word) for word in self.prompt.words]
         return [START, *words, END, PADDING] if special else words
 
     def between_words(self, special: bool = False) -> Tensor:
@@ -77,3 +89,166 @@ def combine(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         member[list(positions), column] = 1.0
     givers = member / member.sum(dim=0).clamp(min=1.0)
     return givers.T @ probs @ member
+
+
+def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
+    """The places that are meant, all of them without any. Raises UsageError for one that is not there."""
+    for place in places:
+        if not 0 <= place < count:
+            raise UsageError(f"there is no {what} {place}, only 0 to {count - 1}")
+    return list(places) or list(range(count))
+
+
+# Reports ------------------------------------------------------------------------------------
+
+
+def attention_report(
+    read: TextAttention, layers: Sequence[int] = (), heads: Sequence[int] = ()
+) -> Report:
+    """Who looks at whom: between all tokens and between words, in every layer and head and on average."""
+    chosen = read.layers(layers)
+    heads = check_places("head", heads, read.probs.shape[1])
+
+    def select(values: Tensor) -> Tensor:
+        return values[chosen][:, heads]
+
+    note = f"Prompt: {read.prompt.text}"
+    how = "Each row is one that looks, each column one that is looked at; a row sums to 1."
+    tokens, words = select(read.probs), select(read.between_words())
+    shares, labels = select(read.between_words(special=True)), read.labels(special=True)
+    mean = shares.mean(dim=(0, 1))
+    chart = Cell(matrix_chart(mean, labels, labels, float(mean.max())), enlarge=False)
+    figures = {
+        "tokens": _panels(
+            "Attention between all tokens, in every layer and head",
+            tokens,
+            [
+                note,
+                f"{how} First comes the start token, then the text; the orange lines stand behind the "
+                "end token, where the padding begins.",
+            ],
+            (chosen, heads),
+            border=read.tokens.index(END) + 1,
+        ),
+        "words": _panels(
+            "Attention between words, in every layer and head",
+            words,
+            [
+                note,
+                "Each row is a word that looks, each column one that is looked at, in the order of the "
+                "prompt; a word of several tokens counts as one. What a row lacks to 1 goes to the "
+                "start token.",
+            ],
+            (chosen, heads),
+            read.labels(),
+        ),
+        "mean": sheet(
+            f"Who looks at whom: the mean over {len(chosen)} layers and {len(heads)} heads",
+            [[chart]],
+            notes=[
+                note,
+                how,
+                "A word gets what its tokens get together, and gives what they give on average. No "
+                "number: no token sees those behind it.",
+            ],
+        ),
+    }
+    rows = [
+        (layer, head, giver, receiver, float(shares[i, j, a, b]))
+        for i, layer in enumerate(chosen)
+        for j, head in enumerate(heads)
+        for a, giver in enumerate(labels)
+        for b, receiver in enumerate(labels)
+    ]
+    return Report(
+        figures,
+        tensors={"attention": {"tokens": tokens, "words": words}},
+        tables={"attention": Table(("layer", "head", "from", "to", "share"), rows)},
+        facts={"layers": chosen, "heads": heads, "tokens": read.tokens},
+    )
+
+
+def words_report(
+    reads: Sequence[TextAttention],
+    *,
+    layers: Sequence[int] = (),
+    heads: Sequence[int] = (),
+    special: bool = False,
+    by_layer: bool = False,
+) -> Report:
+    """How much attention each word gets, as bars, prompts side by side; `by_layer` adds a row a layer."""
+    chosen = reads[0].layers(layers)
+    heads = check_places("head", heads, reads[0].probs.shape[1])
+    labels = [read.labels(special) for read in reads]
+    received = [read.received(special)[chosen][:, heads].mean(dim=1) for read in reads]
+    bars = [[rows.mean(dim=0), *(rows if by_layer else [])] for rows in received]
+    top = max(float(row.max()) for rows in bars for row in rows)
+    texts = [read.prompt.text for read in reads]
+    rows = [
+        [
+            Cell(bar_chart(values.tolist(), names, top), text, enlarge=False)
+            for values, names, text in zip(row, labels, texts, strict=True)
+        ]
+        for row in zip(*bars, strict=True)
+    ]
+    givers = "all words, the start and end tokens and the padding" if special else "all words"
+    given = sum(float(row[0].sum()) for row in bars) / sum(map(len, labels))
+    lost = "" if special else f", {1 - given:.0%} here to the start token, which is left out"
+    which = "all layers" if not layers else f"layers {', '.join(map(str, chosen))}"
+    mean = (
+        "all heads"
+        if len(heads) == reads[0].probs.shape[1]
+        else f"heads {', '.join(map(str, heads))}"
+    )
+    figure = sheet(
+        "How much attention each word gets",
+        rows,
+        row_labels=[which, *(f"layer {chosen[i]}" for i in range(len(rows) - 1))],
+        notes=[
+            f"The sum of what a word gets from {givers}, itself included, in the text encoder; the "
+            f"mean over {which} and {mean}. A word gives 1 in all{lost}. No word sees the ones behind "
+            "it: the earlier a word stands, the more can look at it.",
+        ],
+    )
+    table = [
+        (text, name, float(values.mean()), *values.tolist())
+        for text, names, own in zip(texts, labels, received, strict=True)
+        for name, values in zip(names, own.T, strict=True)
+    ]
+    header = ("prompt", "word", "mean", *(f"layer {i}" for i in chosen))
+    facts = {"prompts": texts, "special": special, "by_layer": by_layer}
+    facts |= {"layers": chosen, "heads": heads}
+    return Report({"words": figure}, tables={"words": Table(header, table)}, facts=facts)
+
+
+def _panels(
+    title: str,
+    values: Tensor,
+    notes: Sequence[str],
+    axes: tuple[Sequence[int], Sequence[int]],
+    names: Sequence[str] = (),
+    border: int | None = None,
+) -> Image.Image:
+    """A matrix for each layer (down) and head (across), all on one scale. `names` stand beside the
+    first one of a row and above those of the first row; lines stand before row and column `border`."""
+    layers, heads = axes
+    side = values.shape[-1]
+    cell = max(NAMED if names else 1, -(-PANEL // side))
+    top = float(values.max())
+    indent = name_width(names, font(SIZE))
+
+    def panel(i: int, j: int) -> Cell:
+        beside, above = () if j else names, () if i else names
+        chart = matrix_chart(values[i, j], beside, above, top, cell=cell, numbers=False)
+        if border is not None:
+            at, end = border * cell, side * cell
+            draw = ImageDraw.Draw(chart)
+            draw.line((at, 0, at, end), BORDER)
+            draw.line((0, at, end, at), BORDER)
+        label = f"head {heads[j]}"
+        return Cell(chart, label, enlarge=False, indent=0 if j else indent)
+
+    rows = [[panel(i, j) for j in range(len(heads))] for i in range(len(layers))]
+    labels = [f"layer {layer}" for layer in layers]
+    foot = matrix_scale(top, "share of the attention that a row gives")
+    return sheet(title, rows, notes=notes, row_labels=labels, foot=foot)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.files import write_file
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.png import encode_png
 
 GAP = 2  # pixels between the pictures
@@ -15,7 +16,7 @@ GREY = 128
 
 def grid(images: Tensor, columns: int, zoom: int = 1) -> Image.Image:
     """``[B, 3, H, W]`` in -1..1, row by row, every pixel drawn `zoom` times as large."""
-    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = to_bytes(images.detach().float().cpu() * 0.5 + 0.5)
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     sheet = torch.full(

@@ -12,6 +12,7 @@ from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
 
 
@@ -83,10 +84,8 @@ class ImageNoise:
 
     def to_pil(self) -> list[Image.Image]:
         """The pictures as 8-bit RGB."""
-        pixels = (self.decode() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)  # [B, H, W, 3]
-        array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-        array = (pixels * 255).round().to(torch.uint8).cpu().numpy()
-        return [Image.fromarray(picture) for picture in array]
+        pixels = to_bytes(self.decode() * 0.5 + 0.5).permute(0, 2, 3, 1)  # [B, H, W, 3]
+        return [Image.fromarray(picture) for picture in pixels.cpu().numpy()]
 
 
 def pictures_to_tensor(pictures: Sequence[Image.Image]) -> Tensor:

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import Parser, main
-from sd_scratch.cli.map import EXPERIMENTS, add_arguments, session
+from sd_scratch.cli.map import EXPERIMENTS, add_arguments, progress, session
 from sd_scratch.cli.map.keys import named
-from sd_scratch.cli.map.move import reached
+from sd_scratch.cli.map.noise import PROMPTS
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
+from sd_scratch.mapping import Rendering
+from sd_scratch.mapping.movement import reached
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.lively import liven
@@ -75,6 +77,7 @@ def test_adjust(run, tmp_path, capsys):
         "1-red.safetensors",
         "2-circle.png",
         "2-circle.safetensors",
+        "samplers.csv",
         "settings.json",
     ]
     strips = load_file(out / "1-red.safetensors")
@@ -106,6 +109,66 @@ def test_maps_of_words(run, tmp_path, experiment, options):
         assert float(row["largest"]) == pytest.approx(float(maps[row["tensor"]].max()), rel=1e-4)
     assert Image.open(out / "strongest.png").size == (32, 24)
     assert np.asarray(Image.open(out / "strongest.png")).any()
+
+
+@pytest.mark.parametrize("experiment", ["adjust", "perturb", "gradient", "heat"])
+def test_what_settings_say_can_be_given_again(run, tmp_path, experiment):
+    text = "a red circle and a Red ring"
+    assert run(experiment, text, "-w", "red:2", "-w", "ring", "-o", "first") == 0
+    words = settings_in(tmp_path / "first")["words"]
+    assert words == ["Red:2", "ring"]
+    again = [flag for word in words for flag in ("-w", word)]
+    assert run(experiment, text, *again, "-o", "again") == 0
+    (first,) = {p.name for p in (tmp_path / "first").glob("*.safetensors")} & {
+        "1-Red.safetensors",
+        "maps.safetensors",
+    }
+    one, other = (load_file(tmp_path / place / first) for place in ("first", "again"))
+    assert one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+
+
+@pytest.mark.parametrize("experiment", ["adjust", "perturb", "gradient", "move"])
+def test_a_run_that_was_stopped_goes_on(run, tmp_path, monkeypatch, capsys, experiment):
+    prompts = [PROMPT, "a blue circle", "a green star"] if experiment == "move" else [PROMPT]
+    whole = [experiment, *prompts, "--batch-size", "2"]
+    assert run(*whole, "-o", "whole") == 0
+    made = []
+    real = Rendering._make
+
+    def make(rendering, prompts, seeds):
+        made.append(len(prompts))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return real(rendering, prompts, seeds)
+
+    monkeypatch.setattr(Rendering, "_make", make)
+    run(*whole, "-o", "parts")
+    assert [p.name[:6] for p in (tmp_path / "parts").iterdir()] == ["state-"]
+    assert run(*whole, "-o", "parts", "--resume", "--cfg-scale", "2") == 2
+    assert "made with other settings" in capsys.readouterr().err
+    count = len(made)
+    assert run(*whole, "-o", "parts", "--resume") == 0
+    names = complete(tmp_path / "parts")
+    assert names == complete(tmp_path / "whole")
+    for name in names:
+        if name.endswith(".safetensors"):
+            one, other = (load_file(tmp_path / place / name) for place in ("whole", "parts"))
+            assert all((one[key] == other[key]).all() for key in one)
+    again = made[count:]
+    made.clear()
+    made.extend([0, 0])
+    assert run(*whole, "-o", "third") == 0
+    assert sum(again) == sum(made) - 2  # the first batch was not made again
+    assert run(*whole, "-o", "parts", "--resume") == 2
+    assert "nothing to go on with" in capsys.readouterr().err
+
+
+def test_a_long_run_says_beforehand_how_long_it_takes(run, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    assert run("perturb", PROMPT, "-w", "red", "-w", "circle", "--batch-size", "1") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "to go" in line]
+    assert len(told) == 1 and "3 pictures of 2 steps" in told[0]
+    assert [progress.duration(s) for s in (40.4, 420, 7500)] == ["40 s", "7 min", "2 h 5 min"]
 
 
 def test_attention(run, tmp_path):
@@ -172,7 +235,7 @@ def test_a_picture_at_a_landmark_says_so():
 
 
 def test_move_by_keys(run, tmp_path, monkeypatch, capsys):
-    keys = iter("\x1b[A\x1b[C\x1bODxq")
+    keys = iter("\x1b[A\x1b[C\x1bODDq")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sd_scratch.cli.map.keys.read_keys", lambda: named(lambda: next(keys, "")))
     prompts = [PROMPT, "a blue circle", "a green star"]
@@ -181,6 +244,8 @@ def test_move_by_keys(run, tmp_path, monkeypatch, capsys):
     steps = np.diff(places, axis=0)
     assert np.allclose(steps, [[0, 2], [2, 0], [-2, 0]])
     assert (tmp_path / "out" / "current.png").is_file()
+    told = capsys.readouterr().err
+    assert "arrow keys" in told and "'D' does nothing" in told and "current.png" in told
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +281,7 @@ def test_noise_goes_on_where_it_stopped(run, tmp_path, clip, monkeypatch):
     pictures = StableDiffusion.noise
 
     def noise(model, seeds, *size):
-        drawn.extend(seeds)
+        drawn.extend([] if isinstance(seeds, int) else seeds)
         return pictures(model, seeds, *size)
 
     monkeypatch.setattr(StableDiffusion, "noise", noise)
@@ -323,6 +388,37 @@ def test_large_pictures_are_made_one_at_a_time(folder, size, batch):
     add_arguments(parser)
     args = parser.parse_args(["perturb", PROMPT, "-m", str(folder), *size])
     assert session.Session(args).batch_size == batch
+
+
+def test_the_sources_settings_are_one_flag(folder):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["perturb", PROMPT, "-m", str(folder), "--thesis", "--steps", "3"])
+    recipe = session.Session(args).recipe
+    assert (recipe.steps, recipe.guidance, recipe.width, recipe.height) == (3, 7.5, 512, 512)
+    assert recipe.sampler == "pndm"
+    assert session.THESIS["model"] == "CompVis/stable-diffusion-v1-4"
+
+
+def test_ready_sets_of_prompts(run, tmp_path, capsys):
+    few = ["--clip", "none", "--seeds", "2"]
+    assert run("noise", "--prompts", "scenes", *few, "-o", "out") == 0
+    assert settings_in(tmp_path / "out")["prompts"][-1] == "a shape"
+    assert all(len(set(texts)) == 5 for texts in PROMPTS.values())
+    assert run("noise", PROMPT, "--prompts", "scenes", *few) == 2
+    assert run("noise", *few) == 2
+    assert "ready set" in capsys.readouterr().err
+
+
+def test_bars_of_one_head(run, tmp_path):
+    one = ["--layers", "1", "--heads", "2"]
+    assert run("words", PROMPT, *one, "-o", "words", quick=False) == 0
+    assert run("attention", PROMPT, *one, "-o", "attention", quick=False) == 0
+    words = load_file(tmp_path / "attention" / "attention.safetensors")["words"]
+    with (tmp_path / "words" / "words.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["mean"]) for r in rows] == pytest.approx(words[0, 0].sum(0).tolist(), rel=1e-4)
+    assert settings_in(tmp_path / "words")["heads"] == [2]
 
 
 def test_help_of_every_experiment(capsys):

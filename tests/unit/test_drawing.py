@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
 
 from sd_scratch.mapping.drawing import (
     Cell,
+    dark,
     font,
     grey_map,
     hues,
@@ -14,7 +17,7 @@ from sd_scratch.mapping.drawing import (
     sheet,
     wrap,
 )
-from sd_scratch.mapping.maps import Map, largest, told_apart
+from sd_scratch.mapping.maps import GREY_LEVELS, Map, largest, stretched
 
 
 def make_map(values, word="cat"):
@@ -30,9 +33,22 @@ def test_one_scale_for_all_maps_and_nothing_is_stretched():
     assert np.asarray(grey_map(maps[1], top))[0, :, 0].tolist() == [128, 255]
 
 
-def test_words_that_stand_twice_are_numbered():
-    assert told_apart(["A", "cat", "and", "a", "dog"]) == ["A:1", "cat", "and", "a:2", "dog"]
-    assert told_apart([]) == []
+def test_a_map_as_printed_fills_all_grey_levels_unless_it_has_them_already():
+    map_ = make_map([[1.0, 2.0, 5.0]])
+    assert stretched(map_).tensor.tolist() == [[0.0, 63.75, 255.0]]
+    assert "1 to 5 before" in stretched(map_).units
+    grey = replace(map_, units=GREY_LEVELS)
+    assert stretched(grey) is grey
+    assert not stretched(make_map([[3.0, 3.0]])).tensor.any()
+
+
+def test_maps_that_look_black_say_why():
+    maps = [make_map([[0.0, 100.0]]), make_map([[0.0, 1.0]]), make_map([[0.0, 4.0]])]
+    maps = [replace(m, word=word) for m, word in zip(maps, ("cat", "the", "mat"), strict=True)]
+    (line,) = dark(maps, 100.0)
+    assert "the (up to 1)" in line and "mat" not in line and "cat" not in line
+    assert "all their values are 0" in dark([make_map([[0.0, 0.0]])], 0.0)[0]
+    assert dark(maps[:1], 100.0) == []
 
 
 def test_maps_without_any_value_are_black():

@@ -13,7 +13,6 @@ from sd_scratch.cli.map import session
 from sd_scratch.errors import ScratchError
 from sd_scratch.mapping import Rendering, gradient_maps, perturbation_maps, record_heat
 from sd_scratch.mapping.faithfulness import (
-    Batches,
     Masks,
     differences_against_exact,
     examine,
@@ -26,6 +25,7 @@ from sd_scratch.mapping.faithfulness import (
     table,
 )
 from sd_scratch.mapping.faithfulness import run as whole
+from sd_scratch.mapping.faithfulness.attention import kept, with_random_unet
 from sd_scratch.mapping.faithfulness.cases import BACKGROUND, NOUN, Slot, said, slots
 from sd_scratch.mapping.faithfulness.checks import PARTS, check_pictures, cut, randomise
 from sd_scratch.mapping.faithfulness.maps import baselines, measured_pictures
@@ -43,7 +43,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def measured(model):
-    return measure(Batches(model, SETTINGS, size=5), make_cases(2))
+    return measure(Rendering(model, model.noise(), SETTINGS, batch_size=5), make_cases(2))
 
 
 def test_every_second_scene_has_two_objects_and_its_words_are_found(model):
@@ -219,13 +219,13 @@ def test_attention_kept_everywhere_changes_nothing_and_nowhere_is_no_word(model)
     case = make_cases(1)[0]
     prompt = model.prompt(case.prompt)
     word = case.word(prompt, case.targets[0])
-    batches = Batches(model, SETTINGS, size=2)
+    rendering = Rendering(model, model.noise(), SETTINGS, batch_size=2)
     h, w = model.noise(0).latent.shape[-2:]
     all_, none, half = torch.ones(h, w), torch.zeros(h, w), torch.zeros(h, w)
     half[:, : w // 2] = 1
-    kept = batches.kept(prompt, case.seed, word, torch.stack([all_, none, half]).bool())
-    plain = batches.pictures([prompt], [case.seed])[0]
-    assert torch.allclose(kept[0], plain, atol=1e-4)
+    made = kept(rendering, prompt, case.seed, word, torch.stack([all_, none, half]).bool())
+    plain = rendering.colours([prompt], [case.seed])[0]
+    assert torch.allclose(made[0], plain, atol=1e-4)
 
     def without(probs, at):
         changed = probs.clone()
@@ -235,15 +235,18 @@ def test_attention_kept_everywhere_changes_nothing_and_nowhere_is_no_word(model)
         return changed
 
     with model.edit("unet.*.attn2.probs", without, branch="cond"):
-        expected = batches.pictures([prompt], [case.seed])[0]
-    assert torch.allclose(kept[1], expected, atol=1e-4)
-    assert not torch.allclose(kept[1], plain, atol=1e-3)
-    assert not torch.allclose(kept[2], plain, atol=1e-3)
+        expected = rendering.colours([prompt], [case.seed])[0]
+    assert torch.allclose(made[1], expected, atol=1e-4)
+    assert not torch.allclose(made[1], plain, atol=1e-3)
+    assert not torch.allclose(made[2], plain, atol=1e-3)
 
 
 def test_deletion_and_insertion_are_areas_under_the_effect_that_is_left(model, measured):
     one = measured[0]
-    rows = {row["map"]: row for row in cut(Batches(model, SETTINGS, size=16), one)}
+    rows = {
+        row["map"]: row
+        for row in cut(Rendering(model, model.noise(), SETTINGS, batch_size=16), one)
+    }
     prompt = model.prompt(one.case.prompt)
     word = one.case.word(prompt, one.case.targets[0])
     h, w = model.noise(0).latent.shape[-2:]
@@ -253,10 +256,12 @@ def test_deletion_and_insertion_are_areas_under_the_effect_that_is_left(model, m
     first = torch.zeros(len(cuts), h * w, dtype=torch.bool)
     for row, count in zip(first, cuts, strict=True):
         row[order[:count]] = True
-    batches = Batches(model, SETTINGS, size=8)
+    rendering = Rendering(model, model.noise(), SETTINGS, batch_size=8)
     none = torch.zeros(1, h, w, dtype=torch.bool)
     for name, places in (("insertion", first), ("deletion", ~first)):
-        made = batches.kept(prompt, one.case.seed, word, torch.cat([places.view(-1, h, w), none]))
+        made = kept(
+            rendering, prompt, one.case.seed, word, torch.cat([places.view(-1, h, w), none])
+        )
         away = (made.clamp(0, 1) - one.picture.clamp(0, 1)).abs().mean(dim=(1, 2, 3))
         left = 1 - away[:-1] / away[-1]
         area = ((left[1:] + left[:-1]) / 2).mean()  # equal steps from none to all
@@ -264,24 +269,26 @@ def test_deletion_and_insertion_are_areas_under_the_effect_that_is_left(model, m
 
 
 def test_an_untrained_unet_is_another_one_and_the_trained_one_stays(model, measured):
-    batches = Batches(model, SETTINGS)
+    rendering = Rendering(model, model.noise(), SETTINGS)
     before = torch.get_rng_state()
-    fresh = batches.with_random_unet(1)
+    fresh = with_random_unet(rendering, 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert fresh.model.vae is model.vae and fresh.model.unet is not model.unet
     weight = "conv_in.weight"
     assert not torch.equal(fresh.model.unet.get_parameter(weight), model.unet.get_parameter(weight))
-    rows = {row["map"]: row for row in randomise(batches, measured[:1])}
+    rows = {row["map"]: row for row in randomise(rendering, measured[:1])}
     assert rows["centre"]["rank with the trained map"] == pytest.approx(1.0)  # it ignores the model
     assert abs(rows["attention"]["rank with the trained map"]) < 0.95
 
 
 def test_pictures_are_counted_as_they_are_made(model):
     made = []
-    batches = Batches(model, SETTINGS, size=16, on_pictures=made.append)
+    rendering = Rendering(model, model.noise(), SETTINGS, batch_size=16, on_step=made.append)
     cases = make_cases(2)
-    (part,) = examine(batches, cases, checks=1)
-    assert sum(made) == pytest.approx(2 * measured_pictures() + check_pictures("ddim"), abs=4)
+    (part,) = examine(rendering, cases, checks=1)
+    assert sum(made) / SETTINGS["steps"] == pytest.approx(
+        2 * measured_pictures() + check_pictures("ddim"), abs=4
+    )
     assert {row["scene"] for row in part.checks} == {0}
     metrics = {name for row in part.checks for name in row}
     assert {"deletion", "rank with pndm", "rank with lms", "rank with the trained map"} <= metrics
@@ -291,7 +298,7 @@ def test_differences_are_refused_in_half_precision(model):
     half = tiny_model()
     half.unet.half()
     with pytest.raises(ScratchError, match="float32"):
-        next(examine(Batches(half, SETTINGS), make_cases(1)))
+        next(examine(Rendering(half, half.noise(), SETTINGS), make_cases(1)))
 
 
 def test_words_of_one_scene_count_once():

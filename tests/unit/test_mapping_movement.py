@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.mapping import make_plane, principal_components, walk
+from sd_scratch.mapping import make_plane, places_along, principal_components
 from tests.tiny import tiny_model
 
 TEXTS = ["a red circle", "a blue circle", "a green square", "a large star"]
@@ -83,15 +83,15 @@ def test_with_three_landmarks_the_way_is_the_line_between_their_vectors():
     assert (middle - prompts[0].lerp(prompts[1], 0.25).context).abs().max() < 1e-5
 
 
-def test_walks_visit_every_corner_and_are_even():
+def test_places_alongs_visit_every_corner_and_are_even():
     corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
-    places = walk(corners, 5)
+    places = places_along(corners, 5)
     assert places.tolist() == [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]]
-    assert walk(corners[[0, 0, 1]], 4).tolist() == [[0, 0], [0, 0], [1.5, 0], [3, 0]]
+    assert places_along(corners[[0, 0, 1]], 4).tolist() == [[0, 0], [0, 0], [1.5, 0], [3, 0]]
     for frames in range(3, 30):
-        places = walk(corners, frames)
+        places = places_along(corners, frames)
         assert len(places) == frames
         assert all((places == corner).all(dim=1).any() for corner in corners)
     for count, frames in ((1, 5), (3, 2)):
         with pytest.raises(ScratchError, match="two places at least"):
-            walk(corners[:count], frames)
+            places_along(corners[:count], frames)

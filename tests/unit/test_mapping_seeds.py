@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from sd_scratch.mapping.seeds import Moments, running, seed_pictures
+from sd_scratch.mapping import Rendering
+from sd_scratch.mapping.seeds import Moments, running
 from tests.tiny import tiny_model
 
 
@@ -41,7 +42,8 @@ def test_a_seed_gives_the_picture_that_generate_makes():
     model = tiny_model()
     prompt, told = model.prompt("a red circle"), []
     settings = {"sampler": "ddim", "steps": 2}
-    pixels = seed_pictures(model, prompt, model.noise([4, 5], 32, 24), settings, told.append)
+    rendering = Rendering(model, model.noise(0, 32, 24), settings, on_step=told.append)
+    pixels = rendering.pixels([prompt, prompt], [4, 5])
     (image,) = model.generate(prompt, model.noise(5, 32, 24), **settings).to_pil()
     close = np.abs(pixels[1].permute(1, 2, 0).numpy().astype(int) - np.asarray(image))
     assert close.max() <= 1

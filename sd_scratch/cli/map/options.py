@@ -29,6 +29,12 @@ def add_prompt(parser: argparse.ArgumentParser, words: str = "to map") -> None:
     )
 
 
+def add_layers_and_heads(parser: argparse.ArgumentParser) -> None:
+    """Of the text encoder."""
+    parser.add_argument("--layers", type=integers, default=[], help="such as 0,3 (default: all)")
+    parser.add_argument("--heads", type=integers, default=[], help="such as 0,1 (default: all)")
+
+
 def add_origin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--origin",
@@ -38,9 +44,17 @@ def add_origin(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run(parser: argparse.ArgumentParser, *, samplers: bool = False) -> None:
+def add_run(
+    parser: argparse.ArgumentParser, *, samplers: bool = False, resume: bool = True
+) -> None:
     """Everything about the run but the prompt, and where the results go."""
     run = parser.add_argument_group("run (default: the model's own)")
+    run.add_argument(
+        "--thesis",
+        action="store_true",
+        help="the source's settings where no other is given: Stable Diffusion v1-4, 250 steps, "
+        "guidance 7.5, 512x512, pndm",
+    )
     run.add_argument("-n", "--negative-prompt", default="", help="what to steer away from")
     run.add_argument("-s", "--seed", type=seed, default=0, help="-1 draws one (default: 0)")
     run.add_argument("-W", "--width", type=side, help="pixels")
@@ -64,7 +78,15 @@ def add_run(parser: argparse.ArgumentParser, *, samplers: bool = False) -> None:
         type=integer(1, 256),
         help="pictures at a time (default: 8 up to 128x128 pixels, else 1)",
     )
+    if resume:
+        add_resume(parser)
     add_model(parser)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in the folder of -o; nothing is made twice"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +138,7 @@ def integers(text: str) -> list[int]:
     return values
 
 
-def span(text: str) -> slice:
+def call_range(text: str) -> slice:
     """A type for argparse: ``FROM:TO``, either of which may be left out."""
     first, colon, last = text.partition(":")
     if not colon:

@@ -1,22 +1,16 @@
-"""Where an experiment's results go: a folder of pictures, tables, raw tensors and the settings."""
+"""Where an experiment's results go: a folder of figures, tables, raw tensors and the settings."""
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from safetensors.torch import save
-from torch import Tensor
-
 import sd_scratch
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import check_target, write_file
-from sd_scratch.mapping.maps import Map
-from sd_scratch.pictures.png import encode_png
+from sd_scratch.mapping.report import Report
+from sd_scratch.mapping.state import State
 from sd_scratch.pipeline.recipe import Recipe
 
 SETTINGS = "settings.json"
@@ -26,16 +20,38 @@ DEFAULT = Path("out")
 class Results:
     """Writes files into a folder, each whole or not at all, and prints their paths.
 
-    Without a folder the first free one of ``out/EXPERIMENT-0001``, ... is made when there is something to
-    put there. Raises ScratchError
-    (bad usage) where results are there already and `overwrite` is false, or nothing can be written.
+    Without a folder the first free one of ``out/EXPERIMENT-0001``, ... is made when there is something
+    to put there.
+
+    Args:
+        resume: go on with what a run that stopped left in the folder.
+        grows: whether a run that is complete can be resumed too, to become larger.
+        shared: other processes write there too.
+
+    Raises:
+        ScratchError: (mostly bad usage) results are there already and `overwrite` is false, there is
+            nothing to go on with, or nothing can be written.
     """
 
-    def __init__(self, folder: Path | None, experiment: str, *, overwrite: bool = False) -> None:
-        self.experiment = experiment
-        self.files: list[str] = []
-        self._folder = folder
-        if folder is not None and (folder / SETTINGS).exists() and not overwrite:
+    def __init__(
+        self,
+        folder: Path | None,
+        experiment: str,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        grows: bool = False,
+        shared: bool = False,
+    ) -> None:
+        self.experiment, self.files, self._folder = experiment, list[str](), folder
+        self.goes_on = resume or shared
+        if self.goes_on and folder is None:
+            how = "--resume" if resume else "a run of several processes"
+            raise UsageError(f"{how} needs a folder of its own - name it with -o")
+        complete = folder is not None and (folder / SETTINGS).exists()
+        if complete and resume and not grows:
+            raise UsageError(f"{folder} is complete - there is nothing to go on with")
+        if complete and not (overwrite or self.goes_on):
             raise UsageError(
                 f"{folder} holds results already - nothing was made - give --overwrite, or another "
                 "folder",
@@ -48,59 +64,43 @@ class Results:
             self._folder = _free_folder(self.experiment)
         return self._folder
 
-    def picture(self, name: str, image: Image.Image) -> None:
-        self.write(name, encode_png(image))
+    def state(self, mark: Mapping[str, Any]) -> State:
+        """Where parts are kept until the run is complete; empty unless it goes on.
 
-    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A CSV file. Texts that a spreadsheet would take for a formula get a space in front."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([_tame(value) for value in row] for row in rows)
-        self.write(name, text.getvalue().encode())
+        Raises UsageError where it would go on with other settings."""
+        state = State(lambda: self.folder, {"experiment": self.experiment, **mark})
+        if self.goes_on:
+            state.check()
+        elif self._folder is not None:
+            state.clear()
+        return state
 
-    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """A safetensors file of raw figures."""
-        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        self.write(name, save(whole))
-
-    def maps(self, maps: Sequence[Map], **more: Tensor) -> None:
-        """All maps as raw tensors, with a table of what each is and how large it gets."""
-        keys = numbered([m.word for m in maps])
-        self.tensors(
-            "maps.safetensors", {k: m.tensor for k, m in zip(keys, maps, strict=True)} | more
-        )
-        rows = [
-            (key, m.word, m.method, m.units, float(m.tensor.mean()), float(m.tensor.max()))
-            for key, m in zip(keys, maps, strict=True)
-        ]
-        self.table("maps.csv", ("tensor", "word", "method", "units", "mean", "largest"), rows)
-
-    def settings(self, recipe: Recipe, **more: Any) -> None:
-        """What was done, as JSON; written last, so that it also says that the results are complete."""
-        data = {
+    def save(
+        self, report: Report, recipe: Recipe, *, state: State | None = None, keep: bool = False
+    ) -> None:
+        """All of a report, and last of all what was done, as JSON, which also says that the results are
+        complete. The parts of `state` are removed then, or listed if a larger run may `keep` them."""
+        for name, data in report.files():
+            self.write(name, data)
+        if state is not None and keep:
+            self.files += [state.path(name).name for name in state.names()]
+        facts = {
             "version": sd_scratch.__version__,
             "experiment": self.experiment,
             **recipe.known,
-            **more,
+            **report.facts,
             "files": list(dict.fromkeys(self.files)),
         }
-        text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
-        self.write(SETTINGS, text.encode())
+        self.write(SETTINGS, (json.dumps(facts, ensure_ascii=False, indent=2) + "\n").encode())
+        if report.text:
+            print(report.text)
+        if state is not None and not keep:
+            state.clear()
 
     def write(self, name: str, data: bytes) -> None:
-        self.keep(name, data)
-        print(self.folder / name, flush=True)
-
-    def keep(self, name: str, data: bytes) -> None:
-        """Write without saying so: what only a later run will read."""
         write_file(self.folder / name, data, overwrite=True)
         self.files.append(name)
-
-
-def numbered(words: Sequence[str]) -> list[str]:
-    """Names for words that may repeat: ``1-red``, ``2-circle``, ..."""
-    return [f"{i}-{word}" for i, word in enumerate(words, start=1)]
+        print(self.folder / name, flush=True)
 
 
 def _free_folder(experiment: str) -> Path:
@@ -119,9 +119,3 @@ def _free_folder(experiment: str) -> Path:
         else:
             return folder
     raise AssertionError
-
-
-def _tame(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f" {value}" if isinstance(value, str) and value[:1] in "=+-@" else value

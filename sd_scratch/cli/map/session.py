@@ -13,14 +13,16 @@ import torch
 from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer
 from sd_scratch.checkpoints.shipped import list_shipped
-from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+from sd_scratch.cli.map.progress import Progress
+from sd_scratch.cli.map.results import Results
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.errors import UsageError
 from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
-from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.mapping.state import State
+from sd_scratch.mapping.words import find_word
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -28,6 +30,16 @@ from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.tokenizer import Word
 
 BATCH, SMALL = 8, 128 * 128  # pictures at a time, where one has no more pixels than that
+
+THESIS = {
+    "model": "CompVis/stable-diffusion-v1-4",
+    "steps": 250,
+    "cfg_scale": 7.5,
+    "width": 512,
+    "height": 512,
+    "sampler": "pndm",
+}
+"""The source's settings (its tables 3.2 and 3.3), by the flags that they stand for."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +51,10 @@ class Session:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
+        if getattr(args, "thesis", False):
+            for name, value in THESIS.items():
+                if getattr(args, name, None) is None:
+                    setattr(args, name, value)
         self.args = args
         self.device = choose_device(args.device)
         self.dtype = choose_dtype(args.dtype, self.device)
@@ -124,32 +140,34 @@ class Session:
             "guidance": self.recipe.guidance,
         }
 
-    def noise(self, seeds: int | Sequence[int]) -> ImageNoise:
-        return self.model.noise(seeds, self.recipe.width, self.recipe.height)
+    def rendering(
+        self, on_step: Callable[[int], object] = lambda pictures: None, state: State | None = None
+    ) -> Rendering:
+        noise = self.model.noise(self.recipe.seed or 0, self.recipe.width, self.recipe.height)
+        return Rendering(self.model, noise, self.settings, self.batch_size, on_step, state)
 
-    def rendering(self, on_step: Callable[[int], object]) -> Rendering:
-        noise = self.noise(self.recipe.seed or 0)
-        return Rendering(self.model, noise, self.settings, self.batch_size, on_step)
-
-    def progress(self, pictures: int) -> Any:
+    def progress(self, pictures: int) -> Progress:
         """A bar for that many pictures, counting their steps."""
-        return progress_bar(pictures * (self.recipe.steps or 0), "steps")
+        return Progress(pictures, self.recipe.steps or 0)
 
+    # Results ----------------------------------------------------------------------------------
 
-def find_word(prompt: Prompt, name: str) -> Word:
-    """The word called "cat", or "cat:2" for the second."""
-    text, colon, number = name.rpartition(":")
-    if colon and number.isascii() and number.isdigit():
-        return prompt.word(text, int(number))
-    return prompt.word(name)
+    def results(self, experiment: str, *, grows: bool = False, shared: bool = False) -> Results:
+        """Where they go. Raises ScratchError as `Results`."""
+        return Results(
+            self.args.output,
+            experiment,
+            overwrite=self.args.overwrite,
+            resume=getattr(self.args, "resume", False),
+            grows=grows,
+            shared=shared,
+        )
 
-
-def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
-    """The places that are meant, all of them without any; ScratchError for one that is not there."""
-    for place in places:
-        if place >= count:
-            raise UsageError(f"there is no {what} {place}, only 0 to {count - 1}")
-    return list(places) or list(range(count))
+    def state(self, results: Results, *free: str, **more: Any) -> State:
+        """What a run of these settings and weights has finished; `free` settings may differ."""
+        _ = self.model  # whose hash is a part of the recipe
+        known = {key: value for key, value in self.recipe.known.items() if key not in free}
+        return results.state({**known, **more})
 
 
 def _name(source: str) -> str:

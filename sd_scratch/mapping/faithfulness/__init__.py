@@ -6,9 +6,9 @@ every pixel changes with the word's vectors (the exact derivative). docs/faithfu
 of it.
 """
 
-from sd_scratch.mapping.faithfulness.batches import Batches
 from sd_scratch.mapping.faithfulness.cases import Case, Masks, make_cases, read_masks
 from sd_scratch.mapping.faithfulness.maps import Measured, measure
+from sd_scratch.mapping.faithfulness.report import faithfulness_report
 from sd_scratch.mapping.faithfulness.run import Part, count_pictures, examine
 from sd_scratch.mapping.faithfulness.scores import Row, score
 from sd_scratch.mapping.faithfulness.summary import (
@@ -20,7 +20,6 @@ from sd_scratch.mapping.faithfulness.summary import (
 )
 
 __all__ = [
-    "Batches",
     "Case",
     "Figure",
     "Masks",
@@ -30,6 +29,7 @@ __all__ = [
     "count_pictures",
     "differences_against_exact",
     "examine",
+    "faithfulness_report",
     "make_cases",
     "measure",
     "read_masks",

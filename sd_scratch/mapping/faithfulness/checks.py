@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.mapping.faithfulness.batches import Batches
+from sd_scratch.mapping.faithfulness.attention import kept, with_random_unet
 from sd_scratch.mapping.faithfulness.maps import (
     ATTENTION,
     CENTRAL,
@@ -21,6 +21,7 @@ from sd_scratch.mapping.faithfulness.maps import (
 )
 from sd_scratch.mapping.faithfulness.scores import Row, against_mask, rank_correlation
 from sd_scratch.mapping.metrics import deletion_area, insertion_area
+from sd_scratch.mapping.rendering import Rendering
 
 SAMPLERS = ("ddim", "pndm", "lms")
 CUT = (ATTENTION, PERTURBATION, EXACT, SWAPPED, "saliency", "random")
@@ -38,7 +39,7 @@ def check_pictures(sampler: str) -> int:
     return 1 + len(CUT) * 2 * (PARTS - 1) + (others + 1) * measured_pictures(1, truths=False)
 
 
-def cut(batches: Batches, measured: Measured) -> list[Row]:
+def cut(rendering: Rendering, measured: Measured) -> list[Row]:
     """Deletion and insertion: the noun's attention is taken from, or left to, the places where a map
     is largest, and the picture made again.
 
@@ -46,7 +47,7 @@ def cut(batches: Batches, measured: Measured) -> list[Row]:
     at it: 1 - |p - p_all| / |p_none - p_all|, mean absolute differences of colours. No row where all
     of the word's attention changes the picture by less than `LEAST`.
     """
-    model, case = batches.model, measured.case
+    model, case = rendering.model, measured.case
     prompt = model.prompt(case.prompt)
     word = case.word(prompt, case.targets[0])
     h, w = model.noise(case.seed, *_size(measured)).latent.shape[-2:]
@@ -57,7 +58,7 @@ def cut(batches: Batches, measured: Measured) -> list[Row]:
         for area in (deletion_area, insertion_area):
             area(values, lambda places: _note(wanted, places), PARTS)
     inner = [wanted[0], *(places for places in wanted if places.any() and not places.all())]
-    pictures = batches.kept(prompt, case.seed, word, torch.stack(inner)).clamp(0, 1)
+    pictures = kept(rendering, prompt, case.seed, word, torch.stack(inner)).clamp(0, 1)
     away = (pictures - measured.picture.clamp(0, 1)).abs().mean(dim=(1, 2, 3))
     whole = float(away[0])
     if whole < LEAST:
@@ -82,11 +83,11 @@ def cut(batches: Batches, measured: Measured) -> list[Row]:
     ]
 
 
-def randomise(batches: Batches, measured: Sequence[Measured]) -> list[Row]:
+def randomise(rendering: Rendering, measured: Sequence[Measured]) -> list[Row]:
     """The same maps from a U-Net that was never trained: how they rank with the trained one's, and how
     well they still point at the trained one's object."""
     fresh = measure(
-        batches.with_random_unet(RANDOM_SEED), [m.case for m in measured], words=1, truths=False
+        with_random_unet(rendering, RANDOM_SEED), [m.case for m in measured], words=1, truths=False
     )
     rows = []
     for trained, blind in zip(measured, fresh, strict=True):
@@ -101,13 +102,13 @@ def randomise(batches: Batches, measured: Sequence[Measured]) -> list[Row]:
     return rows
 
 
-def resample(batches: Batches, measured: Sequence[Measured]) -> list[Row]:
+def resample(rendering: Rendering, measured: Sequence[Measured]) -> list[Row]:
     """The same maps with other samplers from the same noise: how they rank with each other's."""
-    own = str(batches.settings["sampler"])
+    own = str(rendering.settings["sampler"])
     rows = []
     for sampler in (name for name in SAMPLERS if name != own):
         other = measure(
-            batches.with_settings(sampler=sampler),
+            rendering.with_settings(sampler=sampler),
             [m.case for m in measured],
             words=1,
             truths=False,

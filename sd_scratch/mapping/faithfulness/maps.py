@@ -8,25 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sd_scratch.mapping.adjustment import adjusted
-from sd_scratch.mapping.faithfulness.batches import Batches
+from sd_scratch.mapping.faithfulness.attention import watched
 from sd_scratch.mapping.faithfulness.cases import Case, Masks, read_masks
 from sd_scratch.mapping.gradient import LAMBDA as STEP
+from sd_scratch.mapping.gradient import exact_derivatives
 from sd_scratch.mapping.heat import Heat
 from sd_scratch.mapping.perturbation import LAMBDA as LOUDER
 from sd_scratch.mapping.perturbation import difference
+from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.tokenizer import Word
 
-ATTENTION, PERTURBATION, FORWARD, CENTRAL, EXACT = MAPS = (
-    "attention",
-    "perturbation",
-    "forward difference",
-    "central difference",
-    "exact derivative",
-)
+ATTENTION, PERTURBATION, EXACT = "attention", "perturbation", "exact derivative"
+FORWARD, CENTRAL = "forward difference", "central difference"
 SWAPPED = "word swapped"  # a truth, which is measured against the mask and the other truth, too
 OTHER_ATTENTION, OTHER_EXACT = "attention of another word", "derivative of another word"
-BASELINES = ("uniform", "centre", "random", "saliency", "edges", OTHER_ATTENTION, OTHER_EXACT)
 CENTRE_WIDTH = 0.25  # standard deviation of the Gaussian, of the picture's side
 BORDER = 3  # pixels of 64 along the edge that show the background
 
@@ -51,20 +48,20 @@ class Measured:
 
 
 def measure(
-    batches: Batches, cases: Sequence[Case], *, words: int = 2, truths: bool = True
+    rendering: Rendering, cases: Sequence[Case], *, words: int = 2, truths: bool = True
 ) -> list[Measured]:
     """Make the pictures of some cases, and all maps of the first `words` of their targets.
 
     Without `truths` the swapped word and the exact derivative, the dearest of the maps, are left out.
     """
-    model = batches.model
+    model = rendering.model
     prompts = [model.prompt(case.prompt) for case in cases]
     seeds = [case.seed for case in cases]
     found = [
         [case.word(prompt, target) for target in (*case.targets[:words], *case.others[:words])]
         for case, prompt in zip(cases, prompts, strict=True)
     ]
-    pictures, shares = batches.attention(prompts, seeds, found)
+    pictures, shares = watched(rendering, prompts, seeds, found)
     masks = read_masks(pictures, [case.scene for case in cases])
 
     rows = [(i, j) for i in range(len(cases)) for j in range(words)]
@@ -73,13 +70,14 @@ def measure(
         variants += adjusted(prompts[i], found[i][j], [LOUDER, STEP, -STEP])
         variants += [model.prompt(cases[i].targets[j].swapped)] if truths else []
     each = len(variants) // len(rows)
-    changed = batches.pictures(variants, [seeds[i] for i, _ in rows for _ in range(each)])
+    changed = rendering.colours(variants, [seeds[i] for i, _ in rows for _ in range(each)])
     derivatives = None
     if truths:
-        derivatives = batches.derivatives(
+        _, derivatives = exact_derivatives(
+            rendering,
             [prompts[i] for i, _ in rows],
-            [seeds[i] for i, _ in rows],
             [found[i][j] for i, j in rows],
+            [seeds[i] for i, _ in rows],
         )
 
     measured = []
@@ -95,7 +93,7 @@ def measure(
             louder, upper, lower, *swapped = changed[row * each : (row + 1) * each]
             differences = finite_differences(pictures[i], upper, lower, prompts[i], found[i][j])
             own = {name: values[j] for name, values in heat.items()}
-            own[PERTURBATION] = difference(pixels(louder), pixels(pictures[i])).float()
+            own[PERTURBATION] = difference(to_bytes(louder), to_bytes(pictures[i])).float()
             own |= {name: values.norm(dim=0) for name, values in differences.items()}
             own |= baselines(pictures[i], case.index * len(case.targets) + j)
             own[OTHER_ATTENTION] = heat[ATTENTION][words + j]
@@ -113,11 +111,6 @@ def measure(
 def measured_pictures(words: int = 2, *, truths: bool = True) -> int:
     """How many pictures `measure` makes of one case; a derivative counts as one."""
     return 1 + words * (5 if truths else 3)
-
-
-def pixels(picture: Tensor) -> Tensor:
-    """Colours to what a PNG of them holds, uint8."""
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def attention_maps(shares: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:

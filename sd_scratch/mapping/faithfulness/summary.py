@@ -9,7 +9,6 @@ from sd_scratch.mapping.faithfulness.cases import KINDS
 from sd_scratch.mapping.faithfulness.scores import METRICS, Row
 from sd_scratch.mapping.metrics import bootstrap_interval
 
-ALL = "all"
 FACTS = ("scene", "seed", "word", "there", "map", "prompt", "objects", "kind")
 HEADS = {
     "pointing": "points",

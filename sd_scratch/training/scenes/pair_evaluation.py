@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.checkpoints.clip import ClipModel, prepare
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.scenes.captions import full_caption, hard_negatives
 from sd_scratch.scenes.evaluate import CHECK_SEED
 from sd_scratch.scenes.graph import Scene, generator, sample_scene
@@ -53,7 +54,7 @@ def picture_vectors(clip: ClipModel, scenes: Sequence[Scene]) -> Tensor:
     parts = []
     for first in range(0, len(scenes), BATCH):
         images = render(scenes[first : first + BATCH], side).images
-        pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+        pixels = to_bytes(images * 0.5 + 0.5)
         parts.append(clip.network.image_vectors(prepare(pixels, side)))
     return torch.cat(parts)
 

@@ -1,0 +1,33 @@
+"""Names for the words of a prompt: what `-w` takes, what a figure says and what settings.json holds."""
+
+from sd_scratch.errors import UsageError
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.text.tokenizer import Word
+
+
+def name_of(prompt: Prompt, word: Word) -> str:
+    """The word's own name, which `find_word` finds it by: ``cat``, or ``cat:2`` for the second of two."""
+    alike = [other for other in prompt.words if other.text.casefold() == word.text.casefold()]
+    _, colon, number = word.text.rpartition(":")
+    if len(alike) == 1 and not (colon and _is_number(number)):
+        return word.text
+    return f"{word.text}:{1 + alike.index(word)}"
+
+
+def find_word(prompt: Prompt, name: str) -> Word:
+    """The word called ``cat``, or ``cat:2`` for the second.
+
+    Raises UsageError for a word that is not there, was cut off, or is ambiguous.
+    """
+    text, colon, number = name.rpartition(":")
+    if colon and _is_number(number):
+        try:
+            return prompt.word(text, int(number))
+        except UsageError:  # "3:2" may be a word by itself
+            if name.casefold() not in (word.text.casefold() for word in prompt.words):
+                raise
+    return prompt.word(name)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
