@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""The course in docs/course: runs its pages, remakes their figures, builds notebooks and a site.
+
+.venv/bin/python scripts/course.py run 03            a page, its blocks from top to bottom
+.venv/bin/python scripts/course.py figures           docs/course/figures/, made by the pages
+.venv/bin/python scripts/course.py notebooks FOLDER  a notebook of each page, with outputs (extra: course)
+.venv/bin/python scripts/course.py site FOLDER       a static site of all of docs/ (extra: course)
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+COURSE = DOCS / "course"
+FIGURES = COURSE / "figures"
+BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FIGURE = re.compile(r"\(figures/([\w.-]+)\)")
+
+
+def pages() -> list[Path]:
+    """The chapters in their order."""
+    return sorted(COURSE.glob("[0-9][0-9]-*.md"))
+
+
+def run_page(page: Path) -> dict[str, object]:
+    """Run a page's blocks in the current folder, in one namespace, which is returned.
+
+    An error that a block raises names the page and its line."""
+    text = page.read_text(encoding="utf-8")
+    space: dict[str, object] = {"__name__": page.stem}
+    for block in BLOCK.finditer(text):
+        line = text[: block.start(2)].count("\n")
+        source = "\n" * line + textwrap.dedent(block.group(2))
+        exec(compile(source, str(page), "exec"), space)
+    return space
+
+
+def figures_of(page: Path) -> list[str]:
+    """The names of the figures that a page shows and its blocks write."""
+    return FIGURE.findall(page.read_text(encoding="utf-8"))
+
+
+def _run(number: str) -> None:
+    chosen = [page for page in pages() if page.name.startswith(number)]
+    if not chosen:
+        sys.exit(f"error: there is no page {number} - {', '.join(p.stem for p in pages())}")
+    run_page(chosen[0])
+
+
+def _figures() -> None:
+    FIGURES.mkdir(exist_ok=True)
+    for page in pages():
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            run_page(page)
+            for name in figures_of(page):
+                shutil.copyfile(name, FIGURES / name)
+                print(f"docs/course/figures/{name}")
+
+
+def _notebooks(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for page in pages():
+        notebook = out / f"{page.stem}.ipynb"
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "jupytext",
+                "--to",
+                "ipynb",
+                "--output",
+                str(notebook),
+                str(page),
+            ],
+            check=True,
+        )
+        print(notebook)
+
+
+def _site(out: Path) -> None:
+    # Links out of docs/ (the README, code) would lead nowhere on the site: they become links to copies.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "docs"
+        shutil.copytree(DOCS, copy)
+        shutil.copyfile(ROOT / "README.md", copy / "index.md")
+        index = copy / "index.md"
+        index.write_text(
+            re.sub(r"\((?:docs/)([\w./#-]+)\)", r"(\1)", index.read_text(encoding="utf-8"))
+        )
+        shutil.copyfile(ROOT / "mkdocs.yml", Path(folder) / "mkdocs.yml")
+        subprocess.run(
+            [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(out.resolve())],
+            cwd=folder,
+            check=True,
+            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        )
+    print(out / "index.html")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("task", choices=("run", "figures", "notebooks", "site"))
+    parser.add_argument("what", nargs="?", help="a page's number, or the folder that is made")
+    args = parser.parse_args()
+    if args.task != "figures" and args.what is None:
+        parser.error(f"{args.task} needs a page's number or a folder")
+    if args.task == "run":
+        _run(args.what)
+    elif args.task == "figures":
+        _figures()
+    elif args.task == "notebooks":
+        _notebooks(Path(args.what))
+    else:
+        _site(Path(args.what))
+
+
+if __name__ == "__main__":
+    main()
