@@ -1,15 +1,16 @@
-"""``--lora`` and its kind: from flags, a prompt's tags or a picture's recipe to a model with adapters."""
+"""``--lora``, ``--embedding`` and their kind: from flags, a prompt or a picture's recipe to a model with
+adapters."""
 
 import argparse
 import logging
 import math
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import LORA_SCALE
-from sd_scratch.pipeline.loras import LoraUse, take_tags
+from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
 
 if TYPE_CHECKING:
     from sd_scratch.pipeline.recipe import Recipe
@@ -19,93 +20,152 @@ log = logging.getLogger(__name__)
 
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt")
 MAX_FILES = 100_000
+NONE = "none"
 
 
 def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("adapters")
-    group.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE[:TEXT_SCALE]]",
-        help="add a LoRA, LoCon, LoHa, LoKr or DoRA; may be given several times; none for none",
-    )
-    group.add_argument(
-        "--lora-dir",
-        type=Path,
-        metavar="FOLDER",
-        help="where the files of <lora:name:scale> in the prompt are",
-    )
+    for name, pattern, text, where in (
+        (
+            "lora",
+            "FILE[:SCALE[:TEXT_SCALE]]",
+            "add a LoRA, LoCon, LoHa, LoKr or DoRA",
+            "<lora:name:scale> in the prompt",
+        ),
+        (
+            "embedding",
+            "FILE[:TOKEN]",
+            "add a textual inversion's word",
+            "names that stand in the prompt",
+        ),
+    ):
+        group.add_argument(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar=pattern,
+            help=f"{text}; may be given several times; none for none",
+        )
+        group.add_argument(
+            f"--{name}-dir", type=Path, metavar="FOLDER", help=f"where the files of {where} are"
+        )
 
 
-def ask_for_loras(args: argparse.Namespace, recipe: "Recipe", given: bool) -> "Recipe":
-    """The recipe without tags in its prompt, and with the LoRAs of flags and tags in their place.
+def ask_for_adapters(args: argparse.Namespace, recipe: "Recipe", given: bool) -> "Recipe":
+    """The recipe with the adapters of flags, prompts and a picture; tags are out of its prompt.
 
-    `given` says that the prompt was typed. What was typed replaces what a picture's recipe asks for.
-    Raises UsageError where a file cannot be found.
+    `given` says that the prompt was typed: its LoRA tags, and those of flags, replace what a picture's
+    recipe asks for. Raises UsageError where a file cannot be found.
     """
     prompt, tagged = take_tags(recipe.prompt) if given else (recipe.prompt, ())
-    flagged = tuple(_split(text)[1] for text in args.lora if text != "none")
+    flagged = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
     if args.lora or tagged:
         recipe = recipe.over(prompt=prompt, loras=flagged + tagged)
-    find_files(args, recipe.loras or ())
-    return recipe
+    _find("lora", _lora_files(args), [use.name for use in recipe.loras or ()])
+    embeddings = _embeddings(args, recipe)
+    return recipe.over(embeddings=embeddings) if embeddings or recipe.embeddings else recipe
 
 
-def add_loras(
+def add_adapters(
     args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe"
 ) -> "tuple[StableDiffusion, Recipe]":
-    """The model with the recipe's LoRAs, and the recipe with their hashes. Raises ScratchError."""
-    uses = []
-    for use, path in zip(recipe.loras or (), find_files(args, recipe.loras or ()), strict=True):
-        model = model.with_lora(path, use.scale, use.text_scale)
-        lora = model.adapters[-1].lora
+    """The model with the recipe's adapters, and the recipe with their hashes. Raises ScratchError."""
+    from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora
+    from sd_scratch.checkpoints.adapters.embedding import read_embeddings
+    from sd_scratch.checkpoints.adapters.lora import read_lora
+
+    loras, words = list(recipe.loras or ()), list(recipe.embeddings or ())
+    adapters: list[Adapter] = []
+    paths = _find("lora", _lora_files(args), [use.name for use in loras])
+    for i, path in enumerate(paths):
+        lora = read_lora(path, model.base)
         log.info(lora.summary)
-        if use.hash and use.hash != lora.hash:
-            log.warning(
-                f"the picture was made with a LoRA {use.name} of hash {use.hash}, and {path} has"
-                f" {lora.hash}: it will differ"
-            )
-        uses.append(use._replace(hash=lora.hash))
-    return model, recipe.over(loras=tuple(uses) if uses else None)
+        _compare(f"a LoRA {loras[i].name}", loras[i].hash, lora.hash)
+        loras[i] = loras[i]._replace(hash=lora.hash)
+        adapters.append(AppliedLora(lora, loras[i].scale, loras[i].text_scale))
+    paths = _find("embedding", _embedding_files(args), [use.name for use in words])
+    for i, path in enumerate(paths):
+        found = read_embeddings(path, model.base, words[i].token or None)
+        for embedding in found:
+            log.info(embedding.summary)
+        _compare(f"an embedding {words[i].name}", words[i].hash, found[0].hash)
+        words[i] = words[i]._replace(hash=found[0].hash)
+        adapters += found
+    if not adapters:
+        return model, recipe
+    recipe = recipe.over(loras=tuple(loras) or None, embeddings=tuple(words) or None)
+    return model.with_adapters(*adapters), recipe
 
 
-def find_files(args: argparse.Namespace, loras: tuple[LoraUse, ...]) -> list[Path]:
-    """The file of each LoRA: of the files that were named, the one with its name, and no other."""
-    if not loras:
-        return []
+def _compare(what: str, theirs: str, ours: str) -> None:
+    if theirs and theirs != ours:
+        log.warning(
+            f"the picture was made with {what} of hash {theirs}, and the file has {ours}: it will differ"
+        )
+
+
+def _embeddings(args: argparse.Namespace, recipe: "Recipe") -> tuple[EmbeddingUse, ...]:
+    """Those of flags, those of the picture, and those of the folder that the prompts name."""
+    if NONE in args.embedding:
+        return ()
+    files = _embedding_files(args)
+    flagged = [split_embedding(text)[1] for text in args.embedding]
+    uses = {use.name: use for use in [*(recipe.embeddings or ()), *flagged]}
+    prompts = f"{recipe.prompt}\n{recipe.negative_prompt}"
+    for name in files:
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompts, re.IGNORECASE):
+            uses.setdefault(name, EmbeddingUse(name))
+    asked = re.findall(r"\bembedding:([\w.-]*[\w-])", prompts)
+    known = {name.casefold() for name in uses}
+    _find("embedding", files, [*uses, *(name for name in asked if name.casefold() not in known)])
+    return tuple(uses.values())
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def _lora_files(args: argparse.Namespace) -> dict[str, Path]:
+    paths = [split_lora(text)[0] for text in args.lora if text != NONE]
+    return _files("lora", paths, args.lora_dir)
+
+
+def _embedding_files(args: argparse.Namespace) -> dict[str, Path]:
+    paths = [split_embedding(text)[0] for text in args.embedding if text != NONE]
+    return _files("embedding", paths, args.embedding_dir)
+
+
+def _files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]:
+    """Names to files: those that were named, and all in the folder and below it."""
     files: dict[str, Path] = {}
-    for path in [_split(text)[0] for text in args.lora if text != "none"]:
-        if files.setdefault(path.stem, path) != path:
-            raise UsageError(f"--lora: two files are called {path.stem} - rename one")
+    for path in paths:
         if not path.is_file():
-            raise UsageError(f"--lora {path} - there is no such file")
-    for path in _files_in(args.lora_dir):
-        files.setdefault(path.stem, path)
-    for use in loras:
-        if use.name not in files:
-            where = f"in {args.lora_dir}" if args.lora_dir else "- name its folder with --lora-dir"
-            raise UsageError(
-                f"no LoRA called {use.name[:80]!r} {where} - or give --lora FILE, or --lora none"
-            )
-    return [files[use.name] for use in loras]
-
-
-def _files_in(folder: Path | None) -> Iterator[Path]:
-    """All files in a folder and below that may be adapters. A name is looked up among them, and never
-    becomes a path."""
+            raise UsageError(f"--{kind} {path} - there is no such file")
+        if files.setdefault(path.stem, path) != path:
+            raise UsageError(f"--{kind}: two files are called {path.stem} - rename one")
     if folder is None:
-        return
+        return files
     if not folder.is_dir():
-        raise UsageError(f"--lora-dir {folder} - there is no such folder")
+        raise UsageError(f"--{kind}-dir {folder} - there is no such folder")
     for count, path in enumerate(sorted(folder.rglob("*"))):
         if count > MAX_FILES:
-            raise UsageError(f"--lora-dir {folder} - holds more than {MAX_FILES:,} files")
+            raise UsageError(f"--{kind}-dir {folder} - holds more than {MAX_FILES:,} files")
         if path.suffix in ENDINGS:
-            yield path
+            files.setdefault(path.stem, path)
+    return files
 
 
-def _split(text: str) -> tuple[Path, LoraUse]:
+def _find(kind: str, files: dict[str, Path], names: list[str]) -> list[Path]:
+    """The file of each name. It is looked up among the files that there are, and never becomes a path."""
+    for name in names:
+        if name not in files:
+            raise UsageError(
+                f"no {kind} called {name[:80]!r} was found - give --{kind} FILE, or --{kind}-dir with the"
+                f" folder that it is in, or --{kind} none"
+            )
+    return [files[name] for name in names]
+
+
+def split_lora(text: str) -> tuple[Path, LoraUse]:
     """``FILE[:SCALE[:TEXT_SCALE]]``; a colon may stand in the path too."""
     path = text
     scales: list[float] = []
@@ -123,3 +183,11 @@ def _split(text: str) -> tuple[Path, LoraUse]:
         raise UsageError(f"--lora {text} - a scale is a number from {low:g} to {high:g}")
     scale, text_scale = (scales * 2)[:2] if scales else (1.0, 1.0)
     return Path(path).expanduser(), LoraUse(Path(path).stem, scale, text_scale)
+
+
+def split_embedding(text: str) -> tuple[Path, EmbeddingUse]:
+    """``FILE[:TOKEN]``; a file of the whole name comes first."""
+    head, colon, token = text.rpartition(":")
+    if Path(text).expanduser().is_file() or not colon or not head:
+        head, token = text, ""
+    return Path(head).expanduser(), EmbeddingUse(Path(head).stem, token)

@@ -13,7 +13,7 @@ import torch
 from sd_scratch.checkpoints.layout import Layout
 from sd_scratch.checkpoints.load import Components, build_components, read_layout
 from sd_scratch.checkpoints.shipped import list_shipped
-from sd_scratch.cli.adapters import add_loras
+from sd_scratch.cli.adapters import add_adapters
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.errors import ScratchError
@@ -50,7 +50,7 @@ def load_model(
     log.info(components.summary)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
     model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))
-    model, recipe = add_loras(args, model, recipe)
+    model, recipe = add_adapters(args, model, recipe)
     if args.compile:
         compile_unet(model.unet)
     return model, _with_identity(recipe, layout, components)

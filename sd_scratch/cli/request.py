@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.checkpoints.source import HUB_ID
-from sd_scratch.cli.adapters import ask_for_loras
+from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
@@ -55,7 +55,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         dtype=args.dtype,
         model=args.model,
     )
-    recipe = ask_for_loras(args, recipe, given is not None)
+    recipe = ask_for_adapters(args, recipe, given is not None)
     if args.model is not None or args.revision is not None:
         recipe = replace(recipe, revision=args.revision)
     if recipe.sampler is not None:

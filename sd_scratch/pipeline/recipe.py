@@ -13,8 +13,11 @@ from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
-from sd_scratch.pipeline.loras import (
+from sd_scratch.pipeline.adapters import (
+    EmbeddingUse,
     LoraUse,
+    embeddings_from_json,
+    embeddings_in,
     loras_from_json,
     show_hashes,
     take_tags,
@@ -44,6 +47,7 @@ class Recipe:
         model_hash: the first 10 hex digits of the weights' sha256.
         dtype: what the networks computed in.
         loras: what was added to the weights.
+        embeddings: what words were added to the vocabulary.
     """
 
     prompt: str
@@ -62,6 +66,7 @@ class Recipe:
     model_hash: str | None = None
     dtype: str | None = None
     loras: tuple[LoraUse, ...] | None = None
+    embeddings: tuple[EmbeddingUse, ...] | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -95,8 +100,9 @@ class Recipe:
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
         loras = tuple(use._replace(name=_plain(use.name)) for use in self.loras or ())
-        if hashes := show_hashes(loras):
-            line += f', Lora hashes: "{hashes}"'
+        words = tuple(use._replace(name=_plain(use.name)) for use in self.embeddings or ())
+        for title, hashes in (("Lora", show_hashes(loras)), ("TI", show_hashes(words))):
+            line += f', {title} hashes: "{hashes}"' if hashes else ""
         negative = f"Negative prompt: {self.negative_prompt}\n" if self.negative_prompt else ""
         return f"{with_tags(self.prompt, loras)}\n{negative}{line}"
 
@@ -145,6 +151,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         model_hash=words("model_hash"),
         dtype=choice("dtype", DTYPES),
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
+        embeddings=embeddings_from_json(fields, data["embeddings"])
+        if "embeddings" in data
+        else None,
     )
 
 
@@ -187,6 +196,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
         loras=loras or None,
+        embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
     )
     # Without "RNG: CPU" the noise was drawn on a graphics card, and cannot be drawn again here.
     noise = () if settings.take("RNG") == "CPU" else ("RNG",)

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components, load_components
-from sd_scratch.checkpoints.adapters.apply import Adapter, with_adapters
+from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora, with_adapters
+from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import NoiseSource
@@ -91,8 +92,14 @@ class StableDiffusion:
         ScratchError for a file that is no LoRA for this model.
         """
         text_scale = scale if text_scale is None else text_scale
-        lora = Adapter(read_lora(path, self.base), scale, text_scale)
+        lora = AppliedLora(read_lora(path, self.base), scale, text_scale)
         return self.with_adapters(*self.adapters, lora)
+
+    def with_embedding(self, path: str | Path, token: str | None = None) -> "StableDiffusion":
+        """The same model with a textual inversion's word (or words): a prompt reads it by its file's name,
+        by ``embedding:name``, or by its token; `token` gives it another. Raises ScratchError for a file
+        that is none for this model."""
+        return self.with_adapters(*self.adapters, *read_embeddings(path, self.base, token))
 
     def with_adapters(self, *adapters: Adapter) -> "StableDiffusion":
         """The same model with these adapters and no others; with none it is as it was loaded."""

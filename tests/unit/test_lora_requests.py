@@ -13,7 +13,7 @@ import sd_scratch
 from sd_scratch.checkpoints.adapters.tensor_file import read_tensor_file
 from sd_scratch.cli import main
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.pipeline.loras import LoraUse, take_tags
+from sd_scratch.pipeline.adapters import LoraUse, take_tags
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 from sd_scratch.pipeline.stored_recipe import read_recipe
 
@@ -110,7 +110,7 @@ def test_flag_tag_and_python_make_the_same_picture(run, tiny_folder):
 def test_a_picture_is_repeated_where_its_lora_is_named(run, capsys):
     assert run("a cat <lora:bold:0.7>", *SMALL, "--lora-dir=styles", "-o", "a.png") == 0
     assert run("--from-image=a.png", "-o", "b.png") == 2
-    assert "no LoRA called 'bold' - name its folder with --lora-dir" in capsys.readouterr().err
+    assert "no lora called 'bold' was found - give --lora FILE" in capsys.readouterr().err
     assert run("--from-image=a.png", "--lora-dir=styles", "-o", "c.png") == 0
     assert np.array_equal(pixels("a.png"), pixels("c.png"))
     assert run("--from-image=a.png", "--lora=none", "-o", "d.png") == 0
@@ -130,10 +130,10 @@ def test_another_file_of_that_name_is_said(run, capsys):
     [
         (
             ("a <lora:../more/bold:1>", "--lora-dir=styles"),
-            "no LoRA called '../more/bold' in styles",
+            "no lora called '../more/bold' was found",
         ),
-        (("a <lora:/etc/passwd:1>", "--lora-dir=styles"), "no LoRA called"),
-        (("a <lora:bold:1>",), "name its folder with --lora-dir"),
+        (("a <lora:/etc/passwd:1>", "--lora-dir=styles"), "no lora called"),
+        (("a <lora:bold:1>",), "or --lora-dir with the folder"),
         (("a", "--lora=nowhere.safetensors"), "there is no such file"),
         (("a", "--lora=styles/more/bold.safetensors:1e9"), "a scale is a number"),
         (("a <lora:bold:1>", "--lora-dir=nowhere"), "there is no such folder"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.changes import Change
+from sd_scratch.checkpoints.adapters.embedding import Embedding, extend
 from sd_scratch.checkpoints.adapters.lora import Lora
 from sd_scratch.checkpoints.load import Components
 
@@ -17,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AppliedLora:
     """A LoRA and how much of it: `scale` for the U-Net, `text_scale` for the text encoder."""
 
     lora: Lora
@@ -25,17 +26,26 @@ class Adapter:
     text_scale: float = 1.0
 
 
+Adapter = AppliedLora | Embedding
+
+
 def with_adapters(base: Components, adapters: Sequence[Adapter]) -> Components:
     """The model `base` with the sum of all changes, each computed from its own weights.
 
     W' = W + sum of scale * change(W), in fp32 at least, so the order does not matter beyond rounding.
-    Only the weights that change are new; `base` shares the rest and stays as it is, to the bit.
+    Only the weights that change are new; `base` shares the rest and stays as it is, to the bit. New
+    words become rows of a token embedding that is this model's own.
     """
-    return replace(
-        base,
-        unet=_changed(base.unet, "unet", [(use.lora, use.scale) for use in adapters]),
-        text=_changed(base.text, "text", [(use.lora, use.text_scale) for use in adapters]),
-    )
+    loras = [use for use in adapters if isinstance(use, AppliedLora)]
+    words = [word for use in loras for word in use.lora.embeddings]
+    words += [use for use in adapters if isinstance(use, Embedding)]
+    unet = _changed(base.unet, "unet", [(use.lora, use.scale) for use in loras])
+    text = _changed(base.text, "text", [(use.lora, use.text_scale) for use in loras])
+    if not words:
+        return replace(base, unet=unet, text=text)
+    text, tokenizer = extend(sharing_copy(text), base.tokenizer, words)
+    config = replace(base.config, text=text.config)
+    return replace(base, config=config, unet=unet, text=text, tokenizer=tokenizer)
 
 
 def _changed(network: Network, part: str, loras: Sequence[tuple[Lora, float]]) -> Network:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.changes import Change
+from sd_scratch.checkpoints.adapters.embedding import Embedding, bundled_embeddings
 from sd_scratch.checkpoints.adapters.names import module_names, split_key
 from sd_scratch.checkpoints.adapters.tensor_file import (
     TensorFile,
@@ -43,6 +44,7 @@ class Lora:
     changes: tuple[Change, ...]
     unused: tuple[str, ...]
     keys: int
+    embeddings: tuple[Embedding, ...] = ()  # words that came along
 
     @property
     def summary(self) -> str:
@@ -52,6 +54,8 @@ class Lora:
             for part, title in PARTS.items()
         )
         line = f"{self.name}: changes {len(self.changes)} modules ({counts})"
+        if self.embeddings:
+            line += "; words " + ", ".join(embedding.name for embedding in self.embeddings)
         if self.unused:
             line += f"; {len(self.unused)} of {self.keys} keys not used, such as {self.unused[0]}"
         return line
@@ -69,7 +73,9 @@ def read_lora(path: str | Path, components: Components) -> Lora:
     known = module_names(networks, components.config)
     groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unused = []
-    for key, tensor in _numbered_keys(file.tensors).items():
+    embeddings, bundled = bundled_embeddings(file, components)
+    rest = {key: tensor for key, tensor in file.tensors.items() if key not in bundled}
+    for key, tensor in _numbered_keys(rest).items():
         name, slot = split_key(key) or (key, "")
         if slot and name in known and slot not in groups[known[name]]:
             groups[known[name]][slot] = tensor
@@ -80,7 +86,7 @@ def read_lora(path: str | Path, components: Components) -> Lora:
     changes = tuple(_change(path, module, slots, file) for module, slots in groups.items())
     for change in changes:
         _check_fits(path, change, networks)
-    lora = Lora(path.stem, file.hash, changes, tuple(unused), len(file.tensors))
+    lora = Lora(path.stem, file.hash, changes, tuple(unused), len(file.tensors), embeddings)
     if unused:
         log.warning(
             f"{path}: {len(unused)} of {lora.keys} keys are not known and not used: "

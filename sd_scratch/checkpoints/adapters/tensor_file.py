@@ -10,8 +10,9 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sd_scratch.checkpoints.hashes import sha256
 from sd_scratch.checkpoints.safetensors_file import DTYPES, read_header
 from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
 from sd_scratch.errors import ScratchError
@@ -30,6 +31,11 @@ class TensorFile:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
     hash: str
+
+    @property
+    def whole_hash(self) -> str:
+        """The first digits of the sha256 of all its bytes, which A1111 takes for textual inversions."""
+        return sha256([self.path])[:HASH_DIGITS]
 
 
 def read_tensor_file(path: Path) -> TensorFile:
@@ -74,7 +80,8 @@ def _read_pickle(path: Path) -> TensorFile:
     """PyTorch's reader, which builds tensors and plain values and runs no code of the file's."""
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([nn.ParameterDict]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, ValueError, TypeError, EOFError, KeyError) as error:
         reason = str(error).splitlines()[0][:120]
         raise ScratchError(
@@ -84,8 +91,7 @@ def _read_pickle(path: Path) -> TensorFile:
     tensors = dict(_walk(content, "", path, DEPTH))
     if not tensors:
         raise ScratchError(f"{path} - a pickle without tensors - {AGAIN}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return TensorFile(path, tensors, {}, digest[:HASH_DIGITS])
+    return TensorFile(path, tensors, {}, sha256([path])[:HASH_DIGITS])
 
 
 def _check_archive(path: Path) -> None:
@@ -105,8 +111,8 @@ def _walk(value: object, name: str, path: Path, depth: int) -> Iterator[tuple[st
         if value.numel() * value.element_size() > held:
             raise ScratchError(f"{path} - {name or 'its tensor'} is not stored whole - {AGAIN}")
         yield name, value.detach()
-    elif isinstance(value, Mapping | list | tuple) and depth:
-        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    elif isinstance(value, Mapping | nn.ParameterDict | list | tuple) and depth:
+        pairs = enumerate(value) if isinstance(value, list | tuple) else value.items()
         for key, inner in pairs:
             yield from _walk(inner, f"{name}.{key}" if name else str(key), path, depth - 1)
 

@@ -1,4 +1,4 @@
-"""The LoRAs of a recipe: by name and hash, never by path, as JSON and as A1111's prompts say them."""
+"""The adapters of a recipe: by name and hash, never by path, as JSON and as A1111's texts say them."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from sd_scratch.json_file import Fields
 from sd_scratch.limits import LORA_SCALE
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
-MAX_LORAS, MAX_NAME = 100, 200
+MAX_USES, MAX_NAME = 100, 200
 
 
 class LoraUse(NamedTuple):
@@ -24,6 +24,15 @@ class LoraUse(NamedTuple):
     @property
     def tag(self) -> str:
         return f"<lora:{self.name}:{self.text_scale:g}:{self.scale:g}>"
+
+
+class EmbeddingUse(NamedTuple):
+    """One textual inversion's file: its name without folder and ending, another token for its word or
+    "", and its hash or ""."""
+
+    name: str
+    token: str = ""
+    hash: str = ""
 
 
 def take_tags(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
@@ -70,22 +79,28 @@ def with_tags(prompt: str, loras: tuple[LoraUse, ...]) -> str:
     return " ".join([prompt, *(use.tag for use in loras)])
 
 
-def show_hashes(loras: tuple[LoraUse, ...]) -> str | None:
+def show_hashes(uses: "tuple[LoraUse | EmbeddingUse, ...]") -> str | None:
     """A1111's ``name: hash, name: hash``; None where no hash is known."""
-    return ", ".join(f"{use.name}: {use.hash}" for use in loras if use.hash) or None
+    return ", ".join(f"{use.name}: {use.hash}" for use in uses if use.hash) or None
 
 
 def with_hashes(loras: tuple[LoraUse, ...], hashes: str) -> tuple[LoraUse, ...]:
     """The inverse of `show_hashes`, for text that any program wrote; what does not fit is left out."""
-    pairs = (part.rpartition(":") for part in hashes.strip('"').split(","))
-    known = {name.strip(): value.strip() for name, _, value in pairs}
-    return tuple(use._replace(hash=_hash(known.get(use.name, ""))) for use in loras)
+    known = {use.name: use.hash for use in embeddings_in(hashes)}
+    return tuple(use._replace(hash=known.get(use.name, "")) for use in loras)
+
+
+def embeddings_in(hashes: str) -> tuple[EmbeddingUse, ...]:
+    """What A1111's ``TI hashes`` name."""
+    pairs = [part.rpartition(":") for part in hashes.strip('"').split(",")[:MAX_USES]]
+    rows = [(name.strip()[:MAX_NAME], value.strip()) for name, colon, value in pairs if colon]
+    return tuple(EmbeddingUse(name, "", _hash(value)) for name, value in dict(rows).items())
 
 
 def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
     """Every LoRA of a stored recipe, its types and ranges checked."""
     low, high = LORA_SCALE
-    rows = value if isinstance(value, list) and len(value) <= MAX_LORAS else [None]
+    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
     loras = []
     for row in rows:
         match row:
@@ -103,6 +118,19 @@ def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
         if not sound:
             fields.fail("loras", "a list of [name, scale, text scale, hash]")
     return tuple(loras)
+
+
+def embeddings_from_json(fields: Fields, value: Any) -> tuple[EmbeddingUse, ...]:
+    """Every textual inversion of a stored recipe, checked."""
+    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
+    embeddings = []
+    for row in rows:
+        match row:
+            case [str(name), str(token), str(digest)] if max(len(name), len(token)) <= MAX_NAME:
+                embeddings.append(EmbeddingUse(name, token, _hash(digest)))
+            case _:
+                fields.fail("embeddings", "a list of [name, token, hash]")
+    return tuple(embeddings)
 
 
 def _hash(text: str) -> str:
