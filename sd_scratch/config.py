@@ -5,7 +5,9 @@ configuration reads without renaming. One exception is `UNetConfig.num_attention
 stores the number of heads under the misleading key ``attention_head_dim``.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,24 @@ class ModelConfig:
     sampler: str = "pndm"
     steps: int = 50
     guidance: float = 7.5
+    others: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of further parts, by name
+
+    @property
+    def latent_size(self) -> int:
+        """The same in latent cells."""
+        return self.sample_size // self.vae.downscale
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The configuration of every network, by the name of its part."""
+        return {"text": self.text, "unet": self.unet, "vae": self.vae, **self.others}
+
+    @classmethod
+    def of(cls, networks: Mapping[str, Any]) -> "ModelConfig":
+        """From the configurations of its networks, by the names of their parts."""
+        own = {f.name for f in fields(cls)} & networks.keys()
+        others = {name: config for name, config in networks.items() if name not in own}
+        return cls(**{name: networks[name] for name in own}, others=others)
 
 
 SD15 = ModelConfig()

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.save import networks
 
 
 def raw_file(path: Path, header: str | bytes, data: bytes = b"") -> Path:
@@ -46,8 +45,8 @@ def edit_json(path: Path, **changes: object) -> None:
 def assert_same_weights(ours: Components, theirs: Components, tolerance: float = 0.0) -> None:
     """All weights equal, up to `tolerance` relative to their size; the smallest lose digits in fp16."""
     smallest = 2**-24 if tolerance else 0.0
-    for name, network in networks(ours).items():
-        expected = networks(theirs)[name].state_dict()
+    for name, network in ours.networks.items():
+        expected = theirs.networks[name].state_dict()
         found = network.state_dict()
         assert found.keys() == expected.keys()
         for key in found:

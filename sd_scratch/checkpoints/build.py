@@ -1,23 +1,22 @@
 """Networks from stored tensors: built without memory on `meta`, checked, then filled one at a time."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sd_scratch.checkpoints.layout import Layout, NetworkConfig, Part
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
-from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from sd_scratch.errors import ScratchError
-from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.networks.text_encoder import TextEncoder
-from sd_scratch.networks.unet import UNet
 
+C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
+
+COUNTER = "num_batches_tracked"
 MEMINFO = Path("/proc/meminfo")
 READERS = 2  # threads; more do not read faster from memory
 
@@ -34,36 +33,36 @@ class _WithoutInitialValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def empty_network(config: NetworkConfig) -> nn.Module:
+def empty(network: Callable[[C], N], config: C) -> N:
     """The network of a configuration on the `meta` device: shapes and names, no memory."""
     with torch.device("meta"), _WithoutInitialValues():
-        match config:
-            case UNetConfig():
-                return UNet(config)
-            case AutoencoderConfig():
-                return Autoencoder(config)
-            case TextEncoderConfig():
-                return TextEncoder(config)
+        return network(config)
 
 
-def check_part(part: Part, path: Path) -> tuple[nn.Module, list[str]]:
-    """The empty network of `part`, and the names that it does not know.
+def check(
+    network: nn.Module, title: str, tensors: Mapping[str, StoredTensor], path: Path
+) -> list[str]:
+    """Compare the stored tensors with an empty network; returns the names that it does not know.
 
     Raises ScratchError when a tensor is missing, has another shape, or does not hold floating-point
-    numbers. `path` names the checkpoint in errors.
+    numbers. `title` names the network and `path` the checkpoint in errors.
     """
-    network = empty_network(part.config)
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in part.tensors]
+    wanted = weights(network)
+    missing = [key for key in wanted if key not in tensors]
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ScratchError(
-            f"{path} - {len(missing)} of the {part.title}'s {len(wanted)} tensors are missing: {some}"
+            f"{path} - {len(missing)} of the {title}'s {len(wanted)} tensors are missing: {some}"
             " - the file is incomplete or of another kind of model"
         )
-    for key, empty in wanted.items():
-        _check_tensor(part, key, part.tensors[key], empty, path)
-    return network, [key for key in part.tensors if key not in wanted]
+    for key, wanted_tensor in wanted.items():
+        _check_tensor(title, key, tensors[key], wanted_tensor, path)
+    return [key for key in tensors if key not in wanted]
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    """What a file holds of a network: its state without BatchNorm's counters, which nothing reads."""
+    return {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
 
 
 def fill(
@@ -78,7 +77,7 @@ def fill(
     A few tensors are read at a time, each by a thread of its own, so that memory never holds the
     weights twice. With ``torch.channels_last`` convolution weights are stored in that order.
     """
-    wanted = network.state_dict()
+    wanted = weights(network)
     largest = max(tensors[key].nbytes for key in wanted)
     local = threading.local()  # one buffer for each thread, used for one tensor after the other
 
@@ -94,19 +93,21 @@ def fill(
 
     with ThreadPoolExecutor(READERS) as pool:
         state = dict(zip(wanted, pool.map(read, wanted), strict=True))
+    counters = network.state_dict().keys() - wanted.keys()
+    state |= {key: torch.zeros((), dtype=torch.int64, device=device) for key in counters}
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()
 
 
-def check_memory(layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+def check_memory(path: Path, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a load that would not fit into the memory that is free now (Linux, CPU; else no check)."""
     if device.type != "cpu" or not MEMINFO.is_file():
         return
-    needed = sum(part.parameters for part in layout.parts.values()) * dtype.itemsize
+    needed = parameters * dtype.itemsize
     free = available_memory()
     if needed > free:
         raise ScratchError(
-            f"{layout.path} - its weights take {needed / 2**30:.2f} GiB as {dtype_name(dtype)} and"
+            f"{path} - its weights take {needed / 2**30:.2f} GiB as {dtype_name(dtype)} and"
             f" {free / 2**30:.2f} GiB of memory are free - close other programs, load as bf16, or force it"
         )
 
@@ -123,15 +124,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.").replace("float", "fp").replace("bfp", "bf")
 
 
-def _check_tensor(part: Part, key: str, stored: StoredTensor, empty: Tensor, path: Path) -> None:
-    if squeezed(stored.shape, empty.ndim) != tuple(empty.shape):
+def _check_tensor(title: str, key: str, stored: StoredTensor, wanted: Tensor, path: Path) -> None:
+    if squeezed(stored.shape, wanted.ndim) != tuple(wanted.shape):
         raise ScratchError(
-            f"{path} - {part.title}: {key} is {_by(stored.shape)} and the network needs"
-            f" {_by(tuple(empty.shape))} - the configuration and the weights are of different models"
+            f"{path} - {title}: {key} is {_by(stored.shape)} and the network needs"
+            f" {_by(tuple(wanted.shape))} - the configuration and the weights are of different models"
         )
     if not stored.is_floating:
         raise ScratchError(
-            f"{path} - {part.title}: {key} is stored as {stored.dtype} - quantised weights are not"
+            f"{path} - {title}: {key} is stored as {stored.dtype} - quantised weights are not"
             " supported"
         )
 

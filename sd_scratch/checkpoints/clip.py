@@ -1,9 +1,9 @@
 """CLIP from a folder in transformers' layout, or from the hub, and to one: pictures and texts compared."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import shipped
+from sd_scratch.checkpoints.build import check, check_memory, empty, fill
 from sd_scratch.checkpoints.config_json import text_encoder_json
-from sd_scratch.checkpoints.safetensors_file import read_header
+from sd_scratch.checkpoints.pickle_file import read_pickle
+from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
@@ -51,16 +53,11 @@ def load_clip(
     """
     folder = locate_clip(source, offline=offline)
     config = clip_config(Fields(read_json(folder / CONFIG), str(folder / CONFIG)))
-    with torch.device("meta"):
-        network = Clip(config)
-    state = _read_weights(folder)
-    wanted = network.state_dict()
-    for key, empty in wanted.items():
-        if key not in state or state[key].shape != empty.shape:
-            found = f"has the shape {tuple(state[key].shape)}" if key in state else "is missing"
-            raise ScratchError(f"{folder} - {key} {found} - the weights do not fit {CONFIG}")
-    network.load_state_dict({key: state[key].float() for key in wanted}, assign=True)
-    network.requires_grad_(False).eval().to(device)
+    network, tensors = empty(Clip, config), _stored(folder)
+    check(network, "CLIP model", tensors, folder)
+    parameters = sum(tensor.numel for tensor in tensors.values())
+    check_memory(folder, parameters, torch.float32, torch.device(device))
+    fill(network, tensors, torch.float32, torch.device(device))
     length = config.text.max_position_embeddings
     own = all((folder / name).is_file() for name in VOCABULARY)
     tokenizer = Tokenizer.from_folder(folder, length) if own else Tokenizer.clip(length)
@@ -178,19 +175,12 @@ def clip_config(fields: Fields) -> ClipConfig:
     return config
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _stored(folder: Path) -> Mapping[str, StoredTensor]:
     if (folder / WEIGHTS).is_file():
-        stored = read_header(folder / WEIGHTS).tensors
-        return {key: tensor.read() for key, tensor in stored.items()}
+        return read_header(folder / WEIGHTS).tensors
     if not (folder / PICKLE).is_file():
         raise ScratchError(f"{folder} - holds neither {WEIGHTS} nor {PICKLE}")
-    try:
-        state = torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise ScratchError(
-            f"{folder / PICKLE} - cannot be read ({type(error).__name__}) - download it again"
-        ) from None
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return read_pickle(folder / PICKLE)
 
 
 def prepare(pixels: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The `config.json` files of a diffusers folder, read into this package's dataclasses and written back.
+"""The networks' `config.json` files in a diffusers folder, read into this package's dataclasses and written back.
 
 A configuration is data: a fixed list of keys is read, each with its type and range, and no class or
 file that it names is looked up. What the networks here cannot express is refused by its key, because
@@ -8,16 +8,9 @@ weights that load into the wrong network give noise and no error.
 from collections.abc import Sequence
 from typing import Any
 
-from sd_scratch.config import (
-    AutoencoderConfig,
-    ModelConfig,
-    ScheduleConfig,
-    TextEncoderConfig,
-    UNetConfig,
-)
+from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
-from sd_scratch.limits import GUIDANCE, STEPS
 
 ONLY_SD1 = "only Stable Diffusion 1.x is supported"
 MAX_WIDTH = 16384
@@ -78,32 +71,9 @@ VAE_FIXED: dict[str, tuple[object, ...]] = {
     "use_quant_conv": (True,),
 }
 
-SCHEDULE_FIXED: dict[str, tuple[object, ...]] = {
-    "rescale_betas_zero_snr": (False,),
-    "trained_betas": (None,),
-    "thresholding": (False,),
-}
-
-# diffusers' scheduler classes: the sampler's name here, and what the class means by an absent key.
-SCHEDULERS: dict[str, tuple[str, str, bool]] = {
-    # class: (sampler, timestep_spacing, set_alpha_to_one)
-    "DDIMScheduler": ("ddim", "leading", True),
-    "DDPMScheduler": ("ddpm", "leading", True),
-    "DPMSolverMultistepScheduler": ("dpmpp_2m", "linspace", True),
-    "EulerAncestralDiscreteScheduler": ("euler_a", "linspace", True),
-    "EulerDiscreteScheduler": ("euler", "linspace", True),
-    "HeunDiscreteScheduler": ("heun", "linspace", True),
-    "LMSDiscreteScheduler": ("lms", "linspace", True),
-    "PNDMScheduler": ("pndm", "leading", False),
-}
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-SPACINGS = ("leading", "linspace", "trailing")
-
 
 def unet_config(fields: Fields) -> UNetConfig:
     """`unet/config.json`. Absent keys mean diffusers' defaults."""
-    _name_unet_family(fields)
     for key, allowed in UNET_FIXED.items():
         fields.only(key, *allowed)
     widths = fields.integers("block_out_channels", 4, MAX_WIDTH, MAX_LEVELS, (320, 640, 1280, 1280))
@@ -175,74 +145,6 @@ def text_encoder_config(fields: Fields) -> TextEncoderConfig:
     return config
 
 
-def schedule_config(fields: Fields) -> tuple[ScheduleConfig, str]:
-    """`scheduler/scheduler_config.json`: the schedule, and the name of the sampler (one that this
-    package does not have becomes PNDM, the sampler that Stable Diffusion 1.x ships)."""
-    for key, allowed in SCHEDULE_FIXED.items():
-        fields.only(key, *allowed)
-    class_name = str(fields.data.get("_class_name", ""))
-    sampler, spacing, alpha_to_one = SCHEDULERS.get(class_name, ("pndm", "leading", False))
-    steps = fields.integer("num_train_timesteps", 1, 100_000, 1000)
-    config = ScheduleConfig(
-        num_train_timesteps=steps,
-        beta_start=fields.number("beta_start", 0.0, 1.0, 0.0001),
-        beta_end=fields.number("beta_end", 0.0, 1.0, 0.02),
-        beta_schedule=fields.choice("beta_schedule", BETA_SCHEDULES, "linear"),
-        prediction_type=fields.choice("prediction_type", PREDICTION_TYPES, "epsilon"),
-        timestep_spacing=fields.choice("timestep_spacing", SPACINGS, spacing),
-        steps_offset=fields.integer("steps_offset", 0, steps - 1, 0),
-        set_alpha_to_one=fields.flag("set_alpha_to_one", alpha_to_one),
-    )
-    return config, sampler
-
-
-def model_config(
-    name: str,
-    text: Fields,
-    vae: Fields,
-    unet: Fields,
-    scheduler: Fields | None,
-    settings: Fields,
-) -> ModelConfig:
-    """A whole model's configuration from the parts of a folder.
-
-    `settings` are the values that a run starts from (`settings_json`); what is absent there comes from
-    the scheduler, and without one from Stable Diffusion 1.x. Raises ScratchError where a part cannot be
-    read, or where the parts do not fit each other.
-    """
-    unet_, vae_, text_ = unet_config(unet), autoencoder_config(vae), text_encoder_config(text)
-    if unet_.cross_attention_dim != text_.hidden_size:
-        unet.fail("cross_attention_dim", f"{text_.hidden_size}, the text encoder's hidden_size")
-    if unet_.out_channels != vae_.latent_channels:
-        unet.fail("out_channels", f"{vae_.latent_channels}, the VAE's latent_channels")
-    if unet_.in_channels == 2 * vae_.latent_channels:
-        raise ScratchError(f"{unet.where} - an InstructPix2Pix model - {ONLY_SD1}")
-    if unet_.in_channels not in (vae_.latent_channels, 2 * vae_.latent_channels + 1):
-        unet.fail("in_channels", "the VAE's latent_channels, or twice that and one for inpainting")
-    schedule, sampler = schedule_config(scheduler) if scheduler else (ScheduleConfig(), "pndm")
-    return ModelConfig(
-        name=settings.text("name", r"[\w.-]{1,80}", name),
-        text=text_,
-        vae=vae_,
-        unet=unet_,
-        schedule=schedule,
-        sample_size=unet.integer("sample_size", 1, 1024, 64) * vae_.downscale,
-        sampler=settings.text("sampler", r"[a-z0-9_]{1,32}", sampler),
-        steps=settings.integer("steps", *STEPS, 50),
-        guidance=settings.number("guidance", *GUIDANCE, 7.5),
-    )
-
-
-def settings_json(config: ModelConfig) -> dict[str, Any]:
-    """What a run starts from, as `model_config` reads it back."""
-    return {
-        "name": config.name,
-        "sampler": config.sampler,
-        "steps": config.steps,
-        "guidance": config.guidance,
-    }
-
-
 def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:
     """The inverse of `unet_config`; `sample_size` in latent cells."""
     down = [DOWN_CROSS if on else DOWN_PLAIN for on in config.cross_attention]
@@ -307,26 +209,7 @@ def text_encoder_json(config: TextEncoderConfig) -> dict[str, Any]:
     }
 
 
-def schedule_json(config: ScheduleConfig, sampler: str) -> dict[str, Any]:
-    """The inverse of `schedule_config`."""
-    classes = {name: class_name for class_name, (name, _, _) in SCHEDULERS.items()}
-    return {
-        "_class_name": classes.get(sampler, "PNDMScheduler"),
-        "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
-        "beta_start": config.beta_start,
-        "clip_sample": False,
-        "num_train_timesteps": config.num_train_timesteps,
-        "prediction_type": config.prediction_type,
-        "set_alpha_to_one": config.set_alpha_to_one,
-        "skip_prk_steps": True,
-        "steps_offset": config.steps_offset,
-        "timestep_spacing": config.timestep_spacing,
-        "trained_betas": None,
-    }
-
-
-def _name_unet_family(fields: Fields) -> None:
+def name_family(fields: Fields) -> None:
     """A U-Net of a known other family is named before any of its keys is complained about."""
     family = ""
     if fields.data.get("addition_embed_type") == "text_time":

@@ -14,9 +14,11 @@ diffusers' and transformers' names, so almost nothing is renamed.
 import re
 from pathlib import Path
 
-from sd_scratch.checkpoints.config_json import ONLY_SD1, model_config
-from sd_scratch.checkpoints.folder_files import FOLDERS, choose_weights
-from sd_scratch.checkpoints.layout import Layout, Part, networks_of
+from sd_scratch.checkpoints.config_json import ONLY_SD1
+from sd_scratch.checkpoints.folder_files import choose_weights
+from sd_scratch.checkpoints.layout import Layout, StoredPart
+from sd_scratch.checkpoints.model_json import model_config
+from sd_scratch.checkpoints.parts import PARTS, Part, parts_of
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.sniff import sniff_file
 from sd_scratch.errors import ScratchError
@@ -41,24 +43,26 @@ def read_folder(path: Path, name: str = "") -> Layout:
     index_file = path / "model_index.json"
     config = model_config(
         name or path.name,
-        text=_fields(path / "text_encoder" / "config.json"),
-        vae=_fields(path / "vae" / "config.json"),
-        unet=_fields(path / "unet" / "config.json"),
+        parts={
+            name: _fields(path / part.folder / "config.json")
+            for name, part in PARTS.items()
+            if part.needed or (path / part.folder).is_dir()
+        },
         scheduler=_fields(scheduler_file) if scheduler_file.is_file() else None,
         settings=_fields(index_file, optional=True).nested("sd_scratch"),
     )
 
-    parts: dict[str, Part] = {}
+    parts: dict[str, StoredPart] = {}
     ignored: list[str] = []
     notes: list[str] = []
-    for part, network_config in networks_of(config).items():
+    for name, part in parts_of(config).items():
         stored, note = weights_of(path, part)
         tensors = {our_name(part, key): tensor for key, tensor in stored.items()}
         constants = [key for key in tensors if key.endswith("position_ids")]  # 0..76
         for key in constants:
             del tensors[key]
-        ignored += [f"{part}.{key}" for key in constants]
-        parts[part] = Part(part, network_config, tensors)
+        ignored += [f"{name}.{key}" for key in constants]
+        parts[name] = StoredPart(part, config.networks[name], tensors)
         notes += [note] if note else []
 
     tokenizer = path / "tokenizer"
@@ -73,25 +77,22 @@ def read_folder(path: Path, name: str = "") -> Layout:
     )
 
 
-def weights_of(path: Path, part: str) -> tuple[dict[str, StoredTensor], str]:
+def weights_of(path: Path, part: Part) -> tuple[dict[str, StoredTensor], str]:
     """A network's tensors by their names in the files, and a remark where a variant was used."""
-    folder, stem = FOLDERS[part]
-    present = {f"{folder}/{file.name}" for file in (path / folder).iterdir()}
+    present = {f"{part.folder}/{file.name}" for file in (path / part.folder).iterdir()}
     chosen = choose_weights(present, part)
     if not chosen:
-        raise _no_weights(path / folder, stem)
+        raise _no_weights(path / part.folder, part.stem)
     note = f"{chosen[0]} used" if ".fp16" in chosen[0] else ""
     if not chosen[0].endswith(".json"):
         return dict(read_header(path / chosen[0]).tensors), note
     return _read_shards(path / chosen[0]), note
 
 
-def our_name(part: str, key: str) -> str:
+def our_name(part: Part, key: str) -> str:
     """A key of the folder's files as the network here names it."""
-    if part == "text":
-        return key.removeprefix("text_model.")
-    old = OLD_VAE_KEY.fullmatch(key) if part == "vae" else None
-    return f"{old[1]}{OLD_VAE_NAMES[old[2]]}{old[3]}" if old else key
+    old = OLD_VAE_KEY.fullmatch(key) if part.name == "vae" else None
+    return f"{old[1]}{OLD_VAE_NAMES[old[2]]}{old[3]}" if old else key.removeprefix(part.prefix)
 
 
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
@@ -129,7 +130,7 @@ def _check_family(path: Path) -> None:
         raise _unsupported(path, "a diffusion transformer (Stable Diffusion 3, Flux or similar)")
     if (path / "text_encoder_2").is_dir():
         raise _unsupported(path, "a Stable Diffusion XL model")
-    missing = [folder for folder, _ in FOLDERS.values() if not (path / folder).is_dir()]
+    missing = [p.folder for p in PARTS.values() if p.needed and not (path / p.folder).is_dir()]
     if missing:
         raise ScratchError(
             f"{path} - no {', '.join(f'{m}/' for m in missing)} in it - a diffusers folder has"

@@ -2,19 +2,15 @@
 
 import re
 
-# part -> (sub-folder, stem of its weight files)
-FOLDERS = {
-    "text": ("text_encoder", "model"),
-    "vae": ("vae", "diffusion_pytorch_model"),
-    "unet": ("unet", "diffusion_pytorch_model"),
-}
+from sd_scratch.checkpoints.parts import Part
+
 VARIANTS = ("", ".fp16")  # the first that exists is used, whole
 
 
-def choose_weights(names: set[str], part: str) -> list[str]:
+def choose_weights(names: set[str], part: Part) -> list[str]:
     """Which files of a folder's listing hold a network's weights, none for a folder without them; for
     shards the index comes first. `names` are relative to the folder, with forward slashes."""
-    folder, stem = FOLDERS[part]
+    folder, stem = part.folder, part.stem
     for variant in VARIANTS:
         whole = f"{folder}/{stem}{variant}.safetensors"
         if whole in names:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd_scratch.checkpoints.folder_files import FOLDERS, choose_weights
+from sd_scratch.checkpoints.folder_files import choose_weights
 from sd_scratch.checkpoints.hashes import cached_sha256
+from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.errors import ScratchError
 
 OPTIONAL_FILES = (
@@ -120,8 +121,10 @@ def list_cached() -> list[CachedModel]:
 def _needed(repo: str, names: set[str], local: bool) -> list[str]:
     """Of a model's files, those that loading reads."""
     needed = [name for name in OPTIONAL_FILES if name in names]
-    for part, (folder, _) in FOLDERS.items():
-        weights = choose_weights(names, part)
+    for part in PARTS.values():
+        folder, weights = part.folder, choose_weights(names, part)
+        if not weights and not part.needed:
+            continue
         if not weights and local:
             raise _partly_cached(repo)
         if not weights:
@@ -170,7 +173,7 @@ def _listing(repo: str, revision: str | None, offline: bool) -> tuple[set[str], 
 
 
 def _pinned_names(pin: Pinned) -> set[str]:
-    configs = {f"{folder}/config.json" for folder, _ in FOLDERS.values()}
+    configs = {f"{part.folder}/config.json" for part in PARTS.values() if part.needed}
     tokenizer_json = (
         "tokenizer/tokenizer.json"  # a second copy of the vocabulary, not in every repository
     )

@@ -163,10 +163,12 @@ def is_ignored(key: str) -> bool:
 def single_file_names(ours: Iterable[str], config: ModelConfig) -> dict[str, str]:
     """Our tensors' names (``unet.conv_in.weight``) to those of the single-file layout, one to one.
 
-    Raises KeyError for a name that no rule is about: that is a mistake in the table.
+    A part that the layout knows nothing of keeps its names. Raises KeyError for any other name that no
+    rule is about: that is a mistake in the table.
     """
     counts = Counts.of(config)
-    return {key: _theirs(key, counts) for key in ours}
+    known = {rule.ours.partition(".")[0] for rule in RULES}
+    return {k: _theirs(k, counts) if k.partition(".")[0] in known else k for k in ours}
 
 
 def is_vae_attention(key: str) -> bool:

@@ -4,34 +4,24 @@ tensors lie. Nothing here has read a weight."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sd_scratch.checkpoints.parts import Part
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
-from sd_scratch.config import AutoencoderConfig, ModelConfig, TextEncoderConfig, UNetConfig
-
-NetworkConfig = UNetConfig | AutoencoderConfig | TextEncoderConfig
-PART_NAMES = {"unet": "U-Net", "vae": "VAE", "text": "text encoder"}
+from sd_scratch.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredPart:
     """One network of a checkpoint: `tensors` maps the network's own parameter names to the file."""
 
-    name: str  # unet, vae or text
-    config: NetworkConfig
+    part: Part
+    config: Any
     tensors: Mapping[str, StoredTensor]
-
-    @property
-    def title(self) -> str:
-        return PART_NAMES[self.name]
 
     @property
     def parameters(self) -> int:
         return sum(tensor.numel for tensor in self.tensors.values())
-
-
-def networks_of(config: ModelConfig) -> dict[str, NetworkConfig]:
-    """The parts' names and configurations, in the order in which they are loaded."""
-    return {"text": config.text, "vae": config.vae, "unet": config.unet}
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class Layout:
     kind: str  # "folder" or "single file"
     path: Path
     config: ModelConfig
-    parts: Mapping[str, Part]
+    parts: Mapping[str, StoredPart]
     ignored: tuple[str, ...] = ()  # keys that are known and not used, such as EMA weights
     unknown: tuple[str, ...] = ()  # keys that belong to none of the networks
     notes: tuple[str, ...] = ()  # remarks for the summary line

@@ -1,16 +1,19 @@
 """From a source (a name, a folder, a file, a hub id) to networks that are ready to run."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
+from torch import nn
 
-from sd_scratch.checkpoints.build import check_memory, check_part, dtype_name, fill
+from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty, fill
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.single_file import read_single_file
 from sd_scratch.checkpoints.source import locate
 from sd_scratch.config import ModelConfig
@@ -36,6 +39,25 @@ class Components:
     source: str = ""
     summary: str = ""
     hashed_files: tuple[Path, ...] = ()
+    others: Mapping[str, nn.Module] = field(default_factory=dict)  # further parts by their names
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by the name of its part, in the order of the table."""
+        return {
+            name: self.others[name] if name in self.others else getattr(self, name)
+            for name in parts_of(self.config)
+        }
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, networks: Mapping[str, Any], tokenizer: Tokenizer, **facts: Any
+    ) -> "Components":
+        """From the networks by the names of their parts; `facts` are this class's other fields."""
+        own = {f.name for f in fields(cls)} & networks.keys()
+        others = {name: network for name, network in networks.items() if name not in own}
+        known = {name: networks[name] for name in own}
+        return cls(config, tokenizer=tokenizer, others=others, **known, **facts)
 
     @cached_property
     def hash(self) -> str:
@@ -94,24 +116,39 @@ def build_components(
     force: bool = False,
 ) -> Components:
     """Check every part of a checkpoint against its network, then fill them one after the other."""
-    checked = {name: check_part(part, layout.path) for name, part in layout.parts.items()}
+    networks = {
+        name: empty(stored.part.network, stored.config) for name, stored in layout.parts.items()
+    }
+    unexpected = list(layout.unknown)
+    for name, stored in layout.parts.items():
+        keys = check(networks[name], stored.part.title, stored.tensors, layout.path)
+        unexpected += [f"{name}.{key}" for key in keys]
     tokenizer = read_tokenizer(layout)
     if not force:
-        check_memory(layout, dtype, device)
-    for name, (network, _) in checked.items():
-        fill(network, layout.parts[name].tensors, dtype, device, memory_format)
-    unexpected = list(layout.unknown)
-    unexpected += [f"{name}.{key}" for name, (_, keys) in checked.items() for key in keys]
-    return Components(
-        config=layout.config,
-        text=cast(TextEncoder, checked["text"][0]),
-        vae=cast(Autoencoder, checked["vae"][0]),
-        unet=cast(UNet, checked["unet"][0]),
-        tokenizer=tokenizer,
+        parameters = sum(stored.parameters for stored in layout.parts.values())
+        check_memory(layout.path, parameters, dtype, device)
+    for name, stored in layout.parts.items():
+        fill(networks[name], stored.tensors, dtype, device, memory_format)
+    return Components.of(
+        layout.config,
+        networks,
+        tokenizer,
         source=source,
         summary=summarise(layout, unexpected, dtype),
         hashed_files=layout.hashed_files,
     )
+
+
+def empty_components(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, source: str = ""
+) -> Components:
+    """A model as far as its configuration goes: names and shapes on the `meta` device, no numbers."""
+    networks = {
+        name: empty(part.network, config.networks[name]).to(dtype)
+        for name, part in parts_of(config).items()
+    }
+    tokenizer = Tokenizer.clip(config.text.max_position_embeddings)
+    return Components.of(config, networks, tokenizer, source=source)
 
 
 def read_tokenizer(layout: Layout) -> Tokenizer:

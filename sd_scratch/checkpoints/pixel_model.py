@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sd_scratch.checkpoints.config_json import (
-    BETA_SCHEDULES,
-    MAX_WIDTH,
-    PREDICTION_TYPES,
-    SPACINGS,
-)
+from sd_scratch.checkpoints.build import C, N, check, check_memory, empty, fill, weights
+from sd_scratch.checkpoints.config_json import MAX_WIDTH
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
+from sd_scratch.checkpoints.scheduler_json import BETA_SCHEDULES, PREDICTION_TYPES, SPACINGS
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.config import (
     ClassifierConfig,
@@ -40,7 +37,6 @@ from sd_scratch.networks.context_unet import ContextUNet
 from sd_scratch.networks.pixel_unet import PixelUNet
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-COUNTER = "num_batches_tracked"
 MAX_CLASSES = 1000
 MAX_SIDE = 1024
 KINDS = ("pixel_unet", "context_unet", "classifier")
@@ -61,9 +57,11 @@ def build_denoiser(config: PixelModelConfig, seed: int = 0) -> Denoiser:
     """The network of a configuration with fresh weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(config.network, ContextUNetConfig):
-            return ContextUNet(config.network)
-        return PixelUNet(config.network)
+        return _denoiser(config.network)
+
+
+def _denoiser(config: PixelUNetConfig | ContextUNetConfig) -> Denoiser:
+    return ContextUNet(config) if isinstance(config, ContextUNetConfig) else PixelUNet(config)
 
 
 def build_classifier(config: ClassifierConfig, seed: int = 0) -> Classifier:
@@ -94,8 +92,7 @@ def save_classifier(
 
 
 def _save(network: nn.Module, data: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
-    state = {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
-    write_tensors(folder / WEIGHTS_FILE, state, dtype, {}, overwrite=True)
+    write_tensors(folder / WEIGHTS_FILE, weights(network), dtype, {}, overwrite=True)
     write_file(folder / CONFIG_FILE, json.dumps(data, indent=2).encode() + b"\n", overwrite=True)
 
 
@@ -110,26 +107,21 @@ def load_pixel_model(source: str | Path) -> PixelComponents:
     folder = find_pixel_model(source)
     fields = _read_config(folder, "pixel_unet", "context_unet")
     config = pixel_model_config(fields, folder.name)
-    network = build_denoiser(config)
-    _fill(network, folder / WEIGHTS_FILE)
-    return PixelComponents(config, network, str(source))
+    return PixelComponents(config, _load(_denoiser, config.network, folder), str(source))
 
 
 def load_classifier(source: str | Path) -> Classifier:
     """The same for a classifier."""
     folder = Path(source)
     network = _read_config(folder, "classifier").nested("network")
-    classifier = build_classifier(
-        ClassifierConfig(
-            in_channels=network.integer("in_channels", 1, 64),
-            num_classes=network.integer("num_classes", 1, MAX_CLASSES),
-            sample_size=network.integer("sample_size", 1, MAX_SIDE),
-            block_out_channels=network.integers("block_out_channels", 1, MAX_WIDTH, 8),
-            norm_num_groups=network.integer("norm_num_groups", 1, MAX_WIDTH),
-        )
+    config = ClassifierConfig(
+        in_channels=network.integer("in_channels", 1, 64),
+        num_classes=network.integer("num_classes", 1, MAX_CLASSES),
+        sample_size=network.integer("sample_size", 1, MAX_SIDE),
+        block_out_channels=network.integers("block_out_channels", 1, MAX_WIDTH, 8),
+        norm_num_groups=network.integer("norm_num_groups", 1, MAX_WIDTH),
     )
-    _fill(classifier, folder / WEIGHTS_FILE)
-    return classifier
+    return _load(Classifier, config, folder)
 
 
 def list_pixel_models() -> list[str]:
@@ -258,18 +250,19 @@ def _kind(config: PixelUNetConfig | ContextUNetConfig) -> str:
     return "context_unet" if isinstance(config, ContextUNetConfig) else "pixel_unet"
 
 
-def _fill(network: nn.Module, path: Path) -> None:
-    """Read all weights into `network`, in fp32. Raises `ScratchError` unless names and shapes agree."""
-    stored = read_header(path).tensors
-    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
-    wrong = sorted(stored.keys() ^ wanted.keys())
-    wrong += [k for k in wanted.keys() & stored.keys() if stored[k].shape != wanted[k].shape]
-    if wrong:
+def _load(network: Callable[[C], N], config: C, folder: Path) -> N:
+    """The network with the weights beside its configuration, in fp32 on the CPU.
+
+    Raises `ScratchError` unless names, shapes and types agree, before memory is taken.
+    """
+    path, title = folder / WEIGHTS_FILE, folder.name
+    tensors, made = read_header(path).tensors, empty(network, config)
+    unexpected = check(made, title, tensors, path)
+    if unexpected:
         raise ScratchError(
-            f"{path} - does not fit {CONFIG_FILE} beside it: {wrong[0]}"
-            + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            + " - the two are of different models"
+            f"{path} - {len(unexpected)} of its tensors, such as {unexpected[0]}, have no place in the"
+            f" network of {CONFIG_FILE} beside it - the two are of different models"
         )
-    state: dict[str, Tensor] = {key: stored[key].read().float() for key in wanted}
-    network.load_state_dict(state, strict=False)  # all but BatchNorm's counters, as checked above
-    network.eval().requires_grad_(False)
+    check_memory(path, sum(t.numel for t in tensors.values()), torch.float32, torch.device("cpu"))
+    fill(made, tensors, torch.float32, torch.device("cpu"))
+    return made

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sd_scratch.checkpoints.build import check_part
+from sd_scratch.checkpoints import build
 from sd_scratch.checkpoints.family import SD1, SD1_INPAINTING, family
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
@@ -106,15 +106,17 @@ def inspect(
 
 def _known(source: str, layout: Layout, kind: str, check: bool) -> Report:
     unknown, problem = list(layout.unknown), ""
-    for part in layout.parts.values():
+    for name, stored in layout.parts.items():
+        network = build.empty(stored.part.network, stored.config)
         try:
-            unknown += [f"{part.name}.{key}" for key in check_part(part, layout.path)[1]]
+            keys = build.check(network, stored.part.title, stored.tensors, layout.path)
+            unknown += [f"{name}.{key}" for key in keys]
         except ScratchError as error:
             problem = problem or str(error)
     tensors = {
-        f"{part.name}.{key}": tensor
-        for part in layout.parts.values()
-        for key, tensor in part.tensors.items()
+        f"{name}.{key}": tensor
+        for name, stored in layout.parts.items()
+        for key, tensor in stored.tensors.items()
     }
     return Report(
         source=source,
@@ -123,7 +125,7 @@ def _known(source: str, layout: Layout, kind: str, check: bool) -> Report:
         layout=layout.kind,
         size=sum(file.stat().st_size for file in {t.path for t in tensors.values()}),
         hash=cached_sha256(layout.hashed_files)[:10],
-        parts=tuple(_part(part.title, part.tensors.values()) for part in layout.parts.values()),
+        parts=tuple(_part(s.part.title, s.tensors.values()) for s in layout.parts.values()),
         ignored=layout.ignored,
         unknown=tuple(unknown),
         notes=layout.notes,

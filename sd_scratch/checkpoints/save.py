@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sd_scratch.checkpoints.config_json import (
-    autoencoder_json,
-    schedule_json,
-    settings_json,
-    text_encoder_json,
-    unet_json,
-)
-from sd_scratch.checkpoints.folder_files import FOLDERS
 from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
 from sd_scratch.checkpoints.load import Components
+from sd_scratch.checkpoints.model_json import settings_json
+from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
+from sd_scratch.checkpoints.scheduler_json import schedule_json
 from sd_scratch.checkpoints.single_file import config_metadata
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
@@ -30,17 +25,14 @@ from sd_scratch.text.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
 
-# Which class reads which folder, for programs that load it with diffusers.
+# What programs that load a folder with diffusers look for, beside its networks.
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
 }
 
 
@@ -61,26 +53,22 @@ def save_folder(
     folder, config = Path(folder), components.config
     if (folder / "model_index.json").exists() and not overwrite:
         raise UsageError(f"{folder} - holds a model already - choose another folder")
-    configs = {
-        "text": text_encoder_json(config.text),
-        "vae": autoencoder_json(config.vae, config.sample_size),
-        "unet": unet_json(config.unet, config.sample_size // config.vae.downscale),
-    }
-    for part, network in networks(components).items():
-        name, stem = FOLDERS[part]
-        prefix = "text_model." if part == "text" else ""  # every version of transformers reads that
-        state = {prefix + key: tensor for key, tensor in network.state_dict().items()}
-        written = _write_shards(folder / name, stem, state, dtype, shard_bytes)
-        _remove_other_weights(folder / name, stem, written)
-        _write_json(folder / name / "config.json", configs[part])
+    for name, part in parts_of(config).items():
+        state = {part.prefix + k: v for k, v in components.networks[name].state_dict().items()}
+        place = folder / part.folder
+        written = _write_shards(place, part.stem, state, dtype, shard_bytes)
+        _remove_other_weights(place, part.stem, written)
+        _write_json(place / "config.json", part.write(config))
     components.tokenizer.save(folder / "tokenizer")
     scheduler = schedule_json(config.schedule, config.sampler)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    own = {
+    index = {
+        **MODEL_INDEX,
+        **{part.folder: list(part.reader) for part in parts_of(config).values()},
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "sd_scratch": settings_json(config),
     }
-    _write_json(folder / "model_index.json", {**MODEL_INDEX, **own})
+    _write_json(folder / "model_index.json", index)
 
 
 def save_single_file(
@@ -102,7 +90,7 @@ def save_single_file(
         )
     ours = {
         f"{part}.{key}": tensor
-        for part, network in networks(components).items()
+        for part, network in components.networks.items()
         for key, tensor in network.state_dict().items()
     }
     names = single_file_names(ours, components.config)
@@ -111,11 +99,6 @@ def save_single_file(
         for key, tensor in ours.items()
     }
     write_tensors(Path(file), state, dtype, config_metadata(components.config), overwrite=overwrite)
-
-
-def networks(components: Components) -> dict[str, nn.Module]:
-    """The networks by the names that checkpoints use for them."""
-    return {"text": components.text, "vae": components.vae, "unet": components.unet}
 
 
 def _write_shards(

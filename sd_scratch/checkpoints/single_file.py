@@ -10,18 +10,24 @@ what the files of a folder would.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from sd_scratch.checkpoints import config_json, infer
-from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.family import check_family
+from sd_scratch.checkpoints.infer import Shapes
 from sd_scratch.checkpoints.key_rules import is_ignored, single_file_names, with_text_prefix
-from sd_scratch.checkpoints.layout import Layout, Part, networks_of
+from sd_scratch.checkpoints.layout import Layout, StoredPart
+from sd_scratch.checkpoints.model_json import model_config, model_json, settings_json
+from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.safetensors_file import Header, StoredTensor, read_header
+from sd_scratch.checkpoints.scheduler_json import schedule_json
 from sd_scratch.config import ModelConfig
 from sd_scratch.json_file import Fields, parse_json
 
 METADATA_KEY = "sd_scratch"
+LATENT_SIZE = 64  # cells along one side, where a file does not say
 
 
 def read_single_file(path: Path, name: str = "") -> Layout:
@@ -34,18 +40,18 @@ def read_single_file(path: Path, name: str = "") -> Layout:
     tensors = {with_text_prefix(key): tensor for key, tensor in header.tensors.items()}
     config = _config(header, tensors, name or path.stem)
 
-    parts: dict[str, Part] = {}
+    parts: dict[str, StoredPart] = {}
     used: set[str] = set()
-    for part, network_config in networks_of(config).items():
-        wanted = empty_network(network_config).state_dict()
-        names = single_file_names((f"{part}.{key}" for key in wanted), config)
+    for part_name, part in parts_of(config).items():
+        part_config = config.networks[part_name]
+        wanted = empty(part.network, part_config).state_dict()
+        names = single_file_names((f"{part_name}.{key}" for key in wanted), config)
         found = {ours: theirs for ours, theirs in names.items() if theirs in tensors}
         used.update(found.values())
-        parts[part] = Part(
-            part,
-            network_config,
-            {ours.removeprefix(f"{part}."): tensors[theirs] for ours, theirs in found.items()},
-        )
+        stored = {
+            ours.removeprefix(f"{part_name}."): tensors[theirs] for ours, theirs in found.items()
+        }
+        parts[part_name] = StoredPart(part, part_config, stored)
     rest = [key for key in tensors if key not in used]
     return Layout(
         kind="single file",
@@ -61,11 +67,9 @@ def read_single_file(path: Path, name: str = "") -> Layout:
 def config_metadata(config: ModelConfig) -> dict[str, str]:
     """A model's configuration for the header of a single file, as `read_single_file` reads it back."""
     parts = {
-        "unet": config_json.unet_json(config.unet, config.sample_size // config.vae.downscale),
-        "vae": config_json.autoencoder_json(config.vae, config.sample_size),
-        "text_encoder": config_json.text_encoder_json(config.text),
-        "scheduler": config_json.schedule_json(config.schedule, config.sampler),
-        "settings": config_json.settings_json(config),
+        **model_json(config),
+        "scheduler": schedule_json(config.schedule, config.sampler),
+        "settings": settings_json(config),
     }
     return {METADATA_KEY: json.dumps(parts)}
 
@@ -74,22 +78,24 @@ def _config(header: Header, tensors: Mapping[str, StoredTensor], name: str) -> M
     """From the header's metadata where this package wrote it, else from the tensors' shapes; both are
     read by the rules for a folder's files."""
     where = f"{header.path} (header)"
-    stored = header.metadata.get(METADATA_KEY)
-    if stored is not None:
-        fields = Fields(parse_json(stored.encode(), where), where)
-        parts = {key: fields.nested(key) for key in ("text_encoder", "vae", "unet", "settings")}
-        scheduler = fields.nested("scheduler") if "scheduler" in fields.data else None
-    else:
-        shapes = infer.Shapes(header.path, tensors)
-        parts = {
-            "text_encoder": Fields(
-                config_json.text_encoder_json(infer.text_encoder(shapes)), where
-            ),
-            "vae": Fields(config_json.autoencoder_json(infer.autoencoder(shapes), 512), where),
-            "unet": Fields(config_json.unet_json(infer.unet(shapes), 64), where),
-            "settings": Fields({}, where),
-        }
-        scheduler = None
-    return config_json.model_config(
-        name, parts["text_encoder"], parts["vae"], parts["unet"], scheduler, parts["settings"]
-    )
+    text = header.metadata.get(METADATA_KEY)
+    if text is None:
+        inferred = _inferred(Shapes(header.path, tensors))
+        parts = {part: Fields(data, where) for part, data in inferred.items()}
+        return model_config(name, parts, None, Fields({}, where))
+    fields = Fields(parse_json(text.encode(), where), where)
+    parts = {
+        part.name: fields.nested(part.folder)
+        for part in PARTS.values()
+        if part.needed or part.folder in fields.data
+    }
+    scheduler = fields.nested("scheduler") if "scheduler" in fields.data else None
+    return model_config(name, parts, scheduler, fields.nested("settings"))
+
+
+def _inferred(shapes: Shapes) -> dict[str, dict[str, Any]]:
+    """The parts' configurations as JSON, read off the shapes, with the sizes of Stable Diffusion 1.x."""
+    configs = {name: part.infer(shapes) for name, part in PARTS.items() if part.infer}
+    config = ModelConfig.of(configs)
+    config = replace(config, sample_size=LATENT_SIZE * config.vae.downscale)
+    return {name: part.write(config) for name, part in parts_of(config).items()}

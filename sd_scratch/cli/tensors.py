@@ -3,15 +3,12 @@
 import argparse
 import json
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import add_source_arguments, side
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
-    from sd_scratch.networks.autoencoder import Autoencoder
-    from sd_scratch.networks.text_encoder import TextEncoder
-    from sd_scratch.networks.unet import UNet
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
     from sd_scratch.tensors import TensorInfo
 
@@ -41,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.parts import PARTS
     from sd_scratch.tensors.listing import page, table
 
     model = without_weights(args.model, args.dtype, args.revision, args.offline)
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([describe(info) for info in infos], indent=2))
     elif args.markdown:
-        print(page(infos), end="")
+        print(page(infos, {name: f"The {part.title}" for name, part in PARTS.items()}), end="")
     else:
         print(table(infos), end="")
         total = sum(info.bytes for info in infos if info.stepwise)
@@ -62,26 +60,15 @@ def without_weights(
     """The model as far as its configuration goes: shapes and names, and no numbers."""
     import torch
 
-    from sd_scratch.checkpoints.build import empty_network
-    from sd_scratch.checkpoints.load import Components, read_layout
+    from sd_scratch.checkpoints.load import empty_components, read_layout
     from sd_scratch.cli.request import DEFAULT_MODEL
     from sd_scratch.config import PRESETS
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-    from sd_scratch.text.tokenizer import Tokenizer
 
     source = source or DEFAULT_MODEL
     known = PRESETS.get(source)
     config = known or read_layout(source, revision=revision, offline=offline).config
-    kind: torch.dtype = getattr(torch, dtype)
-    components = Components(
-        config,
-        text=cast("TextEncoder", empty_network(config.text).to(kind)),
-        vae=cast("Autoencoder", empty_network(config.vae).to(kind)),
-        unet=cast("UNet", empty_network(config.unet).to(kind)),
-        tokenizer=Tokenizer.clip(config.text.max_position_embeddings),
-        source=source,
-    )
-    return StableDiffusion(components)
+    return StableDiffusion(empty_components(config, getattr(torch, dtype), source))
 
 
 def describe(info: "TensorInfo") -> dict[str, object]:

@@ -179,6 +179,8 @@ class Autoencoder(Tapped):
     Images are ``[B, 3, H, W]`` in -1..1 with H and W multiples of ``config.downscale``.
     """
 
+    stepwise = branched = False
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -92,6 +92,8 @@ class Encoder(nn.Module):
 
 
 class TextEncoder(Tapped):
+    stepwise = False
+
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor, nn
 
+from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.samplers import Sampler, Step
@@ -31,6 +32,8 @@ def branches_of(scale: float) -> tuple[str, ...]:
 class Guidance(Tapped):
     """Classifier-free guidance with names. Its eps are what the network predicts: eps or v."""
 
+    branched = False  # the two of guidance are not, or no longer, apart
+
     def forward(self, predictions: Tensor, scale: float) -> Tensor:
         """``[branches * B, ...]`` -> ``[B, ...]``."""
         branches = branches_of(scale)
@@ -51,6 +54,8 @@ class Guidance(Tapped):
 
 class Sampling(Tapped):
     """The sampler's tensors. What goes in and what a step hands on can be edited; the rest is shown."""
+
+    branched = False
 
     def noise(self, latent: Tensor) -> Tensor:
         return self.tap("noise", latent)
@@ -156,6 +161,9 @@ def dry_run(
         roots["sampler"].step(Step(0, 0.0, 0.5, latent, latent, latent, latent))
         roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))
+        for name, part in parts_of(config).items():
+            if part.dry_run is not None:
+                part.dry_run(roots[name], config)
 
     return run
 

@@ -62,10 +62,10 @@ class StableDiffusion:
         # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
         onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
-        for network in (self.text, self.unet, self.vae):
+        for network in components.networks.values():
             prefer_convolutions(network, onednn and fp32_on_cpu)
         self.guidance, self.sampling = Guidance(), Sampling()
-        self.networks = {"text": self.text, "unet": self.unet, "vae": self.vae}
+        self.networks = components.networks
         self.taps = Taps(
             {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
             dry_run(self.config),

@@ -1,7 +1,7 @@
 """The list of tensors as people read it: a table, and a page that says what each one is."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sd_scratch.tensors.names import TensorInfo
 
@@ -87,14 +87,6 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ("vae.image", "the picture, -1..1"),
 )
 
-PARTS = {
-    "text": "The text encoder",
-    "unet": "The U-Net",
-    "guidance": "Guidance",
-    "sampler": "The sampler",
-    "vae": "The autoencoder",
-}
-
 HEADER = """\
 | name | what it is | axes | size | bytes |
 |---|---|---|---|---:|
@@ -142,15 +134,16 @@ def table(infos: Iterable[TensorInfo]) -> str:
     )
 
 
-def page(infos: Sequence[TensorInfo]) -> str:
-    """The same in Markdown, names that differ in numbers alone on one line."""
+def page(infos: Sequence[TensorInfo], titles: Mapping[str, str]) -> str:
+    """The same in Markdown, names that differ in numbers alone on one line, under the titles of their
+    networks."""
     parts: dict[str, dict[str, list[TensorInfo]]] = {}
     for info in infos:
         rows = parts.setdefault(info.root, {})
         rows.setdefault(re.sub(r"\.\d+", ".#", info.name), []).append(info)
     text = INTRODUCTION
     for root, rows in parts.items():
-        text += f"\n## {PARTS.get(root, root)}\n\n{HEADER}"
+        text += f"\n## {titles.get(root, root.capitalize())}\n\n{HEADER}"
         text += "".join(_row(group) for group in rows.values())
     return text
 

@@ -14,12 +14,6 @@ from torch import Tensor, nn
 from sd_scratch.errors import UsageError
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
 
-ONCE = ("text", "vae")
-"""Roots whose tensors are made once in a run; all others are made at every step."""
-
-ALONE = ("vae", "guidance", "sampler")
-"""Roots whose tensors have no branch: the two of guidance are not, or no longer, apart."""
-
 PICTURE = ("batch", "channel", "height", "width")
 
 
@@ -34,6 +28,8 @@ class TensorInfo:
         hw: height and width of the feature map that it belongs to, also where its positions stand
             in one row; None for text and time.
         editable: false for tensors that are only shown, because nothing follows from them.
+        stepwise: whether it is made at every step of a run, not once.
+        branched: whether there is one with the prompt and one with its negative.
     """
 
     name: str
@@ -43,6 +39,8 @@ class TensorInfo:
     dtype: torch.dtype
     hw: tuple[int, int] | None = None
     editable: bool = True
+    stepwise: bool = True
+    branched: bool = True
 
     @property
     def root(self) -> str:
@@ -52,14 +50,6 @@ class TensorInfo:
     def path(self) -> str:
         """The module that the tensor belongs to."""
         return self.name[: -len(self.leaf) - 1]
-
-    @property
-    def stepwise(self) -> bool:
-        return self.root not in ONCE
-
-    @property
-    def branched(self) -> bool:
-        return self.root not in ALONE
 
     @property
     def bytes(self) -> int:
@@ -97,15 +87,17 @@ def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
 class Surveyor(Probe):
     """Writes down every tensor that its module shows."""
 
-    def __init__(self, path: str, found: dict[str, TensorInfo]) -> None:
+    def __init__(self, path: str, root: nn.Module, found: dict[str, TensorInfo]) -> None:
         super().__init__()
         self.path = path
         self.found = found
+        tapped = root if isinstance(root, Tapped) else Tapped()
+        self.often = (tapped.stepwise, tapped.branched)
 
     def tap(self, leaf: str, x: Tensor, editable: bool = True) -> Tensor:
         name, axes = f"{self.path}.{leaf}", axes_of(self.path, leaf, x.dim())
         self.found[name] = TensorInfo(
-            name, leaf, axes, tuple(x.shape), x.dtype, self._hw(x, axes), editable
+            name, leaf, axes, tuple(x.shape), x.dtype, self._hw(x, axes), editable, *self.often
         )
         return x
 
@@ -140,7 +132,7 @@ def survey(
     for root, network in copies.items():
         for path, module in network.named_modules():
             if isinstance(module, Tapped):
-                module.probe = Surveyor(f"{root}.{path}".rstrip("."), found)
+                module.probe = Surveyor(f"{root}.{path}".rstrip("."), network, found)
     with torch.no_grad():
         forward(copies)
     return found

@@ -69,9 +69,14 @@ class Tapped(nn.Module):
     A tensor's full name is the module's path plus the leaf. While nobody listens, `tap` returns its
     argument after one attribute check. (A probe is an attribute, not a forward hook, because
     compiled code sees attributes change and does not see hooks come and go.)
+
+    A network says how often it runs: at every step or once (`stepwise`), and with the prompt and its
+    negative or not (`branched`).
     """
 
     probe: Probe | None = None
+    stepwise = True
+    branched = True
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
         """Name a tensor that the forward pass goes on with; whoever listens may replace it."""

@@ -109,7 +109,7 @@ def test_a_name_that_is_like_nothing_lists_the_names(
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     line = refusal(tmp_path)
-    assert line.startswith(f"{tmp_path} - no text_encoder/, vae/, unet/ in it")
+    assert line.startswith(f"{tmp_path} - no text_encoder/, unet/, vae/ in it")
 
 
 LFS = (

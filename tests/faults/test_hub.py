@@ -15,6 +15,7 @@ from huggingface_hub import constants
 
 from sd_scratch.checkpoints import Components, download, list_cached, load_components, save_folder
 from sd_scratch.checkpoints import hub as client
+from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.errors import ScratchError, UsageError
 from tests.checkpoints import assert_same_weights
 from tests.fake_hub import COMMIT, Hub, running_hub
@@ -273,9 +274,7 @@ def test_the_pin_is_well_formed() -> None:
     pin = client.PINNED["sd15"]
     assert len(pin.revision) == 40
     assert all(len(value) == 64 for value in pin.sha256.values())
-    assert set(pin.sha256) == {
-        f"{folder}/{stem}.safetensors" for folder, stem in client.FOLDERS.values()
-    }
+    assert set(pin.sha256) == {f"{part.folder}/{part.stem}.safetensors" for part in PARTS.values()}
 
 
 # The cache and the environment ------------------------------------------------------------------

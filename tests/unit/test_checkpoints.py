@@ -381,9 +381,9 @@ def test_inspect_tells_what_a_model_is(whole: Path, components: Components) -> N
     assert report.layout == "folder"
     assert report.problem == ""
     assert report.not_finite == ()
-    assert [part.name for part in report.parts] == ["text encoder", "VAE", "U-Net"]
+    assert [part.name for part in report.parts] == ["text encoder", "U-Net", "VAE"]
     parameters = sum(p.numel() for p in components.unet.parameters())
-    assert report.parts[2].parameters == parameters
+    assert report.parts[1].parameters == parameters
     assert f"U-Net         324 tensors, {parameters:,} parameters, f32" in report.lines()
     assert json.loads(json.dumps(report.as_dict()))["hash"] == report.hash
 

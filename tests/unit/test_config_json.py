@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 
-from sd_scratch.checkpoints import config_json
+from sd_scratch.checkpoints import scheduler_json
 from sd_scratch.checkpoints.config_json import (
-    SCHEDULE_FIXED,
     UNET_FIXED,
     VAE_FIXED,
     autoencoder_config,
     autoencoder_json,
-    model_config,
-    schedule_config,
-    schedule_json,
-    settings_json,
     text_encoder_config,
     text_encoder_json,
     unet_config,
     unet_json,
 )
+from sd_scratch.checkpoints.model_json import model_config, settings_json
+from sd_scratch.checkpoints.parts import PARTS
+from sd_scratch.checkpoints.scheduler_json import SCHEDULE_FIXED, schedule_config, schedule_json
 from sd_scratch.config import PRESETS, SD15, ModelConfig, ScheduleConfig, UNetConfig
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import Schedule
@@ -46,11 +44,10 @@ def whole(config: ModelConfig, **settings: Any) -> ModelConfig:
     """A configuration, written as a folder's files and read back."""
     return model_config(
         "a-name",
-        Fields(text_encoder_json(config.text), "text_encoder/config.json"),
-        Fields(autoencoder_json(config.vae, config.sample_size), "vae/config.json"),
-        Fields(
-            unet_json(config.unet, config.sample_size // config.vae.downscale), "unet/config.json"
-        ),
+        {
+            name: Fields(part.write(config), f"{part.folder}/config.json")
+            for name, part in PARTS.items()
+        },
         Fields(schedule_json(config.schedule, config.sampler), "scheduler_config.json"),
         Fields(settings_json(config) | settings, "model_index.json"),
     )
@@ -218,7 +215,7 @@ def test_the_scheduler_gives_the_sampler(
 
 
 def test_every_scheduler_stands_for_a_sampler_that_exists() -> None:
-    assert {sampler for sampler, _, _ in config_json.SCHEDULERS.values()} <= set(SAMPLERS)
+    assert {sampler for sampler, _, _ in scheduler_json.SCHEDULERS.values()} <= set(SAMPLERS)
 
 
 def test_settings_win_over_the_scheduler() -> None:
@@ -228,8 +225,8 @@ def test_settings_win_over_the_scheduler() -> None:
 
 
 def test_a_model_without_settings_or_scheduler_is_stable_diffusion() -> None:
-    parts = [Fields(data, "") for data in (TEXT, VAE, UNET)]
-    config = model_config("a-name", *parts, None, Fields({}, ""))
+    parts = {name: Fields(part.write(SD15), "") for name, part in PARTS.items()}
+    config = model_config("a-name", parts, None, Fields({}, ""))
     assert config == replace(SD15, name="a-name")
 
 
@@ -253,9 +250,10 @@ def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
     ],
 )
 def test_parts_must_fit_each_other(changes: dict[str, object], message: str) -> None:
-    parts = [Fields(data, "x.json") for data in (TEXT, VAE, UNET | changes)]
+    parts = {name: Fields(part.write(SD15), "x.json") for name, part in PARTS.items()}
+    parts["unet"].data.update(changes)
     with pytest.raises(ScratchError) as caught:
-        model_config("", *parts, None, Fields({}, ""))
+        model_config("", parts, None, Fields({}, ""))
     assert message in str(caught.value)
 
 
@@ -301,9 +299,9 @@ def test_a_configuration_is_small(tmp_path: Path) -> None:
 
 
 def test_schedules_of_every_name_can_be_computed() -> None:
-    for beta_schedule in config_json.BETA_SCHEDULES:
-        for spacing in config_json.SPACINGS:
-            for prediction in config_json.PREDICTION_TYPES:
+    for beta_schedule in scheduler_json.BETA_SCHEDULES:
+        for spacing in scheduler_json.SPACINGS:
+            for prediction in scheduler_json.PREDICTION_TYPES:
                 Schedule(
                     ScheduleConfig(
                         beta_schedule=beta_schedule,

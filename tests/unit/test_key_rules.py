@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.key_rules import (
     RESIDUAL,
     RULES,
@@ -16,15 +16,15 @@ from sd_scratch.checkpoints.key_rules import (
     single_file_names,
     with_text_prefix,
 )
-from sd_scratch.checkpoints.layout import networks_of
+from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import PRESETS, SD15, ModelConfig, UNetConfig
 
 
 def our_keys(config: ModelConfig) -> list[str]:
     return [
-        f"{part}.{key}"
-        for part, network in networks_of(config).items()
-        for key in empty_network(network).state_dict()
+        f"{name}.{key}"
+        for name, part in parts_of(config).items()
+        for key in empty(part.network, config.networks[name]).state_dict()
     ]
 
 

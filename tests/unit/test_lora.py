@@ -8,10 +8,12 @@ from safetensors.torch import save_file
 
 from sd_scratch.checkpoints.adapters.changes import Change
 from sd_scratch.checkpoints.adapters.lora import read_lora
-from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.config import SD15
 from sd_scratch.errors import ScratchError
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
 from tests.tiny import tiny_model
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "adapters"
@@ -223,8 +225,8 @@ def test_a_pickle_in_cloneofsimos_order(model, tmp_path):
     ],
 )
 def test_every_key_of_real_files_is_used(file, modules, keys):
-    empty = Components(SD15, empty_network(SD15.text), None, empty_network(SD15.unet), None)
-    lora = read_lora(REAL / file, empty)
+    whole = Components(SD15, empty(TextEncoder, SD15.text), None, empty(UNet, SD15.unet), None)
+    lora = read_lora(REAL / file, whole)
     assert (len(lora.changes), lora.keys, lora.unused) == (modules, keys, ())
 
 

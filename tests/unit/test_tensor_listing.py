@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.tensors import without_weights
@@ -28,7 +29,8 @@ def folder(tmp_path_factory) -> Path:
 def test_the_page_in_the_docs_is_what_the_code_says():
     """To renew it: sd-scratch tensors --markdown -m sd15 > docs/tensors.md"""
     infos = without_weights("sd15", "float32").tensors()
-    assert page(infos) == (DOCS / "tensors.md").read_text(encoding="utf-8")
+    titles = {name: f"The {part.title}" for name, part in PARTS.items()}
+    assert page(infos, titles) == (DOCS / "tensors.md").read_text(encoding="utf-8")
 
 
 def test_every_tensor_is_described_and_every_description_is_used():

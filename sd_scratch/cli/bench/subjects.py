@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components, load_components
-from sd_scratch.checkpoints.build import empty_network
 from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_json, unet_json
-from sd_scratch.checkpoints.load import read_layout
+from sd_scratch.checkpoints.load import empty_components, read_layout
 from sd_scratch.config import SD15, TINY, ModelConfig
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +65,10 @@ def is_comparable(against: str) -> bool:
 def random_components(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Components:
     """A whole model with random weights: real sizes and speeds, and no picture."""
     generator = torch.Generator().manual_seed(0)
-    text, vae, unet = (
-        _randomised(empty_network(network), generator, device, dtype)
-        for network in (config.text, config.vae, config.unet)
-    )
-    tokenizer = Tokenizer.clip(config.text.max_position_embeddings)
-    return Components(config, text, vae, unet, tokenizer, config.name)
+    components = empty_components(config, source=config.name)
+    for network in components.networks.values():
+        _randomise(network, generator, device, dtype)
+    return components
 
 
 def load_theirs(components: Components, against: str) -> Theirs | None:
@@ -102,9 +98,9 @@ def load_theirs(components: Components, against: str) -> Theirs | None:
     return Theirs(text, unet, vae)
 
 
-def _randomised(
+def _randomise(
     network: nn.Module, generator: torch.Generator, device: torch.device, dtype: torch.dtype
-) -> Any:
+) -> None:
     """Weights that keep the variance of what passes through; norms and biases as they start."""
 
     def fill(name: str, like: Tensor) -> Tensor:
@@ -117,4 +113,4 @@ def _randomised(
         name: fill(name, like).to(device, dtype) for name, like in network.state_dict().items()
     }
     network.load_state_dict(state, assign=True)
-    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
@@ -23,6 +23,7 @@ from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.state import State
 from sd_scratch.mapping.words import find_word
+from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -76,7 +77,7 @@ class Session:
 
     def cross_attention_layers(self) -> list[str]:
         """The names that the U-Net's cross-attention layers have, in order."""
-        network = empty_network(self.layout.config.unet)
+        network = empty(UNet, self.layout.config.unet)
         return [f"unet.{name}" for name, _ in network.named_modules() if name.endswith("attn2")]
 
     # Prompts --------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""A whole model's configuration, from its parts' and its scheduler's, and what a run starts from."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sd_scratch.checkpoints.config_json import ONLY_SD1, name_family
+from sd_scratch.checkpoints.parts import PARTS, parts_of
+from sd_scratch.checkpoints.scheduler_json import schedule_config
+from sd_scratch.config import ModelConfig, ScheduleConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.json_file import Fields
+from sd_scratch.limits import GUIDANCE, STEPS
+
+
+def model_config(
+    name: str, parts: Mapping[str, Fields], scheduler: Fields | None, settings: Fields
+) -> ModelConfig:
+    """A whole model's configuration from the parts of a folder.
+
+    `parts` are the networks' configurations by the parts' names. `settings` are the values that a run
+    starts from (`settings_json`); what is absent there comes from the scheduler, and without one from
+    Stable Diffusion 1.x. Raises ScratchError where a part cannot be read, or where the parts do not fit
+    each other.
+    """
+    name_family(parts["unet"])
+    configs = {part: PARTS[part].read(fields) for part, fields in parts.items()}
+    config = ModelConfig.of(configs)
+    _check_fit(config, parts["unet"])
+    schedule, sampler = schedule_config(scheduler) if scheduler else (ScheduleConfig(), "pndm")
+    return replace(
+        config,
+        name=settings.text("name", r"[\w.-]{1,80}", name),
+        schedule=schedule,
+        sample_size=parts["unet"].integer("sample_size", 1, 1024, 64) * config.vae.downscale,
+        sampler=settings.text("sampler", r"[a-z0-9_]{1,32}", sampler),
+        steps=settings.integer("steps", *STEPS, 50),
+        guidance=settings.number("guidance", *GUIDANCE, 7.5),
+    )
+
+
+def model_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """The networks' configurations as their folders hold them, by the names of these."""
+    return {part.folder: part.write(config) for part in parts_of(config).values()}
+
+
+def settings_json(config: ModelConfig) -> dict[str, Any]:
+    """What a run starts from, as `model_config` reads it back."""
+    return {
+        "name": config.name,
+        "sampler": config.sampler,
+        "steps": config.steps,
+        "guidance": config.guidance,
+    }
+
+
+def _check_fit(config: ModelConfig, unet: Fields) -> None:
+    """Raise unless the U-Net takes the text encoder's vectors and the autoencoder's latents."""
+    width, channels = config.text.hidden_size, config.vae.latent_channels
+    if config.unet.cross_attention_dim != width:
+        unet.fail("cross_attention_dim", f"{width}, the text encoder's hidden_size")
+    if config.unet.out_channels != channels:
+        unet.fail("out_channels", f"{channels}, the VAE's latent_channels")
+    if config.unet.in_channels == 2 * channels:
+        raise ScratchError(f"{unet.where} - an InstructPix2Pix model - {ONLY_SD1}")
+    if config.unet.in_channels not in (channels, 2 * channels + 1):
+        unet.fail("in_channels", "the VAE's latent_channels, or twice that and one for inpainting")
