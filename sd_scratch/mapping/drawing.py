@@ -75,6 +75,18 @@ def grey_map(map_: Map, top: float) -> Image.Image:
     return _to_size(Image.fromarray(levels(map_.tensor, top)), map_.size).convert("RGB")
 
 
+def signed_map(values: Tensor, top: float, size: tuple[int, int]) -> Image.Image:
+    """``[h, w]`` with both signs: blue at -`top`, white at 0, red at `top`, every number a plain cell."""
+    share = (values.float() / top if top > 0 else torch.zeros_like(values)).clamp(-1, 1)
+    fade = 1 - share.abs()[..., None]
+    ends = torch.where(
+        share[..., None] > 0, torch.tensor([178, 24, 43]), torch.tensor([33, 102, 172])
+    )
+    colours = 255 * fade + ends * (1 - fade)
+    image = Image.fromarray(colours.round().to(torch.uint8).numpy())
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
 def layer(map_: Map, top: float, colour: Colour) -> Image.Image:
     """A map as a layer of one colour, the more opaque the larger the value."""
     alpha = _to_size(Image.fromarray(levels(map_.tensor, top)), map_.size)
@@ -215,15 +227,15 @@ def scale_bar(top: float, units: str) -> Image.Image:
     return named_ramp(Image.fromarray(ramp).convert("RGB"), top, units)
 
 
-def named_ramp(ramp: Image.Image, top: float, units: str) -> Image.Image:
-    """A strip of colours with 0 under its one end, `top` under the other, and the units behind it."""
+def named_ramp(ramp: Image.Image, top: float, units: str, low: float = 0.0) -> Image.Image:
+    """A strip of colours with `low` under its one end, `top` under the other, and the units behind it."""
     width, face = ramp.width, font(13)
     behind = 10 + int(face.getlength(units)) if units else 0
     page = Image.new("RGB", (width + behind, 34), PAPER)
     page.paste(ramp.resize((width, 14)), (0, 0))
     draw = ImageDraw.Draw(page)
     draw.rectangle((0, 0, width - 1, 13), None, RULE)
-    draw.text((0, 16), "0", INK, face)
+    draw.text((0, 16), f"{low:.3g}", INK, face)
     draw.text((width, 16), f"{top:.3g}", INK, face, anchor="ra")
     draw.text((width + 10, 7), units, INK, face, anchor="lm")
     return page

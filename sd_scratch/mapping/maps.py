@@ -42,7 +42,7 @@ def stretched(map_: Map) -> Map:
         return map_
     low, high = float(map_.tensor.min()), float(map_.tensor.max())
     tensor = (map_.tensor - low) * (255 / (high - low) if high > low else 0.0)
-    return replace(map_, tensor=tensor, units=f"of 255; {low:.3g} to {high:.3g} before")
+    return replace(map_, tensor=tensor, units="of 255, each word by itself")
 
 
 def require_full_precision(dtype: torch.dtype) -> None:

@@ -26,9 +26,10 @@ def maps_report(
     """The figure `name` of a map for each word over the picture ``[3, H, W]`` uint8, the overlays alone
     (``strongest``, ``together``), the maps as the source prints them (``printed``), and the raw maps."""
     below, top, colours = picture(pixels), largest(maps), hues(len(maps))
+    ranges = [f"up to {float(map_.tensor.max()):.3g}" for map_ in maps]
     strongest = overlay_strongest(below, maps, top, colours)
     together = overlay_all(below, maps, top, colours)
-    figure = _figure(title, below, (strongest, together), maps, top, notes)
+    figure = _figure(title, below, (strongest, together), maps, top, ranges, notes)
     keys = numbered([map_.word for map_ in maps])
     rows = [
         (key, m.word, m.method, m.units, float(m.tensor.mean()), float(m.tensor.max()))
@@ -53,6 +54,7 @@ def _figure(
     overlays: tuple[Image.Image, Image.Image],
     maps: Sequence[Map],
     top: float,
+    ranges: Sequence[str],
     notes: Sequence[str],
 ) -> Image.Image:
     cells = [
@@ -61,8 +63,8 @@ def _figure(
         Cell(overlays[1], "all words, one over the other"),
     ]
     words = [
-        Cell(grey_map(map_, top), f"{map_.word}, up to {float(map_.tensor.max()):.3g}", colour)
-        for map_, colour in zip(maps, hues(len(maps)), strict=True)
+        Cell(grey_map(map_, top), f"{map_.word}, {range_}", colour)
+        for map_, range_, colour in zip(maps, ranges, hues(len(maps)), strict=True)
     ]
     columns = max(3, min(5, len(words)))
     rows = [cells, *(words[i : i + columns] for i in range(0, len(words), columns))]
@@ -79,11 +81,16 @@ def _printed(title: str, below: Image.Image, maps: Sequence[Map], prompt: str) -
         overlay_strongest(below, own, 255, colours),
         overlay_all(below, own, 255, colours),
     )
+    raw = own[0] is maps[0]
+    ranges = [
+        f"{'up to' if raw else f'{float(m.tensor.min()):.2g} to'} {float(m.tensor.max()):.3g}"
+        for m in maps
+    ]
     how = (
         "As the source prints it: grey levels as Pillow's difference gives them, without a scale of ours, "
         "and a colour as opaque as its word's grey. Faint words stay faint."
-        if own[0].tensor is maps[0].tensor
+        if raw
         else "As the source prints it: every word's map stretched by itself, its smallest value to 0 and "
         "its largest to 255, so that brightness cannot be compared between words."
     )
-    return _figure(f"{title}, as printed", below, overlays, own, 255, [prompt, how])
+    return _figure(f"{title}, as printed", below, overlays, own, 255, ranges, [prompt, how])

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import ScratchError
 from sd_scratch.mapping.state import State
 from sd_scratch.pictures.pixels import to_bytes
@@ -114,17 +115,28 @@ class Rendering:
     def _batch(self, prompts: Sequence[Prompt], seeds: Sequence[int] | None) -> dict[str, Tensor]:
         return self.once("colours", prompts, seeds, lambda: self._make(prompts, seeds))
 
-    def _make(self, prompts: Sequence[Prompt], seeds: Sequence[int] | None) -> dict[str, Tensor]:
-        count, started = len(prompts), time.perf_counter()
+    def steps(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int] | None = None
+    ) -> Iterator[Step]:
+        """One batch on its way, step by step; the last step's `x_next` are the pictures' latents."""
         if seeds is None:
-            latent = self.noise.latent.expand(count, -1, -1, -1)
-            noise = replace(self.noise, latent=latent, seeds=self.noise.seeds * count)
+            latent = self.noise.latent.expand(len(prompts), -1, -1, -1)
+            noise = replace(self.noise, latent=latent, seeds=self.noise.seeds * len(prompts))
         else:
             noise = self.model.noise(list(seeds), *self.size)
         for step in self.model.steps(list(prompts), noise, **self.settings):
+            self.on_step(len(prompts))
+            yield step
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents ``[n, 4, h, w]`` to colours ``[n, 3, H, W]`` as `colours` has them."""
+        return (self.noise.with_latent(latent, t=0).decode() * 0.5 + 0.5).cpu()
+
+    def _make(self, prompts: Sequence[Prompt], seeds: Sequence[int] | None) -> dict[str, Tensor]:
+        started = time.perf_counter()
+        for step in self.steps(prompts, seeds):
             latent = step.x_next
-            self.on_step(count)
-        colours = (noise.with_latent(latent, t=0).decode() * 0.5 + 0.5).cpu()
+        colours = self.decode(latent)
         return {"colours": colours, "seconds": torch.tensor(time.perf_counter() - started)}
 
 

@@ -214,6 +214,60 @@ def test_heat(run, tmp_path):
     assert settings_in(tmp_path / "some")["heads"] == [0, 3]
 
 
+def test_a_latents_channels(run, tmp_path):
+    assert run("latent", PROMPT, "-o", "out") == 0
+    assert complete(tmp_path / "out") == [
+        "latent.csv",
+        "latent.png",
+        "latent.safetensors",
+        "settings.json",
+    ]
+    latent = load_file(tmp_path / "out" / "latent.safetensors")["latent"]
+    with (tmp_path / "out" / "latent.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["mean"]) for row in rows] == pytest.approx(
+        latent.mean(dim=(1, 2)).tolist(), rel=1e-4
+    )
+    assert all(float(row["change without it"]) > 0 for row in rows)
+
+
+def test_a_film_ends_with_the_picture(run, tmp_path):
+    assert run("film", PROMPT, "--sampler", "ddim", "-o", "out") == 0
+    with Image.open(tmp_path / "out" / "film.gif") as film:
+        assert film.n_frames == 3  # two steps and the picture
+    raw = load_file(tmp_path / "out" / "film.safetensors")
+    assert raw["x_t"].shape == raw["x0"].shape == (2, 4, 6, 8)
+    with (tmp_path / "out" / "film.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["t"]) > float(rows[1]["t"])
+
+
+def test_a_sweep_of_guidance(run, tmp_path, capsys):
+    assert run("guidance", PROMPT, "--scales", "0,1,3", "--seeds", "2", "-o", "out") == 0
+    assert run("perturb", PROMPT, "-w", "red", "--cfg-scale", "3", "-s", "1", "-o", "one") == 0
+    strips = load_file(tmp_path / "out" / "guidance.safetensors")
+    assert sorted(strips) == ["0", "1", "3"] and strips["3"].shape == (2, 3, 24, 32)
+    assert not (strips["0"] == strips["1"]).all()
+    assert run("guidance", PROMPT, "--cfg-scale", "3") == 2
+    assert "give --scales" in capsys.readouterr().err
+
+
+def test_the_field_needs_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few = ["map", "field", "--steps", "3", "--paths", "2", "--samplers", "ddim"]
+    assert main([*few, "--points", "-1:0,1:0.5", "-o", "out"]) == 0
+    assert complete(tmp_path / "out") == [
+        "field.csv",
+        "field.png",
+        "paths.safetensors",
+        "settings.json",
+    ]
+    assert settings_in(tmp_path / "out")["points"] == [[-1, 0], [1, 0.5]]
+    assert main([*few, "--points", "5:0"]) == 2
+    assert main(["map", "field", "--samplers", "dimm"]) == 2
+    assert "did you mean ddim" in capsys.readouterr().err
+
+
 def test_move(run, tmp_path):
     prompts = [PROMPT, "a blue circle", "a green star"]
     assert run("move", *prompts, "--path", "1,2,-4:2.5", "--frames", "4", "-o", "out") == 0

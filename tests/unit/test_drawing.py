@@ -36,7 +36,7 @@ def test_one_scale_for_all_maps_and_nothing_is_stretched():
 def test_a_map_as_printed_fills_all_grey_levels_unless_it_has_them_already():
     map_ = make_map([[1.0, 2.0, 5.0]])
     assert stretched(map_).tensor.tolist() == [[0.0, 63.75, 255.0]]
-    assert "1 to 5 before" in stretched(map_).units
+    assert stretched(map_).units == "of 255, each word by itself"
     grey = replace(map_, units=GREY_LEVELS)
     assert stretched(grey) is grey
     assert not stretched(make_map([[3.0, 3.0]])).tensor.any()

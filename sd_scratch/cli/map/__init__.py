@@ -6,8 +6,12 @@ from sd_scratch.cli.map import (
     adjust,
     attention,
     faithfulness,
+    field,
+    film,
     gradient,
+    guidance,
     heat,
+    latent,
     move,
     noise,
     perturb,
@@ -24,6 +28,10 @@ EXPERIMENTS = {
     "heat": heat,
     "move": move,
     "noise": noise,
+    "latent": latent,
+    "film": film,
+    "guidance": guidance,
+    "field": field,
     "faithfulness": faithfulness,
 }
 

@@ -1,16 +1,14 @@
 """``sd-scratch map adjust``: pictures of a prompt in which one word is said softer and louder."""
 
 import argparse
-import re
 
-from sd_scratch.cli.map.options import LAMBDA, add_origin, add_prompt, add_run, numbers
+from sd_scratch.cli.map.options import LAMBDA, add_origin, add_prompt, add_run, allow_minus, numbers
 
 HELP = "scale a word's vectors: a strip of pictures for a list of lambdas"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    # So that a list may start with a minus: "-1,0,1" is no flag.
-    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d)")
+    allow_minus(parser)
     add_prompt(parser, "to adjust")
     parser.add_argument(
         "--lambdas",

@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.map.options import add_run, texts
+from sd_scratch.cli.map.options import add_run, allow_minus, texts
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import UsageError
 
@@ -25,8 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    # So that a path may start with a minus: "-1:0,1" is no flag.
-    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d)")
+    allow_minus(parser)
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="+", help="the landmarks: similar prompts, at least three"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,13 +90,23 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The model, and where the results go."""
+def allow_minus(parser: argparse.ArgumentParser) -> None:
+    """Let a list start with a minus: "-1,0,1" and "-1:0,1" are no flags."""
+    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Where the results go."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="(default: out/EXPERIMENT-NUMBER)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and where the results go."""
+    add_output(parser)
     add_model_arguments(parser)
     parser.add_argument(
         "--clip-skip",

@@ -177,17 +177,22 @@ def _name(source: str) -> str:
     return source if source in list_shipped() or not path.exists() else path.resolve().name
 
 
+def drawn(seed: int) -> int:
+    """The seed; for -1 a random one, which is told."""
+    if seed != -1:
+        return seed
+    seed = secrets.randbelow(2**32)
+    log.info(f"seed {seed}")
+    return seed
+
+
 def _recipe(args: argparse.Namespace) -> Recipe:
     """What was asked for; experiments without pictures have no steps, no seed and so on."""
     given = vars(args).get
-    seed = given("seed")
-    if seed == -1:
-        seed = secrets.randbelow(2**32)
-        log.info(f"seed {seed}")
     return Recipe(
         prompt=args.prompt if isinstance(args.prompt, str) else args.prompt[0],
         negative_prompt=given("negative_prompt") or "",
-        seed=seed,
+        seed=None if given("seed") is None else drawn(args.seed),
         steps=given("steps"),
         sampler=given("sampler"),
         guidance=given("cfg_scale"),
