@@ -43,6 +43,7 @@ COMMANDS = (
     Command("data", "fetch the data sets that the small models learn from"),
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),
+    Command("teach", "the exercises that people learn diffusion with: a table and a figure"),
     Command("weights", "list, download and inspect models"),
     Command("bench", "measure speed and memory, beside diffusers where it is installed"),
     Command("doctor", "show versions, devices, memory, caches and models"),
