@@ -22,6 +22,7 @@ from sd_scratch.cli.options import (
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
 from sd_scratch.text.cleaning import STYLES
+from sd_scratch.text.syntax import SYNTAXES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,6 +55,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("picture")
     picture.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to show")
     picture.add_argument("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
+    add_prompt_arguments(picture)
     picture.add_argument(
         "-n", "--negative-prompt", metavar="PROMPT", help="what to steer away from"
     )
@@ -103,8 +105,26 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prompt_arguments(group: argparse._ActionsContainer) -> None:
+    """How a prompt is read."""
+    group.add_argument(
+        "--syntax",
+        choices=SYNTAXES,
+        help="of the prompt: (weights:1.3), BREAK and [from:to:when] as in A1111 (default), round "
+        "brackets as in ComfyUI, or plain text",
+    )
+    group.add_argument(
+        "--emphasis",
+        choices=("a1111", "comfy", "none"),
+        help="how weights act: as in A1111 (default), as in ComfyUI, or as factors and nothing more",
+    )
+
+
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="one prompt a line, pictures of each"
+    )
     output.add_argument(
         "-b", "--batch-count", type=integer(1, MAX_PICTURES), default=1, help="how many pictures"
     )
@@ -130,10 +150,12 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import Output, check_file
-    from sd_scratch.cli.request import read_request, sampler_options
+    from sd_scratch.cli.request import read_prompts, read_request, sampler_options
 
     started = time.perf_counter()
-    output = Output(args.output, pictures=args.batch_count, overwrite=args.overwrite)
+    texts = read_prompts(args)
+    total = args.batch_count * max(len(texts), 1)
+    output = Output(args.output, pictures=total, overwrite=args.overwrite)
     if args.json and output.to_stdout:
         raise UsageError("--json and -o - both want standard output - choose one")
     options = sampler_options(args)
@@ -145,8 +167,9 @@ def run(args: argparse.Namespace) -> int:
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
     latents: list[Tensor] = []
-    with stop_on_ctrl_c() as stop, closing(make_batches(model, recipe, args, stop)) as batches:
-        for batch in batches:
+    recipes = [recipe.over(prompt=text) for text in texts] or [recipe]
+    with stop_on_ctrl_c() as stop, closing(make_all(model, recipes, args, stop)) as batches:
+        for recipe, batch in batches:
             pictures = batch.to_pil()
             if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
                 recipe = recipe.over(model_hash=model.components.hash or None)
@@ -164,10 +187,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"images": kept, "seconds": seconds}, indent=2))
     if stop.asked:
-        log.warning(
-            f"interrupted: {len(kept)} of {args.batch_count} pictures are finished and kept"
-        )
+        log.warning(f"interrupted: {len(kept)} of {total} pictures are finished and kept")
     return INTERRUPTED if stop.asked else 0
+
+
+def make_all(
+    model: "StableDiffusion", recipes: "list[Recipe]", args: argparse.Namespace, stop: "Stop"
+) -> "Generator[tuple[Recipe, ImageNoise], None, None]":
+    """`make_batches` of each recipe."""
+    for recipe in recipes:
+        with closing(make_batches(model, recipe, args, stop)) as batches:
+            yield from ((recipe, batch) for batch in batches)
+        if stop.asked:
+            return
 
 
 def make_batches(
@@ -177,7 +209,7 @@ def make_batches(
     stop. Picture i of the run has the recipe's seed + i."""
     prompts = []
     for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
-        prompts.append(model.prompt(text, clip_skip=recipe.clip_skip or 1))
+        prompts.append(model.prompt(text, **recipe.reading))
         for note in prompts[-1].encoding.notes:
             log.warning(f"{name}: {note}")
     settings: dict[str, Any] = {

@@ -18,10 +18,10 @@ from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL, complete
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline.conditioning import check_clip_skip
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import (
     StableDiffusion,
-    check_clip_skip,
     check_text_to_image,
 )
 from sd_scratch.text.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def load_model(
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
     recipe = complete(recipe, layout.config, options)
     check_text_to_image(layout.config, source)
-    check_clip_skip(layout.config, recipe.clip_skip or 1)
+    check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
     components = build_components(layout, source, dtype, device, force=args.force)
     log.info(components.summary)

@@ -14,13 +14,18 @@ from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES, SEED
+from sd_scratch.pipeline.adapters import take_tags
+from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.pipeline.stored_recipe import read_recipe
-from sd_scratch.text.cleaning import STYLES, check_text
+from sd_scratch.text.chunks import check_prompt
+from sd_scratch.text.cleaning import STYLES
+from sd_scratch.text.syntax import SYNTAXES
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "scenes"
+FILE_LIMIT = 1 << 20  # bytes of --prompt-file
 SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
 
 
@@ -33,7 +38,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
     if args.prompt is not None and args.prompt_option is not None:
         raise UsageError("the prompt was given twice: in its place and with -p")
     given = args.prompt if args.prompt is not None else args.prompt_option
-    if given is None and args.from_image is None:
+    prompt_file = getattr(args, "prompt_file", None)
+    if given is None and args.from_image is None and prompt_file is None:
         raise UsageError('no prompt: sd-scratch generate "a red circle"')
 
     recipe = (
@@ -41,8 +47,12 @@ def read_request(args: argparse.Namespace) -> Recipe:
     )
     if args.sampler is not None and args.sampler != recipe.sampler:
         recipe = replace(recipe, sampler_options={})  # those of another sampler
+    if given is not None:
+        recipe = replace(recipe, syntax=None)  # a new text is read in the usual way
     recipe = recipe.over(
         prompt=given,
+        syntax=args.syntax,
+        emphasis=args.emphasis,
         negative_prompt=args.negative_prompt,
         seed=_drawn(args.seed),
         steps=args.steps,
@@ -60,10 +70,44 @@ def read_request(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, revision=args.revision)
     if recipe.sampler is not None:
         get_sampler(recipe.sampler)
-    check_text(recipe.prompt)
-    check_text(recipe.negative_prompt)
+    for text in (recipe.prompt, recipe.negative_prompt):
+        check_prompt(text, recipe.syntax or SYNTAXES[0])
     recipe = _with_seed(recipe, args.batch_count)
     return recipe if recipe.model is not None else _with_default_model(recipe)
+
+
+def read_prompts(args: argparse.Namespace) -> list[str]:
+    """The lines of ``--prompt-file``, without those that are empty; none without it.
+
+    Raises UsageError for a file that cannot be read, and for a line that is no prompt.
+    """
+    path: Path | None = args.prompt_file
+    if path is None:
+        return []
+    if args.prompt is not None or args.prompt_option is not None:
+        raise UsageError("the prompt was given twice: in its place and with --prompt-file")
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_LIMIT + 1).decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"--prompt-file {path} - cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--prompt-file {path} - not UTF-8 text") from None
+    if len(text) > FILE_LIMIT:
+        raise UsageError(f"--prompt-file {path} - larger than {FILE_LIMIT:,} bytes")
+    prompts = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            check_prompt(line, args.syntax or SYNTAXES[0])
+            if take_tags(line)[1]:
+                raise UsageError("a LoRA is not for one line alone - give it with --lora")
+        except UsageError as error:
+            raise UsageError(f"{path}, line {number} - {error}") from None
+        if line.strip():
+            prompts.append(line.strip())
+    if not prompts:
+        raise UsageError(f"--prompt-file {path} - holds no prompt: it has one a line")
+    return prompts
 
 
 def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) -> Recipe:
@@ -80,6 +124,8 @@ def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) ->
         height=config.sample_size,
         clip_skip=1,
         text_cleaning=STYLES[0],
+        syntax=SYNTAXES[0],
+        emphasis=EMPHASES[0],
         dtype=DTYPES[0],
     )
     recipe = defaults.over(**recipe.known)

@@ -3,8 +3,10 @@
 A prompt never changes: everything that one may do to it returns a new one.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
+import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
@@ -18,10 +20,14 @@ class Prompt:
     Attributes:
         text: what the user wrote.
         encoding: its token ids, tokens and words, with character spans into `text`.
-        context: one vector per token, ``[1, tokens, channels]`` (77 and 768 for SD 1.x).
+        context: one vector per token, ``[1, tokens, channels]`` (77 for each chunk, and 768, for SD 1.x),
+            the weights of words in it.
         empty: the same for the empty prompt, the origin of `scale(..., origin="empty")`.
         clip_skip: which layer of the text encoder the vectors come from (1: the last).
         by_hand: whether the vectors are others than the text encoder's.
+        syntax: one of `sd_scratch.text.syntax.SYNTAXES`, by which the text was read.
+        emphasis: one of `sd_scratch.pipeline.emphasis.EMPHASES`, by which its weights were put upon it.
+        changes: whether it is another text at another step; `encoding` and `context` are the first's.
     """
 
     text: str
@@ -30,6 +36,9 @@ class Prompt:
     empty: Tensor = field(repr=False)
     clip_skip: int = 1
     by_hand: bool = False
+    syntax: str = "plain"
+    emphasis: str = "a1111"
+    changes: bool = False
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -67,7 +76,15 @@ class Prompt:
         return found[(nth or 1) - 1]
 
     def with_context(self, context: Tensor) -> "Prompt":
-        """The same prompt with other vectors, shaped like its own."""
+        """The same prompt with other vectors, shaped like its own.
+
+        Raises ScratchError for another shape, and for a prompt that changes on the way.
+        """
+        if self.changes:
+            raise ScratchError(
+                f"the prompt '{self.text}' is another one at another step, and has no one set of vectors"
+                " to change - use one without [from:to:when] and [a|b]"
+            )
         if context.shape != self.context.shape:
             raise ScratchError(
                 f"vectors of shape {tuple(context.shape)} do not fit a prompt of {tuple(self.context.shape)}"
@@ -93,3 +110,44 @@ class Prompt:
     def lerp(self, other: "Prompt", amount: float) -> "Prompt":
         """Move the vectors towards another prompt's: 0 stays here, 1 arrives there."""
         return self.with_context(self.context.lerp(other.context, amount))
+
+    def padded(self, chunks: int) -> "Prompt":
+        """The same with empty chunks behind it, `chunks` in all."""
+        have, length = len(self.encoding.chunks), self.encoding.length
+        if have >= chunks:
+            return self
+        nothing = self.empty[:, :length].repeat(1, chunks - have, 1)
+        ids = self.encoding.ids
+        blank = (ids[0], *[ids[-1]] * (length - 1)) * (chunks - have)
+        return replace(
+            self,
+            encoding=replace(self.encoding, ids=ids + blank),
+            context=torch.cat([self.context, nothing], dim=1),
+            empty=torch.cat([self.empty, nothing], dim=1),
+        )
+
+
+@dataclass(frozen=True)
+class ChangingPrompt(Prompt):
+    """A prompt of a run that changes on the way, for those who look up words in it: what it is at each
+    step is in `stages`."""
+
+    stages: tuple[Prompt, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, stages: Sequence[Prompt]) -> "ChangingPrompt":
+        values = {each.name: getattr(stages[0], each.name) for each in fields(Prompt)}
+        return cls(**(values | {"changes": True}), stages=tuple(stages))
+
+    def word(self, text: str, nth: int | None = None) -> Word:
+        """The word `text`, which has to stand at the same place at every step.
+
+        Raises UsageError where it does not.
+        """
+        found = [stage.word(text, nth) for stage in self.stages]
+        if any(word.positions != found[0].positions for word in found):
+            raise UsageError(
+                f"the word '{text}' stands elsewhere at another step of '{self.text}' - what changes in"
+                " a prompt is best put at its end"
+            )
+        return found[0]

@@ -24,10 +24,14 @@ from sd_scratch.pipeline.adapters import (
     with_hashes,
     with_tags,
 )
+from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.text.cleaning import STYLES
+from sd_scratch.text.syntax import SYNTAXES
 from sd_scratch.version import __version__
 
 A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
+
+A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own default
 
 AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde"}  # whose schedule A1111 takes for "Automatic"
 
@@ -48,6 +52,8 @@ class Recipe:
         dtype: what the networks computed in.
         loras: what was added to the weights.
         embeddings: what words were added to the vocabulary.
+        syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
+        emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
     """
 
     prompt: str
@@ -67,6 +73,8 @@ class Recipe:
     dtype: str | None = None
     loras: tuple[LoraUse, ...] | None = None
     embeddings: tuple[EmbeddingUse, ...] | None = None
+    syntax: str | None = None
+    emphasis: str | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -76,6 +84,15 @@ class Recipe:
     def known(self) -> dict[str, Any]:
         """All that is not None, as plain data."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its texts are read, as `StableDiffusion.prompt` wants it."""
+        return {
+            "clip_skip": self.clip_skip or 1,
+            "syntax": self.syntax or SYNTAXES[0],
+            "emphasis": self.emphasis or EMPHASES[0],
+        }
 
     def to_json(self) -> str:
         return json.dumps({"version": __version__, **self.known}, ensure_ascii=False)
@@ -95,6 +112,9 @@ class Recipe:
             "Model": self.model,
             "Clip skip": self.clip_skip if self.clip_skip != 1 else None,
             "Eta DDIM" if self.sampler == "ddim" else "Eta": options.get("eta"),
+            "Emphasis": "None"
+            if self.syntax == "plain"
+            else A1111_EMPHASES.get(self.emphasis or ""),
             "RNG": "CPU",
             "Version": f"sd_scratch {__version__}",
         }
@@ -150,6 +170,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         revision=words("revision"),
         model_hash=words("model_hash"),
         dtype=choice("dtype", DTYPES),
+        # Before there was a choice every character was text.
+        syntax=choice("syntax", SYNTAXES) or "plain",
+        emphasis=choice("emphasis", EMPHASES),
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
         embeddings=embeddings_from_json(fields, data["embeddings"])
         if "embeddings" in data
@@ -197,6 +220,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model_hash=settings.take("Model hash"),
         loras=loras or None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
+        **settings.emphasis(),
     )
     # Without "RNG: CPU" the noise was drawn on a graphics card, and cannot be drawn again here.
     noise = () if settings.take("RNG") == "CPU" else ("RNG",)
@@ -251,6 +275,17 @@ class _Settings:
         if spacing in ("Karras", "Automatic", "Uniform"):
             self.take("Schedule type")
         return name, options
+
+    def emphasis(self) -> dict[str, str | None]:
+        """What A1111 calls its emphasis; where it says nothing, it is its own."""
+        written = self.left.get("Emphasis", "Original")
+        if written in ("None", "No norm", "Original"):
+            self.take("Emphasis")
+        names = {ours: theirs for theirs, ours in A1111_EMPHASES.items()}
+        return {
+            "syntax": "plain" if written == "None" else "a1111",
+            "emphasis": names.get(written, "a1111"),
+        }
 
     def size(self, key: str) -> tuple[int | None, int | None]:
         text = self.take(key)

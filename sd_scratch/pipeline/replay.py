@@ -27,6 +27,8 @@ class StoredPrompt:
 
     text: str
     clip_skip: int
+    syntax: str
+    emphasis: str
     token_ids: list[int]
     context: Tensor | None
 
@@ -64,6 +66,8 @@ class StoredRun:
                 StoredPrompt(
                     str(prompt["text"]),
                     int(prompt["clip_skip"]),
+                    str(prompt.get("syntax", "plain")),  # as traces of before there was a choice
+                    str(prompt.get("emphasis", "a1111")),
                     [int(token) for token in prompt["token_ids"]],
                     self.trace.inputs.get(f"context.{branch}.{i}"),
                 )

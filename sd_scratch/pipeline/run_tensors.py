@@ -87,7 +87,7 @@ class Watch:
     def __init__(self, taps: Taps, schedule: Schedule) -> None:
         self.taps = taps
         self.schedule = schedule
-        self.calls = 0
+        self.calls = self.steps = 0
         self._first = 0
 
     @contextmanager
@@ -106,6 +106,7 @@ class Watch:
         with self.taps.calling(self._first, step.t, step.sigma):
             yield
         self._first = self.calls
+        self.steps += 1
 
 
 def unless_recorded(
@@ -172,6 +173,8 @@ def describe_prompt(prompt: Prompt) -> dict[str, Any]:
     return {
         "text": prompt.text,
         "clip_skip": prompt.clip_skip,
+        "syntax": prompt.syntax,
+        "emphasis": prompt.emphasis,
         "token_ids": list(prompt.encoding.ids),
         "words": [[word.text, word.start, word.end, *word.positions] for word in prompt.words],
     }

@@ -19,6 +19,7 @@ from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.pipeline.conditioning import Conditioning
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.replay import StoredPrompt, StoredRun
@@ -70,6 +71,7 @@ class StableDiffusion:
             {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
             dry_run(self.config),
         )
+        self.conditioning = Conditioning(self.tokenizer, self.text, self.taps)
 
     @property
     def device(self) -> torch.device:
@@ -107,16 +109,21 @@ class StableDiffusion:
 
     # Inputs ---------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def prompt(self, text: str, *, clip_skip: int = 1) -> Prompt:
-        """Encode a text. `clip_skip` counts the text encoder's layers from the end (2 leaves out the
-        last), as A1111 does."""
-        check_clip_skip(self.config, clip_skip)
-        encoding, empty = self.tokenizer.encode(text), self.tokenizer.encode("")
-        token_ids = torch.tensor([encoding.ids, empty.ids], device=self.device)
-        with self.taps.calling(branches=(COND, None), edits=False):
-            context = self.text.tap("context", self.text(token_ids, clip_skip))
-        return Prompt(text, encoding, context[:1], context[1:], clip_skip)
+    def prompt(
+        self, text: str, *, clip_skip: int = 1, syntax: str = "a1111", emphasis: str = "a1111"
+    ) -> Prompt:
+        """Encode a text.
+
+        Args:
+            clip_skip: counts the text encoder's layers from the end (2 leaves out the last), as A1111.
+            syntax: what brackets and the like mean in it, one of `sd_scratch.text.syntax.SYNTAXES`;
+                "plain" for none.
+            emphasis: how weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
+
+        Raises:
+            UsageError: what the syntax does not know, or a text that no tokenizer should be given.
+        """
+        return self.conditioning.prompt(text, clip_skip, syntax, emphasis)
 
     def noise(
         self,
@@ -184,6 +191,7 @@ class StableDiffusion:
         count = self.config.steps if steps is None else steps
         scale = self.config.guidance if guidance is None else guidance
         rows = self._rows(prompt, negative, len(noise), branches_of(scale))
+        rows, of_steps = self.conditioning.of_steps(rows, count)
         source, watch = NoiseSource(noise.seeds), Watch(self.taps, self.schedule)
 
         def draw() -> Tensor:
@@ -192,14 +200,14 @@ class StableDiffusion:
                 return self.sampling.step_noise(step_noise)
 
         def predict(x_t: Tensor, t: float) -> Tensor:
-            return self._predict(x_t, t, context, scale, watch)
+            return self._predict(x_t, t, contexts[watch.steps], scale, watch)
 
         def finish_step(step: Step) -> Tensor:
             with watch.step(step):
                 return self.sampling.step(step)
 
         with self.taps.running(lambda: self._describe(rows, noise, chosen, count, scale, options)):
-            context = self._context(rows)
+            contexts = self.conditioning.contexts(of_steps, self.dtype)
             start = self.sampling.noise(noise.latent)
             source.draw(start.shape[1:])  # a seed's first draw is what the run starts from
             sampling = chosen.run(predict, start, self.schedule, count, draw, **options)
@@ -248,35 +256,12 @@ class StableDiffusion:
         if len(prompts) != batch:
             raise ScratchError(f"{len(prompts)} prompts for {batch} images - give one or {batch}")
         if isinstance(negative, str):
-            negative = self.prompt(negative, clip_skip=prompts[0].clip_skip)
+            first = prompts[0]
+            negative = self.prompt(
+                negative, clip_skip=first.clip_skip, syntax=first.syntax, emphasis=first.emphasis
+            )
         rows = {UNCOND: [negative] * batch, COND: prompts}
         return {branch: rows[branch] for branch in branches}
-
-    def _context(self, rows: dict[str, list[Prompt]]) -> Tensor:
-        """The text vectors of all branches, ``[branches * B, tokens, channels]``."""
-        prompts = [prompt for branch in rows.values() for prompt in branch]
-        context = torch.cat([prompt.context for prompt in prompts])
-        with self.taps.calling(branches=tuple(rows)):
-            if self.taps.wants("text", "text.context"):
-                context = self._encode_again(prompts, context)
-            return self.text.tap("context", context).to(self.dtype)
-
-    def _encode_again(self, prompts: list[Prompt], context: Tensor) -> Tensor:
-        """Show the text encoder at work, which a prompt has been through before the run.
-
-        What comes out is used only where it was edited: another batch may change the last bits.
-        """
-        edited = self.taps.edits("text", "text.context")
-        if any(prompt.by_hand for prompt in prompts):
-            if edited:
-                raise ScratchError(
-                    "the text encoder is edited, but a prompt's vectors were set by hand - edit"
-                    " text.context instead, or use the prompt as model.prompt made it"
-                )
-            return context
-        ids = torch.tensor([prompt.encoding.ids for prompt in prompts], device=self.device)
-        again = self.text(ids, prompts[0].clip_skip)
-        return again if edited else context
 
     # Every tensor -----------------------------------------------------------------------------
 
@@ -332,7 +317,10 @@ class StableDiffusion:
         return image
 
     def _stored_prompt(self, stored: StoredPrompt) -> Prompt:
-        prompt = self.prompt(stored.text, clip_skip=stored.clip_skip)
+        prompt = self.prompt(
+            stored.text, clip_skip=stored.clip_skip, syntax=stored.syntax, emphasis=stored.emphasis
+        )
+        prompt = prompt.padded(len(stored.token_ids) // self.tokenizer.max_length)
         if list(prompt.encoding.ids) != stored.token_ids:
             raise ScratchError(
                 f"'{stored.text}' has other tokens here than in the trace - the tokenizer or its way of"
@@ -381,13 +369,6 @@ def check_side(name: str, side: int, multiple: int) -> None:
     below = max(side // multiple, 1) * multiple
     nearest = f"{below}" if side <= 0 else f"{below} or {below + multiple}"
     raise UsageError(f"{name} {side} is not a positive multiple of {multiple} - use {nearest}")
-
-
-def check_clip_skip(config: ModelConfig, clip_skip: int) -> None:
-    """Raise unless the model's text encoder has as many layers as are to be counted."""
-    layers = config.text.num_hidden_layers
-    if not 1 <= clip_skip <= layers:
-        raise UsageError(f"clip skip {clip_skip} is not in 1..{layers}")
 
 
 def check_text_to_image(config: ModelConfig, source: str) -> None:

@@ -108,6 +108,8 @@ class Words:
                 f"the words of {subject.info.name} cannot be told without a prompt - record one"
                 " branch, 'cond', during a run",
             )
+        if subject.info.root != "text" or subject.info.name == "text.context":
+            tokens = prompts[0].empty.shape[1]  # of all chunks, where the text encoder reads one
         matrix = torch.stack([word_matrix(p, self.words, tokens, self.mean) for p in prompts])
         between = [1] * (len(subject.axes) - 3)
         matrix = matrix.view(len(prompts), *between, tokens, len(self.words)).to(subject.device)

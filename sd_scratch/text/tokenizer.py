@@ -9,8 +9,8 @@ vocabulary merged them.
 import functools
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,12 +55,16 @@ class Token(NamedTuple):
         text: what the model reads: cleaned, lower case, "\N{REPLACEMENT CHARACTER}" for a part of a
             character.
         start, end: characters of the original prompt. Tokens that share a character share its span.
+        position: where it stands in `Encoding.ids`, and so in the text encoder's output.
+        weight: what the prompt's syntax multiplies it by.
     """
 
     id: int
     text: str
     start: int
     end: int
+    position: int = 0
+    weight: float = 1.0
 
 
 class Word(NamedTuple):
@@ -70,17 +74,14 @@ class Word(NamedTuple):
         text: ``prompt[start:end]``.
         start, end: characters of the original prompt.
         tokens: indices into `Encoding.tokens`.
+        positions: where those stand in `Encoding.ids`, and so in the text encoder's output.
     """
 
     text: str
     start: int
     end: int
     tokens: tuple[int, ...]
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """Where its tokens stand in `Encoding.ids`, and so in the text encoder's output."""
-        return tuple(index + 1 for index in self.tokens)  # the start token is at 0
+    positions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ class Encoding:
     """A prompt as the text encoder reads it.
 
     Attributes:
-        ids: `max_length` token ids: start, the text, end, and the end token again as padding.
-        tokens: those of the text alone; token i stands at position i + 1 of `ids`.
+        ids: `max_length` token ids for each chunk: start, text, end, and the end token again as padding.
+        tokens: those of the text alone.
         text: the prompt as it was given.
         cut: the part of `text` that did not fit, or "".
         dropped: how many tokens that part has.
         notes: what a user should be told about this prompt, a sentence each.
+        length: ids of a chunk.
     """
 
     ids: tuple[int, ...]
@@ -102,6 +104,18 @@ class Encoding:
     cut: str = ""
     dropped: int = 0
     notes: tuple[str, ...] = ()
+    length: int = 77
+
+    @property
+    def chunks(self) -> list[list[int]]:
+        """The ids that the text encoder reads at a time."""
+        starts = range(0, len(self.ids), self.length)
+        return [list(self.ids[start : start + self.length]) for start in starts]
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """By position, the weights that are not 1."""
+        return {token.position: token.weight for token in self.tokens if token.weight != 1}
 
     @functools.cached_property
     def words(self) -> tuple[Word, ...]:
@@ -127,7 +141,8 @@ class Encoding:
                 tokens, start = range(previous.tokens[0], last), previous.start
             start = min(start, self.tokens[tokens[0]].start)
             end = max(end, self.tokens[tokens[-1]].end)
-            words.append(Word(self.text[start:end], start, end, tuple(tokens)))
+            positions = tuple(self.tokens[index].position for index in tokens)
+            words.append(Word(self.text[start:end], start, end, tuple(tokens), positions))
         return tuple(words)
 
 
@@ -210,24 +225,41 @@ class Tokenizer:
 
         Raises ScratchError (bad usage) for a NUL, half a surrogate pair, or more than 64 KB.
         """
-        check_text(text)
-        readable = blank_controls(text)
-        tokens = tuple(self._tokens(readable))
-        kept = tokens[: self.max_length - 2]
-        dropped = len(tokens) - len(kept)
-        cut = text[tokens[len(kept)].start :] if dropped else ""
-        ids = [self.start_id, *(token.id for token in kept), self.end_id]
-        ids += [self.end_id] * (self.max_length - len(ids))
-
-        notes = []
-        if readable != text:
-            notes.append("control characters in the prompt are read as spaces")
-        if any(token.id in (self.start_id, self.end_id) for token in tokens):
-            notes.append(f"{START} and {END} in the prompt are read as the model's own marks")
+        readable, notes = self.readable(text)
+        tokens = list(self.tokens(readable))
+        room = self.max_length - 2
+        dropped = max(len(tokens) - room, 0)
+        cut = text[tokens[room].start :] if dropped else ""
         if dropped:
             shown = cut if len(cut) <= 60 else cut[:57] + "..."
             notes.append(f"{len(tokens):,} tokens, the last {dropped:,} are ignored: '{shown}'")
-        return Encoding(tuple(ids), kept, text, cut, dropped, tuple(notes))
+        encoding = self.assemble(text, [tokens[:room]], notes)
+        return replace(encoding, cut=cut, dropped=dropped)
+
+    def readable(self, text: str) -> tuple[str, list[str]]:
+        """The text with a space for each control character, and notes on what is unusual in it.
+
+        Raises UsageError as `encode`.
+        """
+        check_text(text)
+        readable, notes = blank_controls(text), []
+        if readable != text:
+            notes.append("control characters in the prompt are read as spaces")
+        return readable, notes
+
+    def assemble(
+        self, text: str, chunks: Sequence[Sequence[Token]], notes: Sequence[str]
+    ) -> Encoding:
+        """Chunks of at most `max_length` - 2 tokens, each between its start and its end."""
+        ids: list[int] = []
+        placed: list[Token] = []
+        if any(token.id in (self.start_id, self.end_id) for chunk in chunks for token in chunk):
+            notes = [*notes, f"{START} and {END} in the prompt are read as the model's own marks"]
+        for chunk in chunks:
+            placed += [t._replace(position=len(ids) + i) for i, t in enumerate(chunk, start=1)]
+            padding = [self.end_id] * (self.max_length - 1 - len(chunk))
+            ids += [self.start_id, *(token.id for token in chunk), *padding]
+        return Encoding(tuple(ids), tuple(placed), text, notes=tuple(notes), length=self.max_length)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text for token ids: one space after each chunk; start and end tokens are left out.
@@ -255,7 +287,8 @@ class Tokenizer:
             strings |= {first: phrase + END_OF_WORD, **dict.fromkeys(others, "")}
         return strings
 
-    def _tokens(self, text: str) -> Iterator[Token]:
+    def tokens(self, text: str) -> Iterator[Token]:
+        """The tokens of a text of any length, without marks of start and end."""
         at = 0
         ids = list(self.added.values())
         for match in self._phrases.finditer(text) if self._phrases else ():

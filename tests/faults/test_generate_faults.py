@@ -238,7 +238,8 @@ def test_thread_counts_agree(generate) -> None:
 
 
 def test_a_long_prompt_is_cut_and_says_where(generate, capsys) -> None:
-    assert generate("word " * 75 + "lost words", *SMALL, "-o", "a.png") == 0
+    text = "word " * 75 + "lost words"
+    assert generate(text, *SMALL, "--syntax", "plain", "-o", "a.png") == 0
     error = capsys.readouterr().err
     assert "warning: prompt: 77 tokens, the last 2 are ignored: 'lost words'" in error
 

@@ -72,6 +72,8 @@ def test_the_picture_holds_its_recipe_and_no_path(generate, tiny_folder) -> None
         height=32,
         clip_skip=2,
         text_cleaning="transformers",
+        syntax="a1111",
+        emphasis="a1111",
         model="tiny",
         model_hash=recipe.model_hash,
         dtype="float32",
@@ -247,3 +249,38 @@ def test_weights_are_hashed_only_for_the_record(generate, monkeypatch) -> None:
     assert asked == []
     assert generate("a", *SMALL, "-o", "b.png") == 0
     assert len(asked) == 1
+
+
+def test_weights_breaks_and_changes_are_obeyed(generate) -> None:
+    def made(prompt: str, *words: str) -> bytes:
+        assert generate(prompt, *SMALL, *words, "--overwrite", "-o", "a.png") == 0
+        with Image.open("a.png") as picture:
+            return picture.tobytes()
+
+    plain = made("a red star")
+    assert made("a (red:1.0) star") == plain != made("a (red:1.4) star")
+    assert made("a (red:1.4) star", "--emphasis", "comfy") != made("a (red:1.4) star")
+    assert made("a red BREAK star") != made("a red break star")
+    assert made("a [red:blue:1] star", "--steps=3") != made("a red star", "--steps=3")
+    assert made("a (red:1.0) star", "--syntax", "plain") != plain
+
+
+def test_a_file_of_prompts(generate, capsys) -> None:
+    Path("prompts.txt").write_text("a red star\n\na (blue:1.2) ring\r\n", encoding="utf-8")
+    words = ("--prompt-file", "prompts.txt", *SMALL, "-b", "2", "-o", "{prompt}-{seed}.png")
+    assert generate(*words) == 0
+    assert [read_recipe(Path(p))[0].prompt for p in capsys.readouterr().out.split()] == [
+        *["a red star"] * 2,
+        *["a (blue:1.2) ring"] * 2,
+    ]
+
+
+def test_a_file_of_prompts_that_is_none(generate, capsys) -> None:
+    for text, reason in (("\n", "holds no prompt"), ("a\nb AND c", "line 2 - AND at character 3")):
+        Path("prompts.txt").write_text(text, encoding="utf-8")
+        assert generate("--prompt-file", "prompts.txt") == 2
+        assert reason in capsys.readouterr().err
+    assert generate("a", "--prompt-file", "prompts.txt") == 2
+    assert "given twice" in capsys.readouterr().err
+    assert generate("--prompt-file", "none.txt") == 2
+    assert "none.txt - cannot be read" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import sd_scratch as sd
 from sd_scratch.errors import ScratchError, UsageError
 from tests.tiny import tiny_model
 
@@ -42,7 +43,7 @@ def test_a_word_that_cannot_be_told(model, word, nth, message):
 
 
 def test_a_word_beyond_the_last_token_is_said_to_be_cut(model):
-    prompt = model.prompt("very " * 80 + "late")
+    prompt = model.prompt("very " * 80 + "late", syntax="plain")
     with pytest.raises(ScratchError, match="beyond the last token"):
         prompt.word("late")
 
@@ -82,3 +83,77 @@ def test_clip_skip(model):
     for wrong in (0, 4):
         with pytest.raises(ScratchError, match=r"not in 1\.\.3"):
             model.prompt("a cat", clip_skip=wrong)
+
+
+def test_words_act_at_their_place_in_several_chunks(model):
+    prompt = model.prompt("a (red:1.3) star BREAK a blue ring")
+    positions = prompt.word("ring").positions
+    assert positions == (80,) and prompt.context.shape == (1, 154, 32)
+    scaled = prompt.scale("ring", 2.0)
+    assert torch.allclose(scaled.context[:, 80], prompt.context[:, 80] * 2)
+    noise = model.noise(1, 32, 32)
+    with model.record(
+        "unet.*.attn2.probs", branch="cond", reduce=[sd.words("red", "ring")]
+    ) as trace:
+        plain = model.generate(prompt, noise, steps=2, guidance=2.0)
+    maps = trace[trace.names[0]].tensor
+    with model.record("unet.*.attn2.probs", branch="cond") as trace:
+        model.generate(prompt, noise, steps=2, guidance=2.0)
+    probs = trace[trace.names[0]].tensor
+    assert torch.allclose(maps, probs[..., [2, 80]])
+    with model.edit("unet.*.attn2.probs", sd.reweight({"ring": 0.0})):
+        edited = model.generate(prompt, noise, steps=2, guidance=2.0)
+    assert not torch.equal(plain.latent, edited.latent)
+
+
+def test_weights_of_one_change_nothing_and_others_do(model):
+    one, same, more = (model.prompt(f"a {x} star") for x in ("red", "(red:1.0)", "(red:1.4)"))
+    assert torch.equal(one.context, same.context)
+    assert not torch.equal(one.context, more.context)
+    assert torch.equal(model.prompt("a (red:1.4) star", syntax="plain").empty, one.empty)
+
+
+def test_a_prompt_that_changes_is_read_again_at_its_steps(model):
+    noise = model.noise(1, 32, 32)
+    settings = {"steps": 4, "guidance": 2.0, "sampler": "ddim"}
+    changing, first = model.prompt("a [cat:dog:1] here"), model.prompt("a cat here")
+    assert changing.changes and torch.equal(changing.context, first.context)
+    whole, before = (list(model.steps(p, noise, **settings)) for p in (changing, first))
+    same = [torch.equal(a.x0, b.x0) for a, b in zip(whole, before, strict=True)]
+    assert same == [True, True, False, False]
+    after = next(
+        model.steps(model.prompt("a dog here"), noise.with_latent(whole[1].x_next), **settings)
+    )
+    assert after.x0.shape == whole[2].x0.shape
+    with model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("here")]) as trace:
+        model.generate(changing, noise, **settings)
+    assert trace.names
+    with (
+        pytest.raises(UsageError, match="no word 'cat'"),
+        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("cat")]),
+    ):
+        model.generate(changing, noise, **settings)
+    moves = model.prompt("a [big cat:dog:1] here")
+    with (
+        pytest.raises(UsageError, match="stands elsewhere"),
+        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("here")]),
+    ):
+        model.generate(moves, noise, **settings)
+    with pytest.raises(ScratchError, match="no one set of vectors"):
+        changing.scale("here", 2.0)
+
+
+@pytest.mark.parametrize("text", ["a (red:1.3) star BREAK a ring", "a [cat:dog:1] here", "a [b|c]"])
+def test_a_trace_replays_weights_chunks_and_changes(model, tmp_path, text):
+    noise = model.noise(1, 32, 32)
+    with model.record("unet.h") as trace:
+        made = model.generate(model.prompt(text, emphasis="comfy"), noise, steps=3, guidance=2.0)
+    trace.save(tmp_path / "trace")
+    assert torch.equal(model.replay(tmp_path / "trace").latent, made.latent)
+
+
+def test_what_a_model_cannot_read(model):
+    with pytest.raises(UsageError, match="unknown emphasis 'x' - use a1111, comfy, none"):
+        model.prompt("a", emphasis="x")
+    with pytest.raises(UsageError, match="AND"):
+        model.prompt("a AND b")

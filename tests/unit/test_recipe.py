@@ -22,6 +22,8 @@ WHOLE = Recipe(
     revision="0123abcd",
     model_hash="6ce0161689",
     dtype="bfloat16",
+    syntax="comfy",
+    emphasis="none",
 )
 
 A1111 = """a photograph of an astronaut, masterpiece
@@ -48,7 +50,7 @@ def test_json_leaves_the_rest_to_the_model() -> None:
         "negative_prompt",
         "sampler_options",
     }
-    assert recipe_from_json(recipe.to_json(), "x.png") == recipe
+    assert recipe_from_json(recipe.to_json(), "x.png") == replace(recipe, syntax="plain")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_parameters_are_written_as_a1111_writes_them() -> None:
 
 def test_parameters_come_back() -> None:
     recipe, left = recipe_from_parameters(WHOLE.to_parameters(), "x.png")
-    lost = {"text_cleaning": None, "revision": None, "dtype": None}
+    lost = {"text_cleaning": None, "revision": None, "dtype": None, "syntax": "a1111"}
     assert recipe == replace(WHOLE, **lost)
     assert left == ()
 
@@ -134,6 +136,8 @@ def test_a_picture_of_a1111_is_understood() -> None:
         clip_skip=2,
         model="v1-5-pruned-emaonly",
         model_hash="6ce0161689",
+        syntax="a1111",
+        emphasis="a1111",
     )
     assert left == ("Lora hashes",)
 
@@ -194,3 +198,19 @@ def test_text_without_settings_is_refused(text: str) -> None:
 )
 def test_hostile_settings_do_no_harm(line: str) -> None:
     assert settings(line).steps == 1
+
+
+def test_how_the_prompt_is_read() -> None:
+    assert (
+        recipe_from_json('{"prompt": "a (b)"}', "x.png").syntax == "plain"
+    )  # of before the choice
+    assert (settings("Seed: 1").syntax, settings("Seed: 1").emphasis) == ("a1111", "a1111")
+    assert settings("Emphasis: No norm").emphasis == "none"
+    assert settings("Emphasis: None").syntax == "plain"
+    assert recipe_from_parameters("x\nSteps: 1, Emphasis: Ignore, RNG: CPU", "x.png")[1] == (
+        "Emphasis",
+    )
+    for syntax, emphasis in (("plain", "a1111"), ("a1111", "none"), ("a1111", "a1111")):
+        text = Recipe("x", steps=1, syntax=syntax, emphasis=emphasis).to_parameters()
+        read = recipe_from_parameters(text, "x.png")[0]
+        assert (read.syntax, read.emphasis) == (syntax, emphasis)

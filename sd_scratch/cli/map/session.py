@@ -27,6 +27,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.text.chunks import encode_prompt
 from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.tokenizer import Word
 
@@ -85,7 +86,7 @@ class Session:
     def read(self, text: str) -> Prompt:
         """A prompt with its words but without vectors, which takes no weights."""
         nothing = torch.empty(0)
-        encoding = self.tokenizer.encode(text)
+        encoding = encode_prompt(self.tokenizer, text, self.recipe.syntax or "a1111")
         for note in encoding.notes:
             log.warning(f"prompt: {note}")
         return Prompt(text, encoding, nothing, nothing)
@@ -102,7 +103,7 @@ class Session:
         return [find_word(prompt, name) for name in names] or list(prompt.words)
 
     def encode(self, text: str) -> Prompt:
-        return self.model.prompt(text, clip_skip=self.recipe.clip_skip or 1)
+        return self.model.prompt(text, **self.recipe.reading)
 
     @property
     def batch_size(self) -> int:

@@ -1,0 +1,154 @@
+"""From texts to what the U-Net reads: encoding prompts, and one context for every step of a run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.pipeline.emphasis import check_emphasis, weigh
+from sd_scratch.pipeline.prompt import ChangingPrompt, Prompt
+from sd_scratch.pipeline.run_tensors import COND
+from sd_scratch.tensors import Taps
+from sd_scratch.text.chunks import changes_in, encode_prompt, stretches
+from sd_scratch.text.tokenizer import Tokenizer
+
+Rows = dict[str, list[Prompt]]
+"""For each branch, one prompt for every image."""
+
+
+class Conditioning:
+    """A tokenizer and a text encoder at work."""
+
+    def __init__(self, tokenizer: Tokenizer, text: TextEncoder, taps: Taps) -> None:
+        self.tokenizer, self.text, self.taps = tokenizer, text, taps
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.final_layer_norm.weight.device
+
+    @torch.no_grad()
+    def prompt(
+        self, text: str, clip_skip: int, syntax: str, emphasis: str, step: int = 0, steps: int = 1
+    ) -> Prompt:
+        """A text with its vectors, as it stands at a step. Raises UsageError for what cannot be read,
+        and for a clip skip that the encoder is too small for."""
+        check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
+        check_emphasis(emphasis)
+        encoding = encode_prompt(self.tokenizer, text, syntax, step, steps)
+        nothing = self.tokenizer.encode("")
+        chunks = encoding.chunks
+        if len(chunks) == 1:
+            with self.taps.calling(branches=(COND, None), edits=False):
+                z = self._read([*chunks, *nothing.chunks], clip_skip)
+                empty = z[1:]
+                weighed = weigh(z[:1], empty, encoding.weights, emphasis)
+                context, empty = self.text.tap("context", torch.cat([weighed, empty])).chunk(2)
+        else:
+            with self.taps.calling(branches=(None,), edits=False):
+                empty = self._read(nothing.chunks, clip_skip)
+            with self.taps.calling(branches=(COND,), edits=False):
+                z = self._read(chunks, clip_skip)
+                context = self.text.tap("context", weigh(z, empty, encoding.weights, emphasis))
+            empty = empty.repeat(1, len(chunks), 1)
+        changes = changes_in(text, syntax)
+        return Prompt(
+            text,
+            encoding,
+            context,
+            empty,
+            clip_skip,
+            syntax=syntax,
+            emphasis=emphasis,
+            changes=changes,
+        )
+
+    def _read(self, chunks: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
+        """``[chunks, N, C]``."""
+        x: Tensor = self.text(torch.tensor(chunks, device=self.device), clip_skip)
+        return x
+
+    def of_steps(self, rows: Rows, steps: int) -> tuple[Rows, list[Rows]]:
+        """The prompts of a run as a whole, and those of each of its steps; all with as many chunks as
+        the longest has: a shorter one is followed by empty chunks."""
+        every = list(dict.fromkeys(id(p) for prompts in rows.values() for p in prompts))
+        found = {id(p): p for prompts in rows.values() for p in prompts}
+        stages = {key: self._stages(found[key], steps) for key in every}
+        chunks = max(len(p.encoding.chunks) for each in stages.values() for p in each)
+        for key, each in stages.items():
+            padded = {id(p): p.padded(chunks) for p in each}
+            stages[key] = [padded[id(p)] for p in each]
+
+        def at(step: int) -> Rows:
+            return {branch: [stages[id(p)][step] for p in rows[branch]] for branch in rows}
+
+        made = {tuple(id(stages[key][step]) for key in every): at(step) for step in range(steps)}
+        of_steps = [made[tuple(id(stages[key][step]) for key in every)] for step in range(steps)]
+        whole = {
+            branch: [
+                ChangingPrompt.of(stages[id(p)]) if p.changes else stages[id(p)][0] for p in prompts
+            ]
+            for branch, prompts in rows.items()
+        }
+        return whole, of_steps
+
+    def _stages(self, prompt: Prompt, steps: int) -> list[Prompt]:
+        """What a prompt is at every step."""
+        if not prompt.changes:
+            return [prompt] * steps
+        firsts = stretches(prompt.text, steps)
+        settings = (prompt.clip_skip, prompt.syntax, prompt.emphasis)
+        made = {
+            first: replace(self.prompt(prompt.text, *settings, first, steps), changes=False)
+            for first in sorted(set(firsts))
+        }
+        return [made[first] for first in firsts]
+
+    def contexts(self, of_steps: Sequence[Rows], dtype: torch.dtype) -> list[Tensor]:
+        """For every step the text vectors of all branches, ``[branches * B, tokens, channels]``."""
+        made: dict[int, Tensor] = {}
+        for rows in of_steps:
+            if id(rows) not in made:
+                made[id(rows)] = self._context(rows, dtype)
+        return [made[id(rows)] for rows in of_steps]
+
+    def _context(self, rows: Rows, dtype: torch.dtype) -> Tensor:
+        prompts = [prompt for branch in rows.values() for prompt in branch]
+        context = torch.cat([prompt.context for prompt in prompts])
+        with self.taps.calling(branches=tuple(rows)):
+            if self.taps.wants("text", "text.context"):
+                context = self._encode_again(prompts, context)
+            return self.text.tap("context", context).to(dtype)
+
+    def _encode_again(self, prompts: list[Prompt], context: Tensor) -> Tensor:
+        """Show the text encoder at work, which a prompt has been through before the run.
+
+        What comes out is used only where it was edited: another batch may change the last bits.
+        """
+        edited = self.taps.edits("text", "text.context")
+        if any(prompt.by_hand for prompt in prompts):
+            if edited:
+                raise ScratchError(
+                    "the text encoder is edited, but a prompt's vectors were set by hand - edit"
+                    " text.context instead, or use the prompt as model.prompt made it"
+                )
+            return context
+        chunks = [chunk for prompt in prompts for chunk in prompt.encoding.chunks]
+        again = self._read(chunks, prompts[0].clip_skip)
+        if not edited:
+            return context
+        parts = again.chunk(len(prompts))
+        return torch.cat(
+            [
+                weigh(z, p.empty[:, : z.shape[1]], p.encoding.weights, p.emphasis)
+                for z, p in zip(parts, prompts, strict=True)
+            ]
+        )
+
+
+def check_clip_skip(layers: int, clip_skip: int) -> None:
+    """Raise unless a text encoder has as many layers as are to be counted."""
+    if not 1 <= clip_skip <= layers:
+        raise UsageError(f"clip skip {clip_skip} is not in 1..{layers}")
