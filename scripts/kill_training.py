@@ -30,13 +30,14 @@ from sd_scratch.training.journal import read_journal
 from sd_scratch.training.loop import train
 from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
+from sd_scratch.training.task import Task
 
 CONFIG = TrainConfig(batch=8, lr=1e-2, warmup_steps=3, log_steps=1, save_seconds=0)
 LONGEST = 0.15  # seconds that a process lives
 SMALL_FILES = (100, 20_000)  # bytes, where a disk is full
 
 
-class Digest:
+class Sum(Task):
     """Learns to add: a step takes a millisecond or two."""
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ def run_and_exit(folder: Path, steps: int, small: int | None) -> None:
     try:
         if small is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
-        train(Digest(), CONFIG, Budget(steps=steps), folder, resume=True)
+        train(Sum(), CONFIG, Budget(steps=steps), folder, resume=True)
         code = 0
     except ScratchError as error:
         if small is None:
@@ -149,7 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"
         count = kill_and_resume(cut, steps, args.kills, args.seed)
-        train(Digest(), CONFIG, Budget(steps=steps), whole)
+        train(Sum(), CONFIG, Budget(steps=steps), whole)
         found = differences(whole, cut)
     print(f"{count.killed} kills ({count.on_a_full_disk} of them on a full disk), {steps} steps")
     print("; ".join(found[:10]) or "bit-equal, and every row of the journal once")

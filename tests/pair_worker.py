@@ -42,13 +42,4 @@ if __name__ == "__main__":
     with join_team("cpu") as team:
         task = pair.PairTask(EAGER, words, team, CONFIG)
         folder = Path(sys.argv[1])
-        stop = team.stop()
-        train(
-            task,
-            EAGER,
-            Budget(steps=STEPS),
-            folder,
-            stop=stop,
-            clock=team.clock,
-            leads=team.leads,
-        )
+        train(task, EAGER, Budget(steps=STEPS), folder)

@@ -1,21 +1,19 @@
 """The frame of every training run: steps, learning rate, average, journal, states on the disk.
 
-What is trained is a `Task`: a network, its loss on batch number n, and a look at what it can do. A
-run is cut by a budget of steps or of minutes, by Ctrl-C, or by a kill, and goes on from its newest
+What is trained is a `Task`. A run is cut by a budget of steps or of minutes, by Ctrl-C, or by a kill, and goes on from its newest
 state as if it had never stopped: weights, average, optimiser, random numbers and place in the data.
 """
 
 import logging
 import signal
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.stop import Stop
@@ -23,10 +21,12 @@ from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
 from sd_scratch.training.lock import only_run
 from sd_scratch.training.settings import Budget, TrainConfig
-from sd_scratch.training.state import RunState, check_settings, load_state, save_state
+from sd_scratch.training.state import RunState, check_settings, load_state, plain, save_state
+from sd_scratch.training.task import Task
 
 log = logging.getLogger(__name__)
 
+GROWTH = "growth"
 LONGEST_STEP = 30.0  # seconds; a process that was stopped for an hour has not trained for an hour
 
 
@@ -34,31 +34,17 @@ OnStep = Callable[[int, float, dict[str, float]], None]
 """Told the step, the used share of the budget and the step's figures."""
 
 
-class Task(Protocol):
-    """What `train` trains."""
-
-    model: nn.Module
-
-    def settings(self) -> dict[str, Any]:
-        """What a state of this task fits: plain numbers and strings."""
-
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss on batch number `step`, and figures for the journal. All randomness that is not
-        a function of `step` comes from `generator`."""
-
-    def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """What the averaged `model` can do by now: figures for the journal, pictures on the disk."""
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `interrupted` is true when it was cut before its budget was used up."""
+    """How a run ended: `interrupted` is true when it was cut before its budget was used up. `folder` is
+    where its result lies."""
 
     model: nn.Module
     ema: nn.Module
     step: int
     seconds: float
     interrupted: bool
+    folder: Path
 
 
 class Run:
@@ -79,10 +65,11 @@ class Run:
         self.seconds = 0.0
 
     def settings(self) -> dict[str, Any]:
+        """What a state of this run fits, as JSON has it."""
         fixed = asdict(self.config)
         for key in ("log_steps", "save_seconds", "look_seconds"):
             del fixed[key]  # these change nothing that is learnt
-        return {**fixed, "betas": list(self.config.betas), **self.task.settings()}
+        return plain({**fixed, **self.task.settings()})
 
     def save(self, held: str = "") -> Path:
         """Write a state; `held` are the journal's rows that are not on the disk."""
@@ -150,19 +137,28 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    stop: Stop | None = None,
+    keep: int = 0,
     on_step: OnStep | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    leads: bool = True,
+    stop: Stop | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Outcome:
-    """Train `task` until the budget is used up or somebody asks it to stop.
+    """Train `task` until the budget is used up or somebody asks it to stop, and write the result.
+
+    `keep` also writes what has been learnt after a half, a quarter, an eighth ... of the budget, so
+    that there are so many in all: ``growth/STEP`` in `folder`.
 
     Of several processes that train together one leads, and writes; they share a clock and a stop.
     Raises `ScratchError` when `folder` holds a run and `resume` is false, when another process trains
     into it, when the settings are not those of the run that is resumed, when the loss is not finite, or
     when the last state cannot be written; states that were written before stay.
     """
-    stop = stop or Stop()
+    if keep and not task.result:
+        raise UsageError(
+            "nothing of this stage can be kept - its result is a part of the next one's"
+        )
+    budget = budget.counted(task.per_epoch)
+    stop, leads = stop or task.team.stop(), task.team.leads
+    result = folder.parent / (task.result or folder.name)
     with only_run(folder) if leads else nullcontext():
         run = Run(task, config, folder)
         held = _start(run, resume)
@@ -170,39 +166,26 @@ def train(
             Journal(folder, run.step, held, silent=not leads) as journal,
             stop.on_signals(*_endings()),
         ):
-            used = _take_steps(run, budget, journal, stop, on_step, clock, leads)
+            watch = _Watch(run, journal, keep if leads else 0, on_step)
+            used = _take_steps(run, budget, watch, stop, clock or task.team.clock)
             if leads:
                 run.save(journal.held)
             if leads and used >= 1:
-                journal.write(run.step, **task.look(run.ema.model, run.step))
-    return Outcome(task.model, run.ema.model, run.step, run.seconds, interrupted=used < 1)
+                watch.look()
+        if leads and task.result:
+            task.export(run.ema.model, result, run.step, run.seconds)
+    return Outcome(task.model, run.ema.model, run.step, run.seconds, used < 1, result)
 
 
 def _take_steps(
-    run: Run,
-    budget: Budget,
-    journal: Journal,
-    stop: Stop,
-    on_step: OnStep | None,
-    clock: Callable[[], float],
-    leads: bool,
+    run: Run, budget: Budget, watch: "_Watch", stop: Stop, clock: Callable[[], float]
 ) -> float:
-    """Step, save and look until the budget is used up, or until `stop`; returns the used share."""
-    config, means = run.config, _Means()
-    rhythm = _Rhythm(run.seconds, silent=not leads)
+    """Step until the budget is used up, or until `stop`; returns the used share."""
     while (used := budget.share(run.step, run.seconds)) < 1 and not stop.asked:
         began = clock()
         figures = run.take_step(used)
         run.seconds += min(LONGEST_STEP, clock() - began)
-        means.add(figures)
-        if run.step % config.log_steps == 0:
-            journal.write(run.step, minutes=run.seconds / 60, **means.take())
-        if rhythm.due("save", config.save_seconds, run.seconds):
-            _save_or_note(run, journal)
-        if rhythm.due("look", config.look_seconds, run.seconds):
-            journal.write(run.step, **run.task.look(run.ema.model, run.step))
-        if on_step is not None:
-            on_step(run.step, budget.share(run.step, run.seconds), figures)
+        watch.after_step(figures, used, budget.share(run.step, run.seconds))
     return used
 
 
@@ -229,43 +212,50 @@ def _endings() -> list[signal.Signals]:
     return endings
 
 
-def _save_or_note(run: Run, journal: Journal) -> None:
-    """In the middle of a run a full disk is no reason to stop: there may be room by the next time."""
-    try:
-        run.save(journal.held)
-    except ScratchError as error:
-        log.warning("%s - the run goes on, without a newer state", error)
-        journal.write(run.step, problem=str(error))
+class _Watch:
+    """What is done between steps, by the process that leads: rows, states, looks, kept models."""
 
+    def __init__(self, run: Run, journal: Journal, keep: int, on_step: OnStep | None) -> None:
+        self.run, self.journal, self.on_step = run, journal, on_step
+        self.moments = [0.5**i for i in range(keep)]  # shares of the budget
+        self.leads = run.task.team.leads
+        self.last = dict.fromkeys(("save", "look"), run.seconds)
+        self.sums: dict[str, float] = {}
+        self.count = 0
 
-class _Rhythm:
-    """Which of several things are due, by training time; none of them when silent."""
+    def after_step(self, figures: dict[str, float], before: float, used: float) -> None:
+        """What is due after a step that took the used share of the budget from `before` to `used`."""
+        run, config = self.run, self.run.config
+        for key, value in figures.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.count += 1
+        if run.step % config.log_steps == 0:
+            means = {key: value / self.count for key, value in self.sums.items()}
+            self.sums, self.count = {}, 0
+            self.journal.write(run.step, minutes=run.seconds / 60, **means)
+        if any(before < moment <= used for moment in self.moments):
+            folder = run.folder / GROWTH / f"{run.step:07d}"
+            run.task.export(run.ema.model, folder, run.step, run.seconds)
+        if self.due("save", config.save_seconds):
+            self.save()
+        if self.due("look", config.look_seconds):
+            self.look()
+        if self.on_step is not None:
+            self.on_step(run.step, used, figures)
 
-    def __init__(self, now: float, silent: bool = False) -> None:
-        self._start = now
-        self._silent = silent
-        self._last: dict[str, float] = {}
-
-    def due(self, name: str, interval: float, now: float) -> bool:
-        if self._silent or now - self._last.get(name, self._start) < interval:
+    def due(self, name: str, interval: float) -> bool:
+        if not self.leads or self.run.seconds - self.last[name] < interval:
             return False
-        self._last[name] = now
+        self.last[name] = self.run.seconds
         return True
 
+    def look(self) -> None:
+        self.journal.write(self.run.step, **self.run.task.look(self.run.ema.model, self.run.step))
 
-class _Means:
-    """Means of figures since they were last taken."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
-
-    def add(self, figures: dict[str, float]) -> None:
-        for key, value in figures.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
-        self._count += 1
-
-    def take(self) -> dict[str, float]:
-        means = {key: value / self._count for key, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
+    def save(self) -> None:
+        """In the middle of a run a full disk is no reason to stop: there may be room by the next time."""
+        try:
+            self.run.save(self.journal.held)
+        except ScratchError as error:
+            log.warning("%s - the run goes on, without a newer state", error)
+            self.journal.write(self.run.step, problem=str(error))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sd_scratch.errors import UsageError
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -24,10 +26,22 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """When to end: after `minutes` of training time, after `steps`, or at the first of both."""
+    """When to end: after `minutes` of training time, `steps` or `epochs`, whichever comes first."""
 
     minutes: float | None = None
     steps: int | None = None
+    epochs: int | None = None
+
+    def counted(self, per_epoch: int | None) -> "Budget":
+        """The same with epochs counted in steps. Raises `UsageError` where no picture is seen twice."""
+        if self.epochs is None:
+            return self
+        if per_epoch is None:
+            raise UsageError(
+                "every picture is new here, there are no epochs - name steps or minutes"
+            )
+        steps = self.epochs * per_epoch
+        return Budget(self.minutes, min(steps, self.steps or steps))
 
     def share(self, step: int, seconds: float) -> float:
         """How much of it is used up, 0..1."""

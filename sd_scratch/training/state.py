@@ -7,6 +7,7 @@ a cut, a crash, a full disk or a damaged file costs at most the steps since the 
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import pickle
 from dataclasses import dataclass
@@ -102,8 +103,14 @@ def _read(path: Path) -> RunState:
     return state
 
 
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them: tuples are lists."""
+    return dict(json.loads(json.dumps(settings)))
+
+
 def check_settings(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with a run that was started differently, and say what is different."""
+    saved = plain(saved)
     differences = [
         f"{key} was {saved.get(key)!r} and is now {asked.get(key)!r}"
         for key in sorted(saved.keys() | asked.keys())

@@ -25,12 +25,13 @@ from sd_scratch.scenes.evaluate import (
 from sd_scratch.scenes.graph import sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
-from sd_scratch.training.loop import Run, Task
+from sd_scratch.training.loop import Run
 from sd_scratch.training.scenes.latents import Latents, cached_latents
 from sd_scratch.training.scenes.train import export_scenes, make_tokenizer, train_scenes
 from sd_scratch.training.scenes.unet import P_EMPTY, UNetTask
 from sd_scratch.training.scenes.vae import LOGVAR_START, VaeTask, measure_scale, psnr, start_narrow
 from sd_scratch.training.settings import Budget, TrainConfig
+from sd_scratch.training.task import Task
 
 CONFIG = replace(
     TINY,
@@ -56,12 +57,12 @@ def vae() -> Autoencoder:
     return Autoencoder(CONFIG.vae).requires_grad_(False)
 
 
-class OneBatch:
+class OneBatch(Task):
     """A task that sees the same batch, and the same noise, at every step."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.model = task, task.model
-        self.settings, self.look = task.settings, task.look
+        self.settings, self.look = task.settings, task.look  # type: ignore[method-assign]
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         return self.task.loss(0, torch.Generator().manual_seed(0))
@@ -175,7 +176,7 @@ def test_latents_are_cached_for_their_autoencoder(
 
 def test_both_stages_give_a_model_that_loads(tmp_path: Path) -> None:
     quick = replace(EAGER, look_seconds=1e9)
-    with pytest.raises(ScratchError, match="--stage vae"):
+    with pytest.raises(ScratchError, match="train the stage vae first"):
         train_scenes("unet", tmp_path, Budget(steps=2), config=CONFIG)
     train_scenes("vae", tmp_path, Budget(steps=2), config=CONFIG, settings=quick)
     outcome = train_scenes(

@@ -26,6 +26,7 @@ from sd_scratch.training.lock import only_run
 from sd_scratch.training.loop import Run, train
 from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(batch=4, lr=1e-2, warmup_steps=3, log_steps=2, save_seconds=1e9)
 
 
-class Line:
+class Line(Task):
     """Learns y = 2 x + 1 from noisy points."""
 
     def __init__(self, hidden: int = 8) -> None:

@@ -4,31 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
 from sd_scratch.training.pixels.images import LabelledImages
+from sd_scratch.training.task import Shuffle
 
-EPOCH_SEEDS = 1_000_003  # more than there are epochs
 
-
-class Batches:
-    """Every epoch in an order of its own; what is left over at its end is not used in it."""
+class Batches(Shuffle):
+    """Batches of a data set in memory."""
 
     def __init__(self, data: LabelledImages, batch: int, seed: int) -> None:
-        if batch > len(data):
-            raise ScratchError(
-                f"{data.source} - {len(data):,} pictures are fewer than a batch of {batch}"
-                " - use more pictures"
-            )
-        self.data, self.batch, self.seed = data, batch, seed
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-
-    def rows(self, step: int) -> Tensor:
-        """The numbers of the pictures in batch number `step`."""
-        epoch, place = divmod(step, len(self.data) // self.batch)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
-            self._order = (epoch, torch.randperm(len(self.data), generator=generator))
-        return self._order[1][place * self.batch : (place + 1) * self.batch]
+        super().__init__(len(data), batch, seed, data.source)
+        self.data = data
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Pictures ``[B, C, S, S]`` uint8 and their classes ``[B]``."""

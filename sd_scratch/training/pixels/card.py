@@ -1,34 +1,46 @@
 """The card of a trained model: what it has learnt from, how, for how long, and how to use it."""
 
+import logging
 import shlex
 from pathlib import Path
 
+from torch import nn
+
+from sd_scratch.checkpoints.pixel_model import PixelComponents, build_denoiser, save_pixel_model
 from sd_scratch.config import ContextUNetConfig
 from sd_scratch.files import write_file
 from sd_scratch.training.pixels.datasets import DATA_SETS
 from sd_scratch.training.pixels.presets import PixelPreset
-from sd_scratch.training.state import RunState
+
+log = logging.getLogger(__name__)
 
 OWN_PART = "## Figures\n"
 """From here on a card is written by people, and stays when the model is written again."""
 
 
-def write_card(preset: PixelPreset, state: RunState, folder: Path) -> None:
-    """Write ``README.md``; the part that people have added stays."""
+def write_model(
+    preset: PixelPreset, model: nn.Module, folder: Path, step: int, seconds: float
+) -> None:
+    """Write a denoiser, after so many steps and seconds of training, with its card ``README.md``; the
+    part of the card that people have added stays."""
+    network = build_denoiser(preset.model)
+    network.load_state_dict(model.state_dict())  # on the CPU, whatever it was trained on
+    save_pixel_model(PixelComponents(preset.model, network), folder)
     path = folder / "README.md"
     figures = "Not measured yet.\n"
     if path.is_file():
         _, found, own = path.read_text(encoding="utf-8").partition(OWN_PART)
         figures = own.lstrip("\n") if found else figures
-    text = f"{_head(preset, state)}\n{OWN_PART}\n{figures}"
+    parameters = sum(value.numel() for value in network.state_dict().values())
+    text = f"{_head(preset, parameters, step, seconds)}\n{OWN_PART}\n{figures}"
     write_file(path, text.encode(), overwrite=True)
+    log.info("model written to %s", folder)
 
 
-def _head(preset: PixelPreset, state: RunState) -> str:
+def _head(preset: PixelPreset, parameters: int, step: int, seconds: float) -> str:
     model, train = preset.model, preset.train
     schedule = model.schedule
-    pictures = state.step * train.batch
-    parameters = sum(value.numel() for value in state.ema.values())
+    pictures = step * train.batch
     network = "ContextUNet" if isinstance(model.network, ContextUNetConfig) else "PixelUNet"
     averaged = f"averaged weights (decay {train.ema_decay})" if train.ema_decay else "raw weights"
     name = model.class_names[0]
@@ -53,7 +65,7 @@ In this folder, on the command line and in Python:
 - {network}, {parameters / 1e6:.2f} M parameters: `{model.network}`
 - {schedule.num_train_timesteps} timesteps, {schedule.beta_schedule}, {schedule.prediction_type};
   pixels from {model.low:g} to 1
-- {state.step:,} steps of {train.batch} pictures ({pictures:,} in all) in {state.seconds / 60:.0f} minutes;
+- {step:,} steps of {train.batch} pictures ({pictures:,} in all) in {seconds / 60:.0f} minutes;
   AdamW, learning rate {train.lr:g}, {averaged}; no class in {preset.p_no_class:.0%} of them
 """
 

@@ -10,7 +10,6 @@ arXiv:2202.00512). One picture in ten goes without its class, so that the same n
 pictures look like in general (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,8 +31,10 @@ from sd_scratch.pictures.film import save_film
 from sd_scratch.pictures.grid import save_grid
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.pixels.batches import Batches, mirror_half
+from sd_scratch.training.pixels.card import write_model
 from sd_scratch.training.pixels.images import DataSet, to_pixels
 from sd_scratch.training.pixels.presets import PixelPreset
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
 CHECK_SEED, CHECK_COUNT = 900, 256
@@ -42,12 +43,14 @@ LOOK_GUIDANCE = (1.0, 1.5, 3.0)
 LOOK_STEPS, LOOK_ROWS, LOOK_COLUMNS = 25, 2, 10
 
 
-class DdpmTask:
+class DdpmTask(Task):
     """Denoises the pictures of a data set, told their classes.
 
     The network computes in `dtype`, by default bfloat16 on GPUs that have it, else float32. Its weights
     and the loss are float32; bfloat16 has that range, so that nothing needs scaling.
     """
+
+    result = "model"
 
     def __init__(
         self,
@@ -57,20 +60,16 @@ class DdpmTask:
         team: Team | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.preset, self.data, self.folder = preset, data, folder
-        self.team = team or Team()
-        on_gpu = self.team.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-        self.team.check_batch(preset.train.batch)
-        self.config = preset.model
+        self.preset, self.data, self.folder, self.config = preset, data, folder, preset.model
         self.schedule = Schedule(self.config.schedule)
         self.batches = Batches(data.train, preset.train.batch, preset.train.seed)
-        network = build_denoiser(self.config, preset.train.seed)
-        self.model: nn.Module = network.to(self.team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._parallel = self.team.parallel(self.model)
+        self.per_epoch = self.batches.per_epoch
+        super().__init__(build_denoiser(self.config, preset.train.seed), preset.train, team)
+        on_gpu = self.team.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
 
     def settings(self) -> dict[str, Any]:
-        facts = {
+        return {
             "network": asdict(self.config.network),
             "schedule": asdict(self.config.schedule),
             "low": self.config.low,
@@ -81,8 +80,6 @@ class DdpmTask:
             "p_no_class": self.preset.p_no_class,
             "flip": self.preset.flip,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(facts))
-        return plain
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The mean squared error over this process's share of batch number `step`."""
@@ -95,7 +92,7 @@ class DdpmTask:
         low = self.dtype != torch.float32
         precision = torch.autocast(self.team.device.type, self.dtype, enabled=low)
         with self._dropout_of(step), precision:
-            loss = self.error(self._parallel, x0, classes, t, eps)
+            loss = self.error(self.parallel, x0, classes, t, eps)
         return loss, {"loss": self.team.mean(loss)}
 
     def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -138,6 +135,9 @@ class DdpmTask:
         save_grid(_rgb(torch.cat(sheet)), self.folder / f"samples-{step:07d}.png", len(names))
         save_film([_rgb(stage) for stage in frames], self.folder / "reverse.gif", len(names))
         return {"check loss": self.check_loss(model)}
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        write_model(self.preset, model, folder, step, seconds)
 
     @torch.no_grad()
     def check_loss(self, model: nn.Module) -> float:

@@ -1,42 +1,43 @@
 """Trains the classifier that judges pictures, by our own frame and on the same data."""
 
-import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.checkpoints.pixel_model import build_classifier
+from sd_scratch.checkpoints.pixel_model import build_classifier, save_classifier
 from sd_scratch.networks.classifier import Classifier
 from sd_scratch.training.pixels.batches import Batches, mirror_half, shift_each
 from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_pixels
 from sd_scratch.training.pixels.presets import JudgePreset
+from sd_scratch.training.task import Task
 
 BATCH = 500
 LABEL_SMOOTHING = 0.05
 
 
-class JudgeTask:
+class JudgeTask(Task):
     """Tells the classes of pictures apart."""
+
+    result = "classifier"
 
     def __init__(self, preset: JudgePreset, data: DataSet, name: str) -> None:
         self.preset, self.data, self.name = preset, data, name
         self.batches = Batches(data.train, preset.train.batch, preset.train.seed)
-        network = build_classifier(preset.model, preset.train.seed)
-        self.model: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.per_epoch = self.batches.per_epoch
+        super().__init__(build_classifier(preset.model, preset.train.seed), preset.train)
 
     def settings(self) -> dict[str, Any]:
-        facts = {
+        return {
             "network": asdict(self.preset.model),
             "data": self.name,
             "pictures": self.data.train.fingerprint(),
             "shift": self.preset.shift,
             "flip": self.preset.flip,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(facts))
-        return plain
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy with slightly softened labels (Szegedy et al. 2015, arXiv:1512.00567)."""
@@ -53,6 +54,10 @@ class JudgeTask:
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Classifier)
         return {"test accuracy": accuracy(model, self.data.test)}
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        assert isinstance(model, Classifier)
+        save_classifier(model, folder, torch.float32)
 
 
 @torch.no_grad()

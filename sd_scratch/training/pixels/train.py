@@ -5,33 +5,24 @@ out/model/        the denoiser, in half precision, with its card
 out/classifier/   the same for the classifier that judges pictures, and the classifier itself
 """
 
-import logging
 from pathlib import Path
 
 import torch
 
-from sd_scratch.checkpoints.pixel_model import (
-    PixelComponents,
-    build_classifier,
-    build_denoiser,
-    save_classifier,
-    save_pixel_model,
-)
+from sd_scratch.checkpoints.pixel_model import build_denoiser
 from sd_scratch.errors import UsageError
 from sd_scratch.files import write_file
 from sd_scratch.training.loop import OnStep, Outcome, train
-from sd_scratch.training.pixels.card import write_card
+from sd_scratch.training.pixels.card import write_model
 from sd_scratch.training.pixels.ddpm import DdpmTask
 from sd_scratch.training.pixels.images import DataSet
 from sd_scratch.training.pixels.judge import JudgeTask
 from sd_scratch.training.pixels.presets import JudgePreset, PixelPreset
 from sd_scratch.training.settings import Budget
-from sd_scratch.training.state import RunState, load_state
+from sd_scratch.training.state import load_state
 from sd_scratch.training.team import Team
 
-DDPM, MODEL, CLASSIFIER = "ddpm", "model", "classifier"
-
-log = logging.getLogger(__name__)
+DDPM, CLASSIFIER = "ddpm", "classifier"
 
 
 def train_ddpm(
@@ -41,32 +32,23 @@ def train_ddpm(
     budget: Budget,
     *,
     resume: bool = False,
+    keep: int = 0,
     team: Team | None = None,
     dtype: torch.dtype | None = None,
     on_step: OnStep | None = None,
 ) -> Outcome:
-    """Train a denoiser into `out`; the model of the newest state is in ``out/model``.
+    """Train a denoiser into `out`; the model is in ``out/model``.
 
-    `dtype` is what `DdpmTask` computes in.
-
-    Raises `ScratchError` for whatever `sd_scratch.training.loop.train` raises it for.
+    `dtype` is what `DdpmTask` computes in. Raises `ScratchError` for whatever
+    `sd_scratch.training.loop.train` raises it for.
     """
-    team = team or Team()
     check_fits(preset, data)
     task = DdpmTask(preset, data, out / DDPM, team, dtype)
     outcome = train(
-        task,
-        preset.train,
-        budget,
-        out / DDPM,
-        resume=resume,
-        stop=team.stop(),
-        on_step=on_step,
-        clock=team.clock,
-        leads=team.leads,
+        task, preset.train, budget, out / DDPM, resume=resume, keep=keep, on_step=on_step
     )
-    if team.leads:
-        export_ddpm(preset, out, out / MODEL)
+    if task.team.leads:
+        _copy_film(out, outcome.folder)
     return outcome
 
 
@@ -82,12 +64,7 @@ def train_classifier(
 ) -> Outcome:
     """Train the classifier for a data set into ``out/classifier``."""
     task = JudgeTask(preset, data, name)
-    folder = out / CLASSIFIER
-    outcome = train(task, preset.train, budget, folder, resume=resume, on_step=on_step)
-    classifier = build_classifier(preset.model)
-    classifier.load_state_dict(outcome.ema.state_dict())
-    save_classifier(classifier, folder, torch.float32)
-    return outcome
+    return train(task, preset.train, budget, out / CLASSIFIER, resume=resume, on_step=on_step)
 
 
 def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
@@ -96,13 +73,21 @@ def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
     if state is None:
         raise UsageError(f"{out / DDPM} - no state of a training there - train first")
     network = build_denoiser(preset.model)
-    _fill(network, state, out)
-    save_pixel_model(PixelComponents(preset.model, network), folder)
-    write_card(preset, state, folder)
+    try:
+        network.load_state_dict(state.ema)
+    except RuntimeError:
+        raise UsageError(
+            f"{out / DDPM} - its state is of another network - name the preset and the timesteps that"
+            " it was trained with",
+        ) from None
+    write_model(preset, network, folder, state.step, state.seconds)
+    _copy_film(out, folder)
+
+
+def _copy_film(out: Path, folder: Path) -> None:
     film = out / DDPM / "reverse.gif"
     if film.is_file():
         write_file(folder / film.name, film.read_bytes(), overwrite=True)
-    log.info("model written to %s", folder)
 
 
 def check_fits(preset: PixelPreset, data: DataSet) -> None:
@@ -116,13 +101,3 @@ def check_fits(preset: PixelPreset, data: DataSet) -> None:
             f" {network.sample_size} pixels, {network.in_channels} channels and"
             f" {network.num_classes} classes - another data set?",
         )
-
-
-def _fill(network: torch.nn.Module, state: RunState, out: Path) -> None:
-    try:
-        network.load_state_dict(state.ema)
-    except RuntimeError:
-        raise UsageError(
-            f"{out / DDPM} - its state is of another network - name the --preset that it was"
-            " trained with",
-        ) from None

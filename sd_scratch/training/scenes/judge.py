@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.pixel_model import build_classifier
+from sd_scratch.checkpoints.pixel_model import build_classifier, save_classifier
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.config import ClassifierConfig
 from sd_scratch.networks.classifier import Classifier
@@ -33,6 +33,7 @@ from sd_scratch.scenes.graph import (
 from sd_scratch.scenes.render import render
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.settings import TrainConfig
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -57,23 +58,19 @@ COUNT = 200
 BATCH = 50
 
 
-class SceneJudgeTask:
+class SceneJudgeTask(Task):
     """Tells background, colour, shape and size; every picture is seen once."""
+
+    result = "scenes-classifier"
 
     def __init__(
         self, train: TrainConfig, team: Team | None = None, config: ClassifierConfig = JUDGE
     ) -> None:
-        self.team = team or Team()
-        self.team.check_batch(train.batch)
-        self.train, self.config = train, config
-        self.model: nn.Module = build_classifier(config, train.seed).to(
-            memory_format=torch.channels_last  # type: ignore[call-overload]
-        )
-        self._parallel = self.team.parallel(self.model)
+        super().__init__(build_classifier(config, train.seed), train, team)
+        self.config = config
 
     def settings(self) -> dict[str, Any]:
-        network = asdict(self.config) | {"block_out_channels": list(self.config.block_out_channels)}
-        return {"network": network, "augmentation": [BLUR, NOISE, SHIFT]}
+        return {"network": asdict(self.config), "augmentation": [BLUR, NOISE, SHIFT]}
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The sum of the four cross entropies."""
@@ -82,7 +79,7 @@ class SceneJudgeTask:
         numbers = self.team.share(torch.arange(step * count, (step + 1) * count))
         scenes = [sample_scene(DATA_SEED, i, "one") for i in numbers.tolist()]
         images = worsen(render(scenes, side).images.to(self.team.device), wear)
-        scores = self._parallel(images.contiguous(memory_format=torch.channels_last))
+        scores = self.parallel(images.contiguous(memory_format=torch.channels_last))
         goals = labels(scenes).to(scores.device)
         loss = torch.stack(
             [F.cross_entropy(part, goals[:, i]) for i, part in enumerate(_parts(scores))]
@@ -94,6 +91,10 @@ class SceneJudgeTask:
         scenes = one_object_scenes(COUNT)
         said = judge(model, render(scenes, self.config.sample_size).images)
         return {f"check {name}": share for name, share in _right(said, scenes).items()}
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        assert isinstance(model, Classifier)
+        save_classifier(model, folder)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ layers that are not kept.
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.checkpoints.clip import DEVIATION, MEAN, ClipModel
+from sd_scratch.checkpoints.clip import DEVIATION, MEAN, ClipModel, save_clip
 from sd_scratch.config import SCENES_CLIP, ClipConfig
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.scenes.captions import Caption, caption, hard_negatives, plain_caption
@@ -29,6 +30,7 @@ from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, wo
 from sd_scratch.training.scenes.lessons import Answers, Lessons, lesson_losses
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
 from sd_scratch.training.settings import TrainConfig
+from sd_scratch.training.task import Task, seeded
 from sd_scratch.training.team import Team
 
 PAIR_TRAINING = TrainConfig(batch=64, lr=1e-3, betas=(0.9, 0.98), ema_decay=0.995)
@@ -80,8 +82,10 @@ class Pair(nn.Module):
         return images, texts, scale, *self.lessons(half[:, 1:], x[:, 1:], pooled, said[:, 0])
 
 
-class PairTask:
+class PairTask(Task):
     """Fresh scenes; every picture is seen once."""
+
+    result = "scenes-clip"
 
     def __init__(
         self,
@@ -90,14 +94,9 @@ class PairTask:
         team: Team | None = None,
         config: ClipConfig = SCENES_CLIP,
     ) -> None:
-        self.team = team or Team()
-        self.team.check_batch(train.batch)
-        self.config, self.train, self.tokenizer = config, train, tokenizer
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(train.seed)
-            self.pair = Pair(config)
-        self.model: nn.Module = self.pair
-        self._parallel = self.team.parallel(self.pair)
+        pair = seeded(lambda: Pair(config), train.seed)
+        super().__init__(pair, train, team, layout=torch.contiguous_format)
+        self.config, self.tokenizer = config, tokenizer
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -120,7 +119,7 @@ class PairTask:
         easy = step < EASY_STEPS
         texts = [[true.text] if easy else [true.text, *false] for true, false in every]
         ids = token_ids(self.tokenizer, texts).to(self.team.device)
-        image, text, scale, *answers = self._parallel(pictures, ids)
+        image, text, scale, *answers = self.parallel(pictures, ids)
 
         contrast, right = contrastive_loss(self.team.gather(image), self.team.gather(text), scale)
         related = [true.mentions >= {"relation", "colour"} for true, _ in every]
@@ -134,6 +133,9 @@ class PairTask:
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
         rows = evaluate_pair(self.clip_model(model), count=LOOK_COUNT)
         return {f"check {row.question}": row.right for row in rows}
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        save_clip(self.clip_model(model), folder)
 
     def clip_model(self, model: nn.Module) -> ClipModel:
         """What is kept of the (averaged) networks of a training run."""

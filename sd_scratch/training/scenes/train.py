@@ -5,20 +5,15 @@ out/unet/   the same for the U-Net and the text encoder, and the latents that th
 out/model/  the model in diffusers' folder layout, in half precision
 """
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.clip import save_clip
-from sd_scratch.checkpoints.pixel_model import save_classifier
-from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import SCENES, ModelConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.networks.classifier import Classifier
 from sd_scratch.scenes.captions import corpus
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import number_tokens
@@ -27,19 +22,28 @@ from sd_scratch.training.loop import OnStep, Outcome, train
 from sd_scratch.training.scenes.judge import JUDGE_TRAINING, SceneJudgeTask
 from sd_scratch.training.scenes.latents import cached_latents
 from sd_scratch.training.scenes.pair import PAIR_TRAINING, PairTask
-from sd_scratch.training.scenes.unet import DATA_SEED, UNET_TRAINING, TextAndUNet, UNetTask
+from sd_scratch.training.scenes.unet import (
+    DATA_SEED,
+    UNET_TRAINING,
+    TextAndUNet,
+    UNetTask,
+    save_scenes,
+)
 from sd_scratch.training.scenes.vae import VAE_TRAINING, VaeTask, measure_scale
 from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import load_state
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
-log = logging.getLogger(__name__)
-
-STAGES = ("vae", "unet", "clip", "classifier")
+STAGES = {
+    "vae": VAE_TRAINING,
+    "unet": UNET_TRAINING,
+    "clip": PAIR_TRAINING,
+    "classifier": JUDGE_TRAINING,
+}
 SCENE_COUNT = 64_000  # what the U-Net sees, again and again
 CAPTIONS_PER_SCENE = 4
 CORPUS_SIZE = 20_000
-SHARD_BYTES = 15 << 20
 
 
 def train_scenes(
@@ -52,6 +56,7 @@ def train_scenes(
     settings: TrainConfig | None = None,
     scene_count: int = SCENE_COUNT,
     init: Components | None = None,
+    keep: int = 0,
     on_step: OnStep | None = None,
     team: Team | None = None,
 ) -> Outcome:
@@ -65,40 +70,23 @@ def train_scenes(
     """
     if stage not in STAGES:
         raise UsageError(f"no stage {stage!r} - there is {' and '.join(STAGES)}")
+    if init is not None and stage not in ("vae", "unet"):
+        raise UsageError(
+            f"the stage {stage} begins from nothing - leave the model to begin with away"
+        )
     team = team or Team()
-    task: VaeTask | UNetTask | PairTask | SceneJudgeTask
+    train_config = settings or _gentler(STAGES[stage], init if stage == "vae" else None)
+    task: Task
     if stage == "vae":
-        train_config = settings or _gentler(VAE_TRAINING, init)
         task = VaeTask(config, train_config, out / stage, team, init)
+    elif stage == "unet":
+        task = _unet_task(out, config, train_config, scene_count, team, init)
     elif stage == "clip":
-        train_config = settings or PAIR_TRAINING
         with team.leader_first():
             task = PairTask(train_config, _tokenizer(out, config, None), team)
-    elif stage == "classifier":
-        train_config = settings or JUDGE_TRAINING
-        task = SceneJudgeTask(train_config, team)
     else:
-        train_config = settings or UNET_TRAINING
-        task = _unet_task(out, config, train_config, scene_count, team, init)
-    outcome = train(
-        task,
-        train_config,
-        budget,
-        out / stage,
-        resume=resume,
-        stop=team.stop(),
-        on_step=on_step,
-        clock=team.clock,
-        leads=team.leads,
-    )
-    if team.leads and isinstance(task, UNetTask):
-        _export(task.components(outcome.ema), out / "model")
-    elif team.leads and isinstance(task, PairTask):
-        save_clip(task.clip_model(outcome.ema), out / "scenes-clip")
-    elif team.leads and isinstance(task, SceneJudgeTask):
-        assert isinstance(outcome.ema, Classifier)
-        save_classifier(outcome.ema, out / "scenes-classifier")
-    return outcome
+        task = SceneJudgeTask(train_config, team)
+    return train(task, train_config, budget, out / stage, resume=resume, keep=keep, on_step=on_step)
 
 
 def export_scenes(out: Path, folder: Path, config: ModelConfig = SCENES) -> None:
@@ -110,7 +98,7 @@ def export_scenes(out: Path, folder: Path, config: ModelConfig = SCENES) -> None
     networks = TextAndUNet(config)
     networks.load_state_dict(state.ema)
     tokenizer = _tokenizer(out, config, None)
-    _export(Components(config, networks.text, vae, networks.unet, tokenizer), folder)
+    save_scenes(Components(config, networks.text, vae, networks.unet, tokenizer), folder)
 
 
 def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, ModelConfig]:
@@ -118,7 +106,7 @@ def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, Mo
     state = load_state(out / "vae")
     if state is None:
         raise UsageError(
-            f"{out / 'vae'} - no state of an autoencoder - train it first, with --stage vae",
+            f"{out / 'vae'} - no state of an autoencoder - train the stage vae first",
         )
     vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae.load_state_dict(state.ema)
@@ -165,8 +153,3 @@ def _unet_task(
             out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
         )
     return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team, init)
-
-
-def _export(components: Components, folder: Path) -> None:
-    save_folder(components, folder, torch.float16, shard_bytes=SHARD_BYTES, overwrite=True)
-    log.info("model written to %s", folder)

@@ -5,6 +5,7 @@ also counts what the model says of the picture where there is almost only noise.
 is empty, for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.prediction import target
 from sd_scratch.diffusion.schedule import Schedule
@@ -27,6 +29,7 @@ from sd_scratch.scenes.evaluate import make_checks, sample_prompts, score
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.scenes.latents import Latents
 from sd_scratch.training.settings import TrainConfig
+from sd_scratch.training.task import Shuffle, Task, seeded
 from sd_scratch.training.team import Team
 
 UNET_TRAINING = TrainConfig(batch=64, lr=1e-3, ema_decay=0.999, look_seconds=600.0)
@@ -35,6 +38,9 @@ NOISY_POWER = 0.65  # 1 would draw all timesteps equally often
 DATA_SEED = 2
 LOOK_COUNT = 100
 TEXT_INIT_STD = 0.02
+SHARD_BYTES = 15 << 20
+
+log = logging.getLogger(__name__)
 
 
 class TextAndUNet(nn.Module):
@@ -65,8 +71,10 @@ def draw_timesteps(count: int, T: int, generator: torch.Generator) -> Tensor:
     return (T * u**NOISY_POWER).long().clamp(max=T - 1)
 
 
-class UNetTask:
+class UNetTask(Task):
     """Denoises the latents of scenes, told by their captions; begins with the weights of `init`, if any."""
+
+    result = "model"
 
     def __init__(
         self,
@@ -79,26 +87,21 @@ class UNetTask:
         team: Team | None = None,
         init: Components | None = None,
     ) -> None:
-        self.team = team or Team()
-        self.team.check_batch(train.batch)
-        self.config, self.train, self.folder = config, train, folder
-        self.vae, self.tokenizer, self.latents = vae, tokenizer, latents
-        self.schedule = Schedule(config.schedule)
-        self.empty = torch.tensor(tokenizer.encode("").ids)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(train.seed)
-            self.networks = TextAndUNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = seeded(lambda: TextAndUNet(config), train.seed)
         if init is not None:
             self.networks.text.load_state_dict(init.text.state_dict())
             self.networks.unet.load_state_dict(init.unet.state_dict())
-        self.model: nn.Module = self.networks
-        self._parallel = self.team.parallel(self.model)
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        super().__init__(self.networks, train, team)
+        self.config, self.folder = config, folder
+        self.vae, self.tokenizer, self.latents = vae, tokenizer, latents
+        self.schedule = Schedule(config.schedule)
+        self.empty = torch.tensor(tokenizer.encode("").ids)
+        self.shuffle = Shuffle(len(latents), train.batch, train.seed, "the scenes")
+        self.per_epoch = self.shuffle.per_epoch
 
     def settings(self) -> dict[str, Any]:
-        unet = asdict(self.config.unet)
         return {
-            "unet": {key: list(x) if isinstance(x, tuple) else x for key, x in unet.items()},
+            "unet": asdict(self.config.unet),
             "text": asdict(self.config.text),
             "schedule": asdict(self.config.schedule),
             "scaling_factor": self.config.vae.scaling_factor,
@@ -114,15 +117,13 @@ class UNetTask:
         x_t = self.schedule.add_noise(x0, noise, t)
         goal = target(x0, noise, self.schedule.alpha_bar[t], self.config.schedule.prediction_type)
         x_t, t, token_ids, goal = (self.team.share(x) for x in (x_t, t, token_ids, goal))
-        loss = F.mse_loss(self._parallel(x_t, t, token_ids), goal)
+        loss = F.mse_loss(self.parallel(x_t, t, token_ids), goal)
         return loss, {"loss": self.team.mean(loss)}
 
     def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents with unit variance and token ids: every epoch in an order of its own, and with the
         next of each scene's captions."""
-        per_epoch = len(self.latents) // self.train.batch
-        epoch, place = divmod(step, per_epoch)
-        rows = self._shuffled(epoch)[place * self.train.batch : (place + 1) * self.train.batch]
+        rows, epoch = self.shuffle.rows(step), step // self.shuffle.per_epoch
         mean, std = self.latents.mean[rows].float(), self.latents.std[rows].float()
         z = mean + std * torch.randn(mean.shape, generator=generator)
         token_ids = self.latents.token_ids[rows, epoch % self.latents.token_ids.shape[1]].long()
@@ -130,16 +131,13 @@ class UNetTask:
         token_ids = torch.where(dropped[:, None], self.empty, token_ids)
         return z * self.config.vae.scaling_factor, token_ids
 
-    def _shuffled(self, epoch: int) -> Tensor:
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self.latents), generator=generator))
-        return self._order[1]
-
     def components(self, model: nn.Module) -> Components:
         """What a picture is made with, from the (averaged) networks of a training run."""
         assert isinstance(model, TextAndUNet)
         return Components(self.config, model.text, self.vae, model.unet, self.tokenizer, "training")
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        save_scenes(self.components(model), folder)
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
         checks = make_checks(LOOK_COUNT)
@@ -149,3 +147,9 @@ class UNetTask:
         save_grid(images, self.folder / f"samples-{step:07d}.png")
         figures = score(checks, oracle.read(images))
         return {f"{part}: {name}": share for (part, name), (share, _) in figures.items()}
+
+
+def save_scenes(components: Components, folder: Path) -> None:
+    """Write a model in half precision, in files that travel anywhere."""
+    save_folder(components, folder, torch.float16, shard_bytes=SHARD_BYTES, overwrite=True)
+    log.info("model written to %s", folder)

@@ -22,6 +22,7 @@ from sd_scratch.scenes.evaluate import make_checks, reconstruct, score
 from sd_scratch.scenes.graph import sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.training.settings import TrainConfig
+from sd_scratch.training.task import Task, seeded
 from sd_scratch.training.team import Team
 
 VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)
@@ -31,7 +32,7 @@ CHECK_COUNT = 200
 LOGVAR_START = -5.0
 
 
-class VaeTask:
+class VaeTask(Task):
     """Reconstructs fresh scenes, every picture seen once; begins with the weights of `init`, if any."""
 
     def __init__(
@@ -42,22 +43,15 @@ class VaeTask:
         team: Team | None = None,
         init: Components | None = None,
     ) -> None:
-        self.team = team or Team()
-        self.team.check_batch(train.batch)
-        self.config, self.train, self.folder = config, train, folder
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(train.seed)
-            self.vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        start_narrow(self.vae)
+        vae = seeded(lambda: Autoencoder(config.vae), train.seed)
+        start_narrow(vae)
         if init is not None:
-            self.vae.load_state_dict(init.vae.state_dict())
-        self.model: nn.Module = self.vae
-        self._parallel = self.team.parallel(_ThereAndBack(self.vae))
+            vae.load_state_dict(init.vae.state_dict())
+        super().__init__(vae, train, team, called=_ThereAndBack(vae))
+        self.config, self.folder = config, folder
 
     def settings(self) -> dict[str, Any]:
-        vae = asdict(self.config.vae) | {
-            "block_out_channels": list(self.config.vae.block_out_channels)
-        }
+        vae = asdict(self.config.vae)
         del vae["scaling_factor"]  # measured when the training is over
         return {"vae": vae, "side": self.config.sample_size, "kl_weight": KL_WEIGHT}
 
@@ -71,7 +65,7 @@ class VaeTask:
         numbers, noise = self.team.share(numbers), self.team.share(noise)
         images = render([sample_scene(DATA_SEED, i) for i in numbers.tolist()], side).images
         images = images.contiguous(memory_format=torch.channels_last)
-        again, kl = self._parallel(images, noise)
+        again, kl = self.parallel(images, noise)
         squared = (again - images).square().mean()
         loss = (again - images).abs().mean() + squared + KL_WEIGHT * kl / images[0].numel()
         figures = {"loss": loss, "psnr": psnr(squared), "kl": kl}
