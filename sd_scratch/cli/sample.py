@@ -2,18 +2,28 @@
 across."""
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sd_scratch.cli import pixels
 from sd_scratch.cli.options import add_device_arguments, integer, number, refuse_flags, seed
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS
 from sd_scratch.training.pixels.datasets import DATA_SETS
 
-PRESETS = ("scenes", *DATA_SETS)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
+
+PIXELS = ", ".join(DATA_SETS)
+FRAMES = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", choices=PRESETS, help="which kind of model")
+    parser.add_argument("preset", choices=("scenes", *DATA_SETS), help="which kind of model")
     parser.add_argument("-m", "--model", help="its name or folder (default: the shipped one)")
     parser.add_argument(
         "-p", "--prompt", action="append", help="a row of the sheet (default: scenes unseen before)"
@@ -27,46 +37,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"))
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    pixels.add_sample_arguments(parser)
+    group = parser.add_argument_group(PIXELS)
+    group.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME",
+        help="a class by name, by number where the names are words, or none; again for more"
+        " (default: all, one a row)",
+    )
+    group.add_argument("--sampler", help="ddpm, ddim, pndm, lms, ... (default: the model's)")
+    group.add_argument("--film", type=Path, metavar="FILE.gif", help="show how they come about")
     add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+    from sd_scratch.cli.machine import choose_device, set_threads
     from sd_scratch.cli.output import check_file
+    from sd_scratch.diffusion.noise import random_seed
+    from sd_scratch.pictures.grid import save_grid
 
     if args.preset in DATA_SETS:
-        flags, why = {"prompt": "--prompt", "dtype": "--dtype"}, "is for scenes"
+        refuse_flags(args, {"prompt": "--prompt", "dtype": "--dtype"}, "is for scenes")
     else:
         flags = {"classes": "--class", "sampler": "--sampler", "film": "--film"}
-        why = f"is for {', '.join(DATA_SETS)}"
-    refuse_flags(args, flags, why)
+        refuse_flags(args, flags, f"is for {PIXELS}")
     for path in filter(None, (args.output, args.film)):
         check_file(path, args.overwrite)
     set_threads(args.threads)
     device = choose_device(args.device)
-    if args.preset in DATA_SETS:
-        return pixels.sample(args, device)
+    first = random_seed() if args.seed == -1 else args.seed
+    sheet = _of_classes if args.preset in DATA_SETS else _of_prompts
+    pictures, columns = sheet(args, range(first, first + args.batch_count), device)
+    save_grid(pictures, args.output, columns)
+    print(args.output)
+    return 0
 
+
+def _of_prompts(
+    args: argparse.Namespace, seeds: Sequence[int], device: "torch.device"
+) -> "tuple[Tensor, int]":
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.diffusion.noise import random_seed
-    from sd_scratch.pictures.grid import save_grid
+    from sd_scratch.cli.machine import choose_dtype
     from sd_scratch.scenes.captions import full_caption
     from sd_scratch.scenes.evaluate import CHECK_SEED, sample_prompts
     from sd_scratch.scenes.graph import sample_scene
 
-    first = random_seed() if args.seed == -1 else args.seed
     unseen = (sample_scene(CHECK_SEED, i) for i in range(args.rows or 6))
     prompts = args.prompt or [full_caption(scene) for scene in unseen]
+    dtype = choose_dtype(args.dtype, device)
     images = sample_prompts(
-        load_components(
-            args.model or "scenes", dtype=choose_dtype(args.dtype, device), device=device
-        ),
-        [prompt for prompt in prompts for _ in range(args.batch_count)],
-        [first + i for _ in prompts for i in range(args.batch_count)],
+        load_components(args.model or "scenes", dtype=dtype, device=device),
+        [prompt for prompt in prompts for _ in seeds],
+        [*seeds] * len(prompts),
         steps=args.steps or 25,
         guidance=args.cfg_scale,
     )
-    save_grid(images, args.output, columns=args.batch_count)
-    print(args.output)
-    return 0
+    return images, len(seeds)
+
+
+def _of_classes(
+    args: argparse.Namespace, seeds: Sequence[int], device: "torch.device"
+) -> "tuple[Tensor, int]":
+    """One row for each class; of one class alone a square."""
+    from sd_scratch.pictures.film import save_film
+
+    model = load_denoiser(args.model or f"ddpm-{args.preset}", device)
+    asked = [class_number(model.config.class_names, name) for name in args.classes or ()]
+    rows = asked or list(range(min(model.no_class, args.rows or 64)))
+    columns = len(seeds) if len(rows) > 1 else math.ceil(math.sqrt(len(seeds)))
+    classes = [number for number in rows for _ in seeds]
+    every = [seeds[0] + i for i in range(len(classes))]
+    settings = {"sampler": args.sampler, "steps": args.steps, "guidance": args.cfg_scale}
+    if args.film:
+        made = model.steps(classes, every, **settings)
+        stages = [model.to_picture(step.x_next).expand(-1, 3, -1, -1) for step in made]
+        save_film(stages[:: -max(1, len(stages) // FRAMES)][::-1], args.film, columns)
+        print(args.film)
+        return stages[-1], columns
+    return model.generate(classes, every, **settings).expand(-1, 3, -1, -1), columns
+
+
+def load_denoiser(source: str, device: "torch.device") -> "PixelDiffusion":
+    """A model of pixels on a device."""
+    from sd_scratch.checkpoints.pixel_model import load_pixel_model
+    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
+
+    components = load_pixel_model(source)
+    components.network.to(device)
+    return PixelDiffusion(components)
+
+
+def class_number(names: Sequence[str], word: str) -> int | None:
+    """A class by its name, or "none" for pictures of no class in particular; where no class is called
+    by a number, also by its number, from 0."""
+    if word in names:
+        return names.index(word)
+    if word == "none":
+        return None
+    numbered = any(name.isdecimal() for name in names)
+    if not numbered and word.isdecimal() and int(word) < len(names):
+        return int(word)
+    raise UsageError(f"class {word!r} is unknown - there is {', '.join(names[:20])}")

@@ -1,37 +1,76 @@
-"""``sd-scratch train``: train a model from scratch, go on with a training, or score a trained one."""
+"""``sd-scratch train``: train a model from nothing, go on with a training, or score a trained one."""
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli import pixels
 from sd_scratch.cli.console import progress_bar
-from sd_scratch.cli.options import integer, number
+from sd_scratch.cli.options import integer, number, refuse_flags
 from sd_scratch.errors import UsageError
-from sd_scratch.training.pixels.datasets import DATA_SETS
+from sd_scratch.limits import GUIDANCE, STEPS
+from sd_scratch.training.pixels.datasets import DATA_SETS, find_data, find_preset
 
 if TYPE_CHECKING:
-    from sd_scratch.scenes.evaluate import Row
+    from sd_scratch.training.loop import OnStep, Outcome
+    from sd_scratch.training.pixels.images import DataSet
+    from sd_scratch.training.pixels.presets import PixelPreset
+    from sd_scratch.training.settings import TrainConfig
+    from sd_scratch.training.team import Team
 
-PRESETS = ("scenes", *DATA_SETS)
-STAGES = ("vae", "unet", "clip", "classifier")
-RESULT = {"vae": "vae", "unet": "model", "clip": "scenes-clip", "classifier": "scenes-classifier"}
+PIXELS = ", ".join(DATA_SETS)
+SCENE_STAGES = ("vae", "unet", "clip", "classifier")
+PIXEL_STAGES = ("ddpm", "classifier")
+DTYPES = ("float32", "bfloat16")
 INTERRUPTED = 130
+
+OF_PIXELS = {
+    "data": "--data",
+    "variant": "--preset",
+    "batch": "--batch",
+    "lr": "--lr",
+    "timesteps": "--timesteps",
+    "device": "--device",
+    "dtype": "--dtype",
+    "sampler": "--sampler",
+    "train_on_samples": "--train-on-samples",
+}
+OF_DENOISERS = {
+    "variant": "--preset",
+    "timesteps": "--timesteps",
+    "dtype": "--dtype",
+    "keep": "--keep",
+}
+OF_SCORES = {
+    "count": "--count",
+    "steps": "--steps",
+    "cfg_scale": "--cfg-scale",
+    "classifier": "--classifier",
+    "sampler": "--sampler",
+    "train_on_samples": "--train-on-samples",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", choices=PRESETS, help="what to train")
+    parser.add_argument("preset", choices=("scenes", *DATA_SETS), help="what to train")
     parser.add_argument(
         "--stage",
-        choices=(*STAGES[:-1], *pixels.STAGES),
+        choices=dict.fromkeys(SCENE_STAGES[:-1] + PIXEL_STAGES),
         help="which part: of scenes the vae, then the unet, and the clip pair that scores its pictures;"
         " of the others the ddpm (default); of all the classifier that judges the pictures",
     )
     parser.add_argument("-o", "--out", type=Path, help="folder for states, journal and model")
     parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
     parser.add_argument("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
+    parser.add_argument("--epochs", type=integer(1, 10**6), help="or passes through the data")
     parser.add_argument("--resume", action="store_true", help="go on from the newest state")
+    parser.add_argument(
+        "--keep",
+        type=integer(1, 30),
+        metavar="N",
+        help="N models of how it grows, after 1, 1/2, 1/4, ... of the time: growth/ beside the states",
+    )
     parser.add_argument(
         "--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing"
     )
@@ -39,131 +78,179 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
     )
-    parser.add_argument(
+    _add_pixel_arguments(parser.add_argument_group(PIXELS))
+    _add_score_arguments(parser.add_argument_group("scores"))
+
+
+def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--data", type=Path, help="the data set's folder (default: see `data`)")
+    group.add_argument(
+        "--preset", dest="variant", help="better (default), paper, paper-64 or large"
+    )
+    group.add_argument("--batch", type=integer(1, 65536), help="pictures per step")
+    group.add_argument("--lr", type=number(1e-8, 1), help="learning rate")
+    group.add_argument(
+        "--timesteps",
+        type=integer(2, STEPS[1]),
+        metavar="T",
+        help="from picture to noise (default: the preset's; 400 in the paper, 1000 for photographs)",
+    )
+    group.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the denoiser's arithmetic in training; weights stay float32 (default: bfloat16 on a"
+        " GPU that has it, else float32)",
+    )
+
+
+def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder"
     )
-    parser.add_argument(
-        "--count",
-        type=integer(1, 100_000),
-        help="for --evaluate: prompts of scenes (500), else pictures (2000)",
+    group.add_argument(
+        "--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)"
     )
-    parser.add_argument("--steps", type=integer(1, 1000), help="sampling steps (25, else 50)")
-    parser.add_argument("--cfg-scale", type=number(0, 30), help="guidance (default: the model's)")
-    pixels.add_train_arguments(parser)
+    group.add_argument("--steps", type=integer(*STEPS), help="sampling steps (25, else 50)")
+    group.add_argument("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
+    group.add_argument("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
+    group.add_argument("--sampler", help=f"of {PIXELS} (ddim)")
+    group.add_argument(
+        "--train-on-samples",
+        type=integer(100, 100_000),
+        metavar="N",
+        help="also train a classifier on N samples and test it on real pictures",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
+    from sd_scratch.cli.machine import set_threads
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.preset in DATA_SETS:
-        return pixels.train(args)
+    set_threads(args.threads)
+    _check(args)
     if args.evaluate:
-        evaluate = {"clip": _evaluate_pair, "classifier": _evaluate_classifier}
-        return evaluate.get(args.stage, _evaluate)(args)
+        from sd_scratch.cli.score import score
+
+        return score(args)
+    refuse_flags(args, OF_SCORES, "is for --evaluate")
     if args.out is None:
         raise UsageError("where to? - name a folder with --out")
-    if args.export:
+    return _export(args) if args.export else _train(args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what is for another preset or stage, and fill in the stage."""
+    stages = PIXEL_STAGES if args.preset in DATA_SETS else SCENE_STAGES
+    if args.preset in DATA_SETS:
+        refuse_flags(args, {"init": "--init"}, "is for scenes")
+        args.stage = args.stage or "ddpm"
+        if args.stage == "classifier":
+            refuse_flags(args, OF_DENOISERS, "is for --stage ddpm")
+    else:
+        refuse_flags(args, OF_PIXELS, f"is for {PIXELS}")
+        if args.stage is None and not (args.evaluate or args.export):
+            later = ", then --stage unet; --stage clip; --stage classifier"
+            raise UsageError(f"which part? - --stage vae{later}")
+    if args.stage not in (None, *stages):
+        raise UsageError(f"{args.preset} has no stage {args.stage} - {' or '.join(stages)}")
+
+
+def _export(args: argparse.Namespace) -> int:
+    if args.preset in DATA_SETS:
+        from sd_scratch.training.pixels.datasets import load_data
+        from sd_scratch.training.pixels.train import export_ddpm
+
+        preset = _preset(args, load_data(args.preset, args.data))
+        export_ddpm(preset, args.out, args.export)
+    else:
         from sd_scratch.training.scenes.train import export_scenes
 
         export_scenes(args.out, args.export)
-        print(args.export)
-        return 0
-    return _train(args)
+    print(args.export)
+    return 0
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sd_scratch.checkpoints import load_components
-    from sd_scratch.training.scenes.train import train_scenes
-    from sd_scratch.training.settings import Budget
     from sd_scratch.training.team import join_team
 
-    if args.stage not in STAGES:
-        stages = ", then --stage unet; --stage clip; --stage classifier"
-        raise UsageError(f"which part? - --stage vae{stages}")
-    if args.max_minutes is None and args.max_steps is None:
-        raise UsageError("for how long? - give --max-minutes or --max-steps")
-    init = load_components(args.init) if args.init else None
-    with join_team("cpu") as team, progress_bar(1000, args.stage) as bar:
+    if args.max_minutes is None and args.max_steps is None and args.epochs is None:
+        raise UsageError("for how long? - give --max-minutes, --max-steps or --epochs")
+    on_one = args.stage == "classifier" and args.preset in DATA_SETS
+    device = args.device if args.stage == "ddpm" else "cpu"
+    with join_team(device) as team, progress_bar(1000 if team.leads else 0, args.stage) as bar:
+        if on_one and team.size > 1:
+            raise UsageError("a classifier is trained by one process - leave out torchrun")
 
         def show(step: int, used: float, figures: dict[str, float]) -> None:
             bar.n = int(1000 * used)
             bar.set_postfix_str(f"step {step} loss {figures['loss']:.4f}", refresh=False)
             bar.update(0)
 
-        outcome = train_scenes(
-            args.stage,
-            args.out,
-            Budget(args.max_minutes, args.max_steps),
-            resume=args.resume,
-            init=init,
-            on_step=show if team.leads else None,
-            team=team,
-        )
+        train = _train_pixels if args.preset in DATA_SETS else _train_scenes
+        outcome = train(args, team, show if team.leads else None)
+        if not team.leads:
+            return 0
     if outcome.interrupted:
         print(f"stopped at step {outcome.step}; go on with --resume", file=sys.stderr)
         return INTERRUPTED
-    print(args.out / RESULT[args.stage])
+    print(outcome.folder)
     return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+def _train_scenes(args: argparse.Namespace, team: "Team", show: "OnStep | None") -> "Outcome":
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.scenes.evaluate import evaluate_scenes
+    from sd_scratch.training.scenes.train import train_scenes
+    from sd_scratch.training.settings import Budget
 
-    components = load_components(args.evaluate)
-    rows = evaluate_scenes(
-        components, count=args.count or 500, steps=args.steps or 25, guidance=args.cfg_scale
+    return train_scenes(
+        args.stage,
+        args.out,
+        Budget(args.max_minutes, args.max_steps, args.epochs),
+        resume=args.resume,
+        init=load_components(args.init) if args.init else None,
+        keep=args.keep or 0,
+        on_step=show,
+        team=team,
     )
-    print(_table(rows))
-    return 0
 
 
-def _evaluate_pair(args: argparse.Namespace) -> int:
-    from sd_scratch.checkpoints.clip import load_clip
-    from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
+def _train_pixels(args: argparse.Namespace, team: "Team", show: "OnStep | None") -> "Outcome":
+    import torch
 
-    clip = load_clip(args.evaluate, offline=True)
-    print("| question | asked | chance | right | wanted |\n|---|---|---|---|---|")
-    for row in evaluate_pair(clip, **({"count": args.count} if args.count else {})):
-        shares = (row.chance, row.right, row.gate)
-        cells = [row.question, str(row.asked), *(f"{x:.1%}" for x in shares)]
-        print(f"| {' | '.join(cells)} |")
-    return 0
+    from sd_scratch.training.pixels.datasets import load_data
+    from sd_scratch.training.pixels.presets import judge_for_classes
+    from sd_scratch.training.pixels.train import train_classifier, train_ddpm
+    from sd_scratch.training.settings import Budget
 
-
-def _evaluate_classifier(args: argparse.Namespace) -> int:
-    from sd_scratch.checkpoints import load_components
-    from sd_scratch.checkpoints.pixel_model import load_classifier
-    from sd_scratch.training.scenes.judge import evaluate_judge, shipped_classifier
-
-    classifier = load_classifier(args.classifier or shipped_classifier())
-    rows = evaluate_judge(
-        load_components(args.evaluate),
-        classifier,
-        count=args.count or 200,
-        steps=args.steps or 25,
-        guidance=args.cfg_scale,
+    data = load_data(args.preset, args.data)
+    budget = Budget(args.max_minutes, args.max_steps, args.epochs)
+    if args.stage == "classifier":
+        judge = judge_for_classes(find_data(args.preset).judge, len(data.train.class_names))
+        judge = replace(judge, train=_changed(judge.train, args))
+        return train_classifier(
+            judge, args.preset, data, args.out, budget, resume=args.resume, on_step=show
+        )
+    return train_ddpm(
+        _preset(args, data),
+        data,
+        args.out,
+        budget,
+        resume=args.resume,
+        keep=args.keep or 0,
+        team=team,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+        on_step=show,
     )
-    print(
-        "| attribute | chance | classifier on renderings | generated, by the oracle |"
-        " by the classifier | both agree |\n|---|---|---|---|---|---|"
-    )
-    for row in rows:
-        shares = (row.chance, row.rendered, row.by_oracle, row.by_classifier, row.agreement)
-        print(f"| {' | '.join([row.attribute, *(f'{x:.1%}' for x in shares)])} |")
-    return 0
 
 
-def _table(rows: "list[Row]") -> str:
-    """The scores as a Markdown table, in percent."""
-    lines = [
-        "| prompts | asked for | pictures | chance | true renderings | VAE reconstructions | generated |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        shares = (row.chance, row.rendered, row.reconstructed, row.generated)
-        cells = [row.part, row.attribute, str(row.count), *(f"{x:.1%}" for x in shares)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _preset(args: argparse.Namespace, data: "DataSet") -> "PixelPreset":
+    from sd_scratch.training.pixels.presets import for_classes, with_timesteps
+
+    preset = for_classes(find_preset(args.preset, args.variant or "better"), data.train.class_names)
+    if args.timesteps:
+        preset = with_timesteps(preset, args.timesteps)
+    return replace(preset, train=_changed(preset.train, args))
+
+
+def _changed(train: "TrainConfig", args: argparse.Namespace) -> "TrainConfig":
+    return replace(train, batch=args.batch or train.batch, lr=args.lr or train.lr)

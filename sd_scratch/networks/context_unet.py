@@ -1,6 +1,6 @@
 """The class-conditioned U-Net of the paper "Starting Great Adventure", as it is.
 
-Its plan is that of the public program that the paper builds on, TeaPearce/Conditional_Diffusion_MNIST,
+Its plan is that of a public program that has all that the paper describes, TeaPearce/Conditional_Diffusion_MNIST,
 and attributes carry that program's names, so that its weights fit. For 28x28 pixels and F features:
 
     init_conv    28   F     residual block

@@ -3,14 +3,13 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from sd_scratch.checkpoints import pixel_model
-from sd_scratch.cli import Parser, main, pixels, sample
+from sd_scratch.cli import Parser, main, sample
 from sd_scratch.errors import UsageError
 from sd_scratch.training.pixels import ddpm
 from sd_scratch.training.pixels.datasets import DATA_SETS
@@ -93,6 +92,27 @@ def test_resume_goes_on_and_refuses_other_settings(tmp_path, model, capsys):
     assert "resume it" in capsys.readouterr().err
 
 
+def test_epochs_timesteps_and_kept_models(tmp_path, capsys):
+    out = tmp_path / "run"
+    more = ["--preset", "paper", "--batch", 30, "--timesteps", 7, "--keep", 2]
+    assert run("train", "mnist", "--out", out, "--epochs", 2, *more) == 0
+    grown = sorted((out / "ddpm" / "growth").iterdir())
+    assert [path.name for path in grown] == ["0000002", "0000004"]
+    assert "2 steps of 30 pictures" in (grown[0] / "README.md").read_text()
+    for path in grown:
+        assert run("sample", "mnist", "-m", path, "-b", 1, "-o", path / "x.png") == 0
+    assert run("train", "mnist", "--out", out, "--export", tmp_path / "again", *more[:-2]) == 0
+
+
+def test_flags_of_pixels_are_refused_for_scenes(tmp_path, capsys):
+    for flag in (["--lr", "1e-3"], ["--data", "x"], ["--preset", "paper"], ["--timesteps", "9"]):
+        words = ["train", "scenes", "--stage", "vae", "--out", tmp_path, "--max-steps", 1, *flag]
+        assert run(*words) == 2
+        assert f"{flag[0]} is for mnist" in capsys.readouterr().err
+    assert run("train", "scenes", "--stage", "vae", "--out", tmp_path, "--epochs", 1) == 2
+    assert "there are no epochs" in capsys.readouterr().err
+
+
 def test_an_unfinished_run_is_exported(tmp_path, model, capsys):
     again = tmp_path / "again"
     assert run("train", "mnist", "--out", tmp_path / "run", "--export", again) == 0
@@ -125,6 +145,9 @@ def test_a_classifier_is_trained_and_judges(tmp_path, model, capsys):
     [
         (["--max-steps", 1], "where to?"),
         (["--out", "x"], "for how long?"),
+        (["--out", "x", "--max-steps", 1, "--init", "scenes"], "--init is for scenes"),
+        (["--out", "x", "--max-steps", 1, "--count", 9], "--count is for --evaluate"),
+        (["--out", "x", "--max-steps", 1, "--stage", "classifier", "--keep", 2], "--keep is for"),
         (["--out", "x", "--max-steps", 1, "--stage", "vae"], "no stage vae"),
         (["--out", "x", "--max-steps", 1, "--preset", "nope"], "no preset 'nope'"),
         (["--out", "x", "--max-steps", 1, "--data", "nowhere"], "no such folder"),
@@ -201,12 +224,11 @@ def test_a_card_spells_any_class_for_the_shell(tmp_path, name):
     ],
 )
 def test_a_class_is_named_before_it_is_counted(names, found):
-    config = SimpleNamespace(config=SimpleNamespace(class_names=tuple(names)))
     for name, number in found.items():
-        assert pixels._class_number(config, name) == number
+        assert sample.class_number(names, name) == number
     for name in {"0", "1", "2", "-1", "3", "99", "cow"} - set(found):
         with pytest.raises(UsageError, match=f"unknown - there is {', '.join(names)}"):
-            pixels._class_number(config, name)
+            sample.class_number(names, name)
 
 
 def test_shipped_models_are_found_by_name(tmp_path, model, monkeypatch, capsys):

@@ -23,10 +23,12 @@ from sd_scratch.training.pixels.ddpm import DdpmTask
 from sd_scratch.training.pixels.presets import (
     PixelPreset,
     for_classes,
+    with_timesteps,
 )
 from sd_scratch.training.pixels.train import check_fits, export_ddpm, train_ddpm
 from sd_scratch.training.settings import Budget
 from sd_scratch.training.state import load_state
+from sd_scratch.training.task import Shuffle
 from sd_scratch.training.team import Team
 from tests.digits import BETTER, PAPER_TINY, digit_data, digits
 
@@ -215,6 +217,33 @@ def test_every_preset_fits_its_data(data, variant):
     judge = DATA_SETS[data].judge.model
     assert (judge.in_channels, judge.sample_size) == (network.in_channels, network.sample_size)
     assert preset.data == data
+
+
+def test_the_number_of_timesteps_is_a_setting(tmp_path):
+    """As the paper had it for photographs: 1,000, all of them sampled."""
+    preset = with_timesteps(find_preset("cifar10", "paper-64"), 1000)
+    model = preset.model
+    schedule = ddpm.Schedule(model.schedule)
+    assert schedule.timesteps(model.steps) == list(range(1000, 0, -1))
+    assert model.network.last_timestep == 1000
+    beta = (0.02 - 1e-4) * torch.arange(1001, dtype=torch.float64) / 1000 + 1e-4
+    assert (schedule.betas.double() - beta).abs().max() < 1e-8
+    assert with_timesteps(preset, 400).model == find_preset("cifar10", "paper-64").model
+    better = with_timesteps(find_preset("mnist"), 20).model
+    assert (better.schedule.num_train_timesteps, better.steps) == (20, 20)
+
+    train_for(with_timesteps(PAPER_TINY, 6), tmp_path, 1)
+    written = load_pixel_model(tmp_path / "model").config
+    assert written.network.last_timestep == 6 and len(ddpm.Schedule(written.schedule)) == 7
+    with pytest.raises(UsageError, match="is now"):
+        train_for(PAPER_TINY, tmp_path, 2, resume=True)
+
+
+def test_an_epoch_is_all_whole_batches(tmp_path):
+    """160 pictures in batches of 16; of 60,000 in batches of 256 the last 96 wait for the next epoch."""
+    outcome = train_ddpm(BETTER, digit_data(), tmp_path, Budget(epochs=1))
+    assert outcome.step == 10
+    assert Shuffle(60_000, 256, 0).per_epoch == 234
 
 
 def test_a_preset_takes_the_classes_of_the_data():

@@ -384,3 +384,60 @@ def test_a_leader_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ScratchError, match="the first process failed"), Pair(1, 2).leader_first():
         raise AssertionError("nothing to read was made")
     thread.join()
+
+
+class Kept(Line):
+    """Writes down at which step it was asked to; four batches show everything."""
+
+    result, per_epoch = "model", 4
+
+    def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save([step, *weights(model)], folder / "model.pt")
+
+
+def kept_in(folder: Path) -> dict[int, Any]:
+    models = sorted((folder / "run" / "growth").glob("*/model.pt"))
+    return {int(path.parent.name): torch.load(path, weights_only=True) for path in models}
+
+
+def test_models_of_how_it_grows_are_kept_also_over_a_cut(tmp_path: Path) -> None:
+    """After 1/16, 1/8, 1/4, 1/2 and all of 32 steps; the last is the result."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    outcome = train(Kept(), CONFIG, Budget(steps=32), whole / "run", keep=5)
+    assert outcome.folder == whole / "model"
+    stop, on_step = stop_after(5)
+    for signal_for_it in ({"stop": stop, "on_step": on_step}, {"resume": True}):
+        train(Kept(), CONFIG, Budget(steps=32), cut / "run", keep=5, **signal_for_it)  # type: ignore[arg-type]
+    one, two = kept_in(whole), kept_in(cut)
+    assert list(one) == list(two) == [2, 4, 8, 16, 32]
+    for step, (written, *values) in one.items():
+        assert written == step
+        assert all(torch.equal(a, b) for a, b in zip(values, two[step][1:], strict=True))
+    last = torch.load(whole / "model" / "model.pt", weights_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(last[1:], one[32][1:], strict=True))
+
+
+def test_what_is_only_a_part_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing of this stage can be kept"):
+        train(Line(), CONFIG, Budget(steps=2), tmp_path, keep=3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        (Budget(epochs=3), 12),
+        (Budget(epochs=3, steps=5), 5),
+        (Budget(epochs=1, steps=9), 4),
+        (Budget(minutes=1e-9, epochs=3), 1),
+    ],
+)
+def test_a_run_ends_after_epochs_steps_or_minutes(
+    tmp_path: Path, budget: Budget, steps: int
+) -> None:
+    assert train(Kept(), CONFIG, budget, tmp_path / "run").step == steps
+
+
+def test_there_are_no_epochs_where_every_picture_is_new(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are no epochs"):
+        train(Line(), CONFIG, Budget(epochs=1), tmp_path)

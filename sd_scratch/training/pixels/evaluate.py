@@ -12,8 +12,9 @@ Four figures, each with what real pictures get by it:
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +25,11 @@ from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.loop import train
 from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_bytes, to_pixels
 from sd_scratch.training.pixels.judge import JudgeTask, accuracy, judge_pictures
-from sd_scratch.training.pixels.presets import JudgePreset
+from sd_scratch.training.pixels.presets import JudgePreset, judge_for_classes
 from sd_scratch.training.settings import Budget
 
+COUNT = 2000
+SAMPLES_MINUTES = 3.0
 FLOOR_SEED = 901
 FIRST_SEED = 1_000_000  # far from those of the sheets that people look at
 
@@ -34,7 +37,7 @@ FIRST_SEED = 1_000_000  # far from those of the sheets that people look at
 @dataclass(frozen=True)
 class Scores:
     """Shares are 0..1; `real_accuracy` is the classifier's on real test pictures, `floor` the Fréchet
-    distance of real pictures from real pictures."""
+    distance of real pictures from real pictures, `learnt` what a classifier made of samples alone."""
 
     accuracy: float
     probability: float
@@ -43,6 +46,31 @@ class Scores:
     floor: float
     real_accuracy: float
     count: int
+    learnt: float | None = None
+
+
+def evaluate_pixels(
+    model: PixelDiffusion,
+    judge: Classifier,
+    data: DataSet,
+    preset: JudgePreset,
+    *,
+    count: int = COUNT,
+    learn_from: int | None = None,
+    **settings: Any,
+) -> Scores:
+    """Score `count` samples; `learn_from` also trains a classifier by `preset` on so many of them.
+
+    `settings` are those of `make_pictures`. Raises `ScratchError` for a classifier of other pictures.
+    """
+    check_same_kind(judge, data)
+    made = make_pictures(model, max(count, learn_from or 0), **settings)
+    scores = score_pictures(judge, made.first(count), data)
+    if learn_from is None:
+        return scores
+    preset = judge_for_classes(preset, len(data.train.class_names))
+    budget = Budget(minutes=SAMPLES_MINUTES)
+    return replace(scores, learnt=trained_on_samples(made.first(learn_from), data, preset, budget))
 
 
 def make_pictures(
