@@ -441,3 +441,9 @@ def test_a_run_ends_after_epochs_steps_or_minutes(
 def test_there_are_no_epochs_where_every_picture_is_new(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no epochs"):
         train(Line(), CONFIG, Budget(epochs=1), tmp_path)
+
+
+def test_the_program_of_the_page_runs() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    program = page.split("```python run\n")[1].split("```")[0]
+    exec(compile(program, "docs/training.md", "exec"), {})
