@@ -84,6 +84,16 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class ControlNetConfig:
+    """A ControlNet (Zhang et al. 2023, arXiv:2302.05543) for a U-Net of that configuration."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    conditioning_channels: int = 3  # of the hint
+    conditioning_widths: tuple[int, ...] = (16, 32, 96, 256)
+    global_pool: bool = False
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """How noise was added in training, and how a sampler walks back (the scheduler's config.json)."""
 

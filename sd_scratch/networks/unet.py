@@ -13,6 +13,7 @@ Every block on the way down leaves its output on a stack; every residual block o
 one back and concatenates it. Each transformer attends to its own positions, then to the text.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -251,9 +252,14 @@ class UNet(Tapped):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=RESNET_EPS)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] = ()
+    ) -> Tensor:
         """``x_t`` [B, in_channels, h, w], ``t`` [B] (0..999, may be fractional), ``context``
-        [B, tokens, cross_attention_dim] -> prediction [B, out_channels, h, w]."""
+        [B, tokens, cross_attention_dim] -> prediction [B, out_channels, h, w].
+
+        `control` is added to the stack, tensor by tensor, and its last to the middle's output.
+        """
         x_t, t, context = self.tap("x", x_t), self.tap("t", t), self.tap("context", context)
         time = timestep_embedding(t, self.config.block_out_channels[0]).to(x_t.dtype)
         time = self.tap("time_embedding", self.time_embedding(self.tap("time_proj", time)))
@@ -264,7 +270,12 @@ class UNet(Tapped):
             h, left = block(h, time, context)
             skips += left
 
-        h = self.tap("h", self.mid_block(h, time, context))
+        h = self.mid_block(h, time, context)
+        if control:
+            added = [self.tap(f"control.{i}", residual) for i, residual in enumerate(control)]
+            skips = [skip + r for skip, r in zip(skips, added[:-1], strict=True)]
+            h = h + added[-1]
+        h = self.tap("h", h)
 
         for block in self.up_blocks:
             h = block(h, skips, time, context)

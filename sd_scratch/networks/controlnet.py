@@ -1,0 +1,100 @@
+"""ControlNet: a copy of the U-Net's way down that reads a picture, and steers the U-Net by what it adds.
+
+Zhang et al. 2023 (arXiv:2302.05543), section 3.2. The hint (edges, a pose, depth) is brought down to the
+latent's size and added to the first convolution's output. What each block would leave on the U-Net's
+stack goes through a 1x1 convolution that was zero when training began, and is added to what the U-Net
+itself leaves there:
+
+    skip_i <- skip_i + zero_conv_i(copy_i)        h <- h + zero_conv(copy of the middle)
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_scratch.config import ControlNetConfig
+from sd_scratch.networks.layers import timestep_embedding
+from sd_scratch.networks.unet import DownBlock, MidBlock, TimestepMLP
+from sd_scratch.tensors import Tapped
+
+
+class HintEncoder(Tapped):
+    """A picture [B, 3, 8 h, 8 w] to the U-Net's first width [B, C, h, w]: halved at every other
+    convolution."""
+
+    def __init__(self, channels: int, widths: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList()
+        for a, b in pairwise(widths):
+            self.blocks.append(nn.Conv2d(a, a, 3, padding=1))
+            self.blocks.append(nn.Conv2d(a, b, 3, padding=1, stride=2))
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, hint: Tensor) -> Tensor:
+        h = F.silu(self.conv_in(self.tap("hint", hint)))
+        for convolution in self.blocks:
+            h = F.silu(convolution(h))
+        return self.tap("out", self.conv_out(h))
+
+
+class ControlNet(Tapped):
+    """What to add to the U-Net's stack and middle, for a hint."""
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        unet = config.unet
+        widths, levels = unet.block_out_channels, len(unet.block_out_channels)
+        time_dim = 4 * widths[0]
+        self.conv_in = nn.Conv2d(unet.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepMLP(widths[0], time_dim)
+        self.controlnet_cond_embedding = HintEncoder(
+            config.conditioning_channels, config.conditioning_widths, widths[0]
+        )
+        self.down_blocks = nn.ModuleList()
+        stack = [widths[0]]
+        for level, width in enumerate(widths):
+            last = level == levels - 1
+            self.down_blocks.append(DownBlock(unet, stack[-1], level, time_dim, last))
+            stack += [width] * (unet.layers_per_block + (not last))
+        self.mid_block = MidBlock(unet, time_dim)
+        self.controlnet_down_blocks = nn.ModuleList([nn.Conv2d(c, c, 1) for c in stack])
+        self.controlnet_mid_block = nn.Conv2d(widths[-1], widths[-1], 1)
+
+    def forward(self, x_t: Tensor, t: Tensor, context: Tensor, hint: Tensor) -> list[Tensor]:
+        """As `UNet.forward`, with ``hint`` [B, 3, 8 h, 8 w], RGB in 0..1 -> one residual for each tensor
+        of the U-Net's stack, and the middle's as the last."""
+        time = timestep_embedding(t, self.config.unet.block_out_channels[0]).to(x_t.dtype)
+        time = self.tap("time_embedding", self.time_embedding(time))
+        h = self.conv_in(x_t) + self.controlnet_cond_embedding(hint)
+        skips = [self.tap("conv_in", h)]
+        for block in self.down_blocks:
+            h, left = block(h, time, context)
+            skips += left
+        h = self.tap("h", self.mid_block(h, time, context))
+        residuals = [
+            zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips, strict=True)
+        ]
+        residuals.append(self.controlnet_mid_block(h))
+        return [self.tap(f"residual.{i}", residual) for i, residual in enumerate(residuals)]
+
+
+def weighted(
+    residuals: Sequence[Tensor], strength: float, guess: bool = False, pool: bool = False
+) -> list[Tensor]:
+    """Residuals times `strength`. In `guess` mode they rise from a tenth to all of it, finest first, so
+    that a picture comes from the hint alone; `pool` takes each channel's mean over all positions, as
+    networks that shuffle a picture's content were trained."""
+    count = len(residuals)
+    scales = [10.0 ** (i / (count - 1) - 1) if guess and not pool else 1.0 for i in range(count)]
+    scaled = [strength * scale * r for scale, r in zip(scales, residuals, strict=True)]
+    return [r.mean(dim=(2, 3), keepdim=True) for r in scaled] if pool else scaled
+
+
+def for_one_branch(residuals: Sequence[Tensor], branches: int) -> list[Tensor]:
+    """Residuals of the last branch, the prompt's, beside none for those before it."""
+    return [torch.cat([torch.zeros_like(r)] * (branches - 1) + [r]) for r in residuals]
