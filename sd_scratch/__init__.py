@@ -11,6 +11,7 @@ from sd_scratch.version import __version__
 
 if TYPE_CHECKING:
     from sd_scratch.errors import ScratchError
+    from sd_scratch.pipeline.control import Control as Control
     from sd_scratch.pipeline.image_noise import ImageNoise as ImageNoise
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion as PixelDiffusion
     from sd_scratch.pipeline.pixel_diffusion import load_pixels as load_pixels
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sd_scratch.tensors import words as words
 
 _HOMES = {
+    "Control": "sd_scratch.pipeline.control",
     "ImageNoise": "sd_scratch.pipeline.image_noise",
     "PixelDiffusion": "sd_scratch.pipeline.pixel_diffusion",
     "Prompt": "sd_scratch.pipeline.prompt",
@@ -62,6 +64,7 @@ _TENSORS = (
 _HOMES |= dict.fromkeys(_TENSORS, "sd_scratch.tensors")
 
 __all__ = [
+    "Control",
     "ImageNoise",
     "PixelDiffusion",
     "Prompt",

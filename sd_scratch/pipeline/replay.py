@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.control import Control
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
 
 SAME_MACHINE = (
@@ -80,6 +81,10 @@ class StoredRun:
     def settings(self) -> dict[str, Any]:
         """The arguments of `StableDiffusion.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
+        chosen["control"] = [
+            Control(self.trace.inputs[f"hint.{i}"], **plain)
+            for i, plain in enumerate(self.trace.facts.get("control", []))
+        ]
         return {**chosen, **self.fact("sampler_options")}
 
     def edits(self) -> Iterator[tuple[list[str], ReadyEdit, dict[str, Any]]]:

@@ -14,6 +14,8 @@ from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.samplers import Sampler, Step
 from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.networks.controlnet import weighted
+from sd_scratch.pipeline.control import controls_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.tensors import Tapped, Taps
 from sd_scratch.version import __version__
@@ -156,7 +158,14 @@ def dry_run(
             t = torch.zeros(1)
         context = roots["text"].tap("context", roots["text"](ids))
         roots["sampler"].noise(latent)
-        eps = roots["unet"](x, t, context)
+        hint = torch.zeros_like(image[:, :1])
+        steered: list[Tensor] = []
+        for network in controls_of(roots):
+            made = network(
+                x, t, context, hint.expand(-1, network.config.conditioning_channels, -1, -1)
+            )
+            steered = weighted(made, 1.0, pool=network.config.global_pool)
+        eps = roots["unet"](x, t, context, steered)
         roots["guidance"](torch.cat([eps, eps]).float(), 7.5)
         roots["sampler"].step_noise(latent)
         roots["sampler"].step(Step(0, 0.0, 0.5, latent, latent, latent, latent))

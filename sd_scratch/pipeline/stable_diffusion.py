@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora, with_adapters
+from sd_scratch.checkpoints.adapters.control import LoadedControl, read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.config import ModelConfig
@@ -20,6 +21,12 @@ from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.pipeline.conditioning import Conditioning
+from sd_scratch.pipeline.control import (
+    Control,
+    Steering,
+    control_name,
+    hint_tensor,
+)
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.replay import StoredPrompt, StoredRun
@@ -63,10 +70,12 @@ class StableDiffusion:
         # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
         onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
-        for network in components.networks.values():
-            prefer_convolutions(network, onednn and fp32_on_cpu)
         self.guidance, self.sampling = Guidance(), Sampling()
-        self.networks = components.networks
+        loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
+        controls = {control_name(i): network for i, network in enumerate(loaded)}
+        self.networks = {**components.networks, **controls}
+        for network in self.networks.values():
+            prefer_convolutions(network, onednn and fp32_on_cpu)
         self.taps = Taps(
             {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
             dry_run(self.config),
@@ -102,6 +111,13 @@ class StableDiffusion:
         by ``embedding:name``, or by its token; `token` gives it another. Raises ScratchError for a file
         that is none for this model."""
         return self.with_adapters(*self.adapters, *read_embeddings(path, self.base, token))
+
+    def with_control(
+        self, path: str | Path, *, global_pool: bool | None = None
+    ) -> "StableDiffusion":
+        """The same model with one more ControlNet, from a file or a folder. Its runs take one `Control` for
+        each, and add up what they say. `global_pool` is for networks of the kind "shuffle"."""
+        return self.with_adapters(*self.adapters, read_control(path, self.base, global_pool))
 
     def with_adapters(self, *adapters: Adapter) -> "StableDiffusion":
         """The same model with these adapters and no others; with none it is as it was loaded."""
@@ -169,6 +185,7 @@ class StableDiffusion:
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        control: Control | Sequence[Control] = (),
         **options: Any,
     ) -> Iterator[Step]:
         """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
@@ -181,6 +198,7 @@ class StableDiffusion:
             steps: how many, 1 to 1000.
             guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
                 prompt alone and 0 the negative prompt alone, each at half the cost.
+            control: what each of the model's ControlNets is told.
             options: the sampler's own, such as ``eta`` for DDIM.
 
         Raises:
@@ -194,19 +212,28 @@ class StableDiffusion:
         rows, of_steps = self.conditioning.of_steps(rows, count)
         source, watch = NoiseSource(noise.seeds), Watch(self.taps, self.schedule)
 
+        steering = Steering(
+            self.networks,
+            control,
+            noise,
+            lambda: count_calls(chosen, self.schedule, count, options),
+        )
+
         def draw() -> Tensor:
             with watch.draw():
                 step_noise = source.draw(noise.latent.shape[1:], self.device, torch.float32)
                 return self.sampling.step_noise(step_noise)
 
         def predict(x_t: Tensor, t: float) -> Tensor:
-            return self._predict(x_t, t, contexts[watch.steps], scale, watch)
+            return self._predict(x_t, t, contexts[watch.steps], scale, watch, steering)
 
         def finish_step(step: Step) -> Tensor:
             with watch.step(step):
                 return self.sampling.step(step)
 
-        with self.taps.running(lambda: self._describe(rows, noise, chosen, count, scale, options)):
+        with self.taps.running(
+            lambda: self._describe(rows, noise, chosen, count, scale, options, steering.controls)
+        ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
             start = self.sampling.noise(noise.latent)
             source.draw(start.shape[1:])  # a seed's first draw is what the run starts from
@@ -233,14 +260,21 @@ class StableDiffusion:
         return noise.with_latent(latent, t=0)
 
     def _predict(
-        self, x_t: Tensor, t: float, context: Tensor, scale: float, watch: Watch
+        self,
+        x_t: Tensor,
+        t: float,
+        context: Tensor,
+        scale: float,
+        watch: Watch,
+        steering: Steering,
     ) -> Tensor:
         """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
         branches = branches_of(scale)
         x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
         timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
         with watch.call(t, branches):
-            eps: Tensor = self.guidance(self.unet(x_t, timestep, context).float(), scale)
+            control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
+            eps: Tensor = self.guidance(self.unet(x_t, timestep, context, control).float(), scale)
             return eps
 
     def _rows(
@@ -338,6 +372,7 @@ class StableDiffusion:
         steps: int,
         scale: float,
         options: dict[str, Any],
+        controls: Sequence[Control],
     ) -> Run:
         """A run as those see it who listen to its tensors."""
         facts = {
@@ -355,6 +390,8 @@ class StableDiffusion:
         h, w = noise.latent.shape[-2:]
         calls = count_calls(sampler, self.schedule, steps, options)
         inputs = {"noise": noise.latent}
+        inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
+        facts |= {"control": [control.plain for control in controls]} if controls else {}
         for branch, prompts in rows.items():
             inputs |= {
                 f"context.{branch}.{i}": p.context for i, p in enumerate(prompts) if p.by_hand

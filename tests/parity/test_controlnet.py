@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
 
+import sd_scratch as sd
 from sd_scratch.config import TINY, ControlNetConfig
 from sd_scratch.networks.controlnet import ControlNet, for_one_branch, weighted
+from sd_scratch.pipeline.control import Control
 from tests.lively import liven
 
 CONFIG = ControlNetConfig(TINY.unet, conditioning_widths=(8, 16, 24))
@@ -60,3 +62,64 @@ def test_residuals_are_those_of_diffusers(pool, guess):
 def test_residuals_of_the_prompt_alone():
     (both,) = for_one_branch([torch.ones(2, 3, 1, 1)], 2)
     assert both.shape == (4, 3, 1, 1) and both[:2].abs().sum() == 0 and (both[2:] == 1).all()
+
+
+def tensors(x) -> torch.Tensor:
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(x))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Two ControlNets for the tiny model, in the folders that diffusers writes."""
+    root = tmp_path_factory.mktemp("control")
+    for seed in (4, 5):
+        network = reference_controlnet(CONFIG)
+        with torch.device("meta"):
+            ours = ControlNet(CONFIG)
+        network.load_state_dict(liven(ours, seed).state_dict(), strict=True, assign=True)
+        network.save_pretrained(root / str(seed))
+    return [root / "4", root / "5"]
+
+
+RUNS = {
+    "one": ([Control(tensors(1), 0.8)], {}),
+    "guess": ([Control(tensors(1), 0.8, guess=True)], {"guess_mode": True}),
+    "a part of the run": (
+        [Control(tensors(1), 1.0, start=0.2, end=0.75)],
+        {"control_guidance_start": 0.2, "control_guidance_end": 0.75},
+    ),
+    "two": ([Control(tensors(1), 0.8), Control(tensors(2), -0.4)], {}),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_latents_are_those_of_diffusers(tiny_folder, saved, case):
+    controls, settings = RUNS[case]
+    ours = sd.load(str(tiny_folder))
+    plain = ours
+    for folder, _ in zip(saved, controls, strict=False):
+        ours = ours.with_control(folder)
+    networks = [ControlNetModel.from_pretrained(f) for f, _ in zip(saved, controls, strict=False)]
+    strengths = [control.strength for control in controls]
+    hints = [control.hint for control in controls]
+    single = len(controls) == 1
+    theirs = StableDiffusionControlNetPipeline.from_pretrained(
+        tiny_folder, controlnet=networks[0] if single else networks, safety_checker=None
+    )
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
+    noise = ours.noise(seed=3, width=64, height=64)
+    run = {"sampler": "ddim", "steps": 5}
+    latent = ours.generate("an astronaut", noise, control=controls, **run).latent
+    expected = theirs(
+        "an astronaut",
+        hints[0] if single else hints,
+        num_inference_steps=5,
+        guidance_scale=ours.config.guidance,
+        latents=noise.latent.clone(),
+        controlnet_conditioning_scale=strengths[0] if single else strengths,
+        output_type="latent",
+        **settings,
+    ).images
+    assert (latent - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (latent - plain.generate("an astronaut", noise, **run).latent).abs().max() > 1e-2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.changes import Change
+from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.checkpoints.adapters.embedding import Embedding, extend
 from sd_scratch.checkpoints.adapters.lora import Lora
 from sd_scratch.checkpoints.load import Components
@@ -26,7 +27,7 @@ class AppliedLora:
     text_scale: float = 1.0
 
 
-Adapter = AppliedLora | Embedding
+Adapter = AppliedLora | Embedding | LoadedControl
 
 
 def with_adapters(base: Components, adapters: Sequence[Adapter]) -> Components:

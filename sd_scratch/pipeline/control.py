@@ -1,0 +1,145 @@
+"""What a run tells its ControlNets, and what they answer at each call of the U-Net."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sd_scratch.errors import UsageError
+from sd_scratch.networks.controlnet import ControlNet, for_one_branch, weighted
+from sd_scratch.pictures.read import to_rgb
+from sd_scratch.pipeline.image_noise import ImageNoise
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Control:
+    """What one ControlNet is told.
+
+    Attributes:
+        hint: a picture as large as the run's, or RGB ``[1 or B, 3, H, W]`` in 0..1.
+        strength: what its residuals are multiplied by.
+        start, end: the part of the run in which it acts, from 0 to 1.
+        guess: whether only the prompt's branch is steered, coarse levels more than fine ones, so that a
+            picture comes of the hint without a prompt.
+    """
+
+    hint: Image.Image | Tensor
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess: bool = False
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All but the hint, as JSON can say it."""
+        return {
+            "strength": self.strength,
+            "start": self.start,
+            "end": self.end,
+            "guess": self.guess,
+        }
+
+
+def hint_tensor(hint: Image.Image | Tensor) -> Tensor:
+    """A hint as ``[B, 3, H, W]`` fp32 in 0..1."""
+    if isinstance(hint, Tensor):
+        return hint.float()
+    return torch.from_numpy(np.array(to_rgb(hint), dtype=np.float32) / 255).permute(2, 0, 1)[None]
+
+
+class Steering:
+    """The ControlNets of one run: checked once, then asked at every call.
+
+    `roots` are the model's networks; `calls` says how often the U-Net will be called. Raises UsageError
+    for a hint too few or too many, of another size, or values out of range.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[str, Any],
+        control: Control | Sequence[Control],
+        noise: ImageNoise,
+        calls: Callable[[], int],
+    ) -> None:
+        networks: list[ControlNet] = controls_of(roots)
+        controls = [control] if isinstance(control, Control) else list(control)
+        self.controls = controls
+        if len(networks) != len(controls):
+            raise UsageError(
+                f"the model has {len(networks)} ControlNets and {len(controls)} hints were given - give"
+                " one for each"
+            )
+        self.calls = calls() if controls else 1
+        self.rows: list[tuple[ControlNet, Control, Tensor]] = []
+        for network, control in zip(networks, controls, strict=True):
+            hint = _checked(
+                control,
+                len(noise),
+                (noise.height, noise.width),
+                network.config.conditioning_channels,
+            )
+            weight = network.conv_in.weight
+            self.rows.append((network, control, hint.to(weight.device, weight.dtype)))
+
+    def residuals(
+        self, x_t: Tensor, t: Tensor, context: Tensor, branches: int, call: int
+    ) -> list[Tensor]:
+        """What to add to the U-Net's stack at a call, the sum over the networks that act in it; nothing
+        where none does. Inputs are the U-Net's, ``[branches * B, ...]``."""
+        total: list[Tensor] = []
+        batch = len(x_t) // branches
+        for network, control, hint in self.rows:
+            begins, ends = call / self.calls, (call + 1) / self.calls
+            if not control.strength or begins < control.start or ends > control.end:
+                continue
+            pool = network.config.global_pool
+            alone = (
+                control.guess or pool
+            )  # networks that pool were trained without the other branch
+            first = len(x_t) - batch if alone else 0
+            hints = hint.expand(batch, -1, -1, -1).repeat(1 if alone else branches, 1, 1, 1)
+            made = network(x_t[first:], t[first:], context[first:], hints)
+            made = weighted(made, control.strength, control.guess, pool)
+            made = for_one_branch(made, branches) if alone else made
+            total = [a + b for a, b in zip(total, made, strict=True)] if total else made
+        return total
+
+
+def controls_of(roots: Mapping[str, Any]) -> list[Any]:
+    """The ControlNets among a model's networks, in their order."""
+    return [network for name, network in roots.items() if name.startswith(CONTROL)]
+
+
+def control_name(index: int) -> str:
+    """What the tensors of a model's ControlNet number `index` begin with: control, control2, ..."""
+    return CONTROL if index == 0 else f"{CONTROL}{index + 1}"
+
+
+def _checked(control: Control, batch: int, size: tuple[int, int], channels: int) -> Tensor:
+    hint = hint_tensor(control.hint)
+    height, width = size
+    if hint.ndim != 4 or hint.shape[0] not in (1, batch) or hint.shape[1] != channels:
+        raise UsageError(
+            f"a hint is {channels} x {height} x {width}, one for all pictures or one for each, not"
+            f" {' x '.join(map(str, hint.shape))}"
+        )
+    if tuple(hint.shape[2:]) != (height, width):
+        raise UsageError(
+            f"the hint is {hint.shape[3]}x{hint.shape[2]} pixels and the picture {width}x{height} - resize"
+            " the one or the other"
+        )
+    if not 0 <= hint.min() <= hint.max() <= 1:
+        raise UsageError("a hint's values are from 0 (black) to 1 (white)")
+    if not 0 <= control.start <= control.end <= 1:
+        raise UsageError(
+            f"control from {control.start:g} to {control.end:g} - both are from 0 to 1, in that order"
+        )
+    if not -100 <= control.strength <= 100:
+        raise UsageError(f"control strength {control.strength:g} - a number from -100 to 100")
+    return hint
