@@ -25,7 +25,7 @@ CELL = 192  # pixels that the shorter side of a picture gets in a sheet
 SMALL = 128  # where a sheet holds many
 GAP = 12
 MARGIN = 20
-VISIBLE = 0.03  # of the scale: maps that stay below look black
+VISIBLE = 0.1  # of the scale: maps that stay below look black
 BACKDROP = 0.35  # brightness of the picture under coloured maps
 
 

@@ -1,8 +1,8 @@
 """How good a map is: against a mask of where the thing is, against another map, by cutting places.
 
 Maps are ``[h, w]``, masks boolean ``[h, w]``, the places of both the same; results are plain
-numbers, reckoned in fp64 on the CPU. A map is refused (ScratchError) if it is not finite, a mask
-if it is empty, and a pair if their shapes differ. Equal values are never put in an order: a metric
+numbers, computed in fp64 on the CPU. Raises ScratchError for a map that is not finite, for an empty
+mask, and for shapes that differ. Equal values are never put in an order: a metric
 of ranks takes them all at once, so that no result depends on where in the picture ties stand.
 """
 
@@ -29,8 +29,8 @@ class Interval:
 def pointing_game(values: Tensor, mask: Tensor, tolerance: float = 0.0) -> float:
     """1 if the largest value lies in the mask or at most `tolerance` pixels from it, else 0.
 
-    Zhang et al. 2016 (arXiv:1608.00507), who allow 15 pixels. Of several largest
-    values, the share that hits: a constant map gets what chance gets, see `pointing_chance`.
+    Zhang et al. 2016 (arXiv:1608.00507), who allow 15 pixels. Where several values are the
+    largest, it is the share of them that hits: a constant map gets what chance gets (`pointing_chance`).
     """
     values, mask = _checked(values, mask)
     peaks = values == values.max()
@@ -49,7 +49,7 @@ def mass_in_mask(values: Tensor, mask: Tensor) -> float:
     """The share of the sum of all positive values that lies in the mask: 0 to 1.
 
     Arras et al. 2020 (arXiv:2003.07258), "relevance mass accuracy". A constant map gives the mask's
-    share of the picture. ScratchError if no value is positive.
+    share of the picture. Raises ScratchError if no value is positive.
     """
     values, mask = _checked(values, mask)
     positive = values.clamp(min=0.0)

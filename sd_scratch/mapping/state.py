@@ -21,13 +21,13 @@ class State:
     is refused (UsageError), not used. `folder` is asked for when the first part is written.
     """
 
-    def __init__(self, folder: Path | Callable[[], Path], mark: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path | Callable[[], Path], mark: Mapping[str, Any]) -> None:
         self._folder = folder
         self.mark = json.dumps(mark, sort_keys=True, ensure_ascii=False, default=str)
 
     @property
     def folder(self) -> Path:
-        return self._folder if isinstance(self._folder, Path) else self._folder()
+        return self._folder() if callable(self._folder) else Path(self._folder)
 
     def names(self, start: str = "") -> list[str]:
         """The parts that are there and whose names begin with `start`."""

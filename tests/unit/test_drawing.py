@@ -43,7 +43,7 @@ def test_a_map_as_printed_fills_all_grey_levels_unless_it_has_them_already():
 
 
 def test_maps_that_look_black_say_why():
-    maps = [make_map([[0.0, 100.0]]), make_map([[0.0, 1.0]]), make_map([[0.0, 4.0]])]
+    maps = [make_map([[0.0, 100.0]]), make_map([[0.0, 1.0]]), make_map([[0.0, 11.0]])]
     maps = [replace(m, word=word) for m, word in zip(maps, ("cat", "the", "mat"), strict=True)]
     (line,) = dark(maps, 100.0)
     assert "the (up to 1)" in line and "mat" not in line and "cat" not in line

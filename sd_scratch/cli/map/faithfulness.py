@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         for target in case.targets:
             case.word(prompt, target)
     results = session.results("faithfulness", grows=True)
-    state = session.state(results, "prompt", checks=checks)
+    state = session.state(results, "prompt", "batch_size", checks=checks)
     missing = missing_cases(cases, read_parts(state))
     sampler = str(session.recipe.sampler)
     with session.progress(count_pictures(missing, checks, sampler)) as bar:

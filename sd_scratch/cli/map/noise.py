@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         locate_clip(args.clip, offline=args.offline)
         clip = load_clip(args.clip, offline=args.offline, device=session.device)
     name = args.clip if not Path(args.clip).is_dir() else Path(args.clip).resolve().name
-    state = session.state(results, "prompt", "seed", clip=name)
+    state = session.state(results, "prompt", "seed", "batch_size", clip=name)
     first = session.recipe.seed or 0
     seeds, share = range(first, first + args.seeds), (rank, processes)
     prompts = [session.encode(text) for text in args.prompt]

@@ -27,6 +27,7 @@ class Results:
         resume: go on with what a run that stopped left in the folder.
         grows: whether a run that is complete can be resumed too, to become larger.
         shared: other processes write there too.
+        facts: what the settings have to say beside recipe and report.
 
     Raises:
         ScratchError: (mostly bad usage) results are there already and `overwrite` is false, there is
@@ -42,8 +43,10 @@ class Results:
         resume: bool = False,
         grows: bool = False,
         shared: bool = False,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.experiment, self.files, self._folder = experiment, list[str](), folder
+        self.facts = dict(facts or {})
         self.goes_on = resume or shared
         if self.goes_on and folder is None:
             how = "--resume" if resume else "a run of several processes"
@@ -88,6 +91,7 @@ class Results:
             "version": sd_scratch.__version__,
             "experiment": self.experiment,
             **recipe.known,
+            **self.facts,
             **report.facts,
             "files": list(dict.fromkeys(self.files)),
         }

@@ -156,6 +156,7 @@ class Session:
 
     def results(self, experiment: str, *, grows: bool = False, shared: bool = False) -> Results:
         """Where they go. Raises ScratchError as `Results`."""
+        several = {"batch_size": self.batch_size} if hasattr(self.args, "batch_size") else {}
         return Results(
             self.args.output,
             experiment,
@@ -163,13 +164,14 @@ class Session:
             resume=getattr(self.args, "resume", False),
             grows=grows,
             shared=shared,
+            facts=several,
         )
 
     def state(self, results: Results, *free: str, **more: Any) -> State:
         """What a run of these settings and weights has finished; `free` settings may differ."""
         _ = self.model  # whose hash is a part of the recipe
-        known = {key: value for key, value in self.recipe.known.items() if key not in free}
-        return results.state({**known, **more})
+        known = {**self.recipe.known, "batch_size": self.batch_size, **more}
+        return results.state({key: value for key, value in known.items() if key not in free})
 
 
 def _name(source: str) -> str:

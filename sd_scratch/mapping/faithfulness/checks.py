@@ -27,9 +27,7 @@ SAMPLERS = ("ddim", "pndm", "lms")
 CUT = (ATTENTION, PERTURBATION, EXACT, SWAPPED, "saliency", "random")
 COMPARED = (ATTENTION, PERTURBATION, FORWARD, CENTRAL, "saliency", "edges", "centre")
 PARTS = 4  # of the latent's places, cut off one after the other
-LEAST = (
-    1 / 255
-)  # mean change of the picture by all of a word's attention, below which there is no effect
+LEAST = 1 / 255  # mean change of the picture below which a word's attention has no effect
 RANDOM_SEED = 1
 
 
