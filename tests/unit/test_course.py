@@ -72,3 +72,10 @@ def test_no_word_is_used_before_it_is_introduced(page):
             assert re.search(
                 rf"{re.escape(term)}", page.read_text(encoding="utf-8"), re.IGNORECASE
             ), term
+
+
+@pytest.mark.parametrize("name", ["README.md", "sources.md"])
+def test_the_entrances_lead_somewhere(name):
+    page = ROOT / "docs" / name
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
