@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.files import CAUSES, write_file
+from sd_scratch.files import CAUSES, open_file, write_file
 
 FILE = "log.jsonl"
 
@@ -112,10 +112,8 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     """All rows of a run's journal; a last line that was cut short, and lines that are no rows, are left
     out. Raises `ScratchError` when it cannot be read."""
     path = folder / FILE
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    with open_file(path) as file:
+        lines = file.read().split(b"\n")
     rows = [_row(line) for line in lines]
     if broken := sum(row is None for row, line in zip(rows[:-1], lines[:-1], strict=True) if line):
         log.warning("%s - damaged lines are left out: %d", path, broken)

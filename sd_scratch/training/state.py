@@ -17,13 +17,13 @@ from typing import Any, get_origin, get_type_hints
 import torch
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import write_file
+from sd_scratch.files import open_file, write_file
 
 PATTERN = "state-*.pt"
 KEEP = 2
 HEAD = b"sd_scratch training state 2\n"  # then the sha256 of what follows, 32 bytes
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-              IndexError, MemoryError, pickle.PickleError)  # fmt: skip
+              IndexError, MemoryError, pickle.PickleError, ScratchError)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ def load_state(folder: Path) -> RunState | None:
 
 
 def _read(path: Path) -> RunState:
-    data = memoryview(path.read_bytes())
+    with open_file(path) as file:
+        data = memoryview(file.read())
     if bytes(data[: len(HEAD)]) == HEAD:
         digest, data = data[len(HEAD) : len(HEAD) + 32], data[len(HEAD) + 32 :]
         if hashlib.sha256(data).digest() != digest:

@@ -126,6 +126,24 @@ def test_cifar_labels_out_of_range(tmp_path):
         read_batches(tmp_path, (TEST_FILE,), CIFAR10)
 
 
+def test_files_are_regular_and_inflate_to_what_a_data_set_may_have(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, 40_000, 100, 100)
+    (tmp_path / "bomb").write_bytes(gzip.compress(header + bytes(1000)))
+    (tmp_path / "long").write_bytes(b"")
+    os.truncate(tmp_path / "long", 400 << 20)
+    with refused("a pipe"):
+        read_idx(tmp_path / "pipe", 3)
+    with refused("announces 400,000,000 bytes"):
+        read_idx(tmp_path / "bomb", 3)
+    for read in (
+        lambda: read_idx(tmp_path / "long", 3),
+        lambda: read_batches(tmp_path, ("long",), CIFAR10),
+    ):
+        with refused("larger than"):
+            read()
+
+
 def write_pictures(folder: Path, table: str | bytes) -> None:
     Image.new("RGB", (9, 9)).save(folder / "good.png")
     (folder / "text.png").write_text("no picture")

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.training.pixels.images import LabelledImages
+from sd_scratch.training.pixels.images import LabelledImages, open_data
 
 SIDE, CHANNELS = 32, 3
 RECORD = 1 + CHANNELS * SIDE * SIDE
 BATCH = 10_000  # records in an official file
+LARGEST = 10 * BATCH * RECORD  # bytes
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,8 @@ def read_batches(
 
 
 def _read_batch(path: Path, class_names: tuple[str, ...]) -> LabelledImages:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ScratchError(f"{path} - no such file - fetch the data set first") from None
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    with open_data(path, LARGEST) as file:
+        data = file.read()
     count, rest = divmod(len(data), RECORD)
     if rest or not count:
         raise ScratchError(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.training.pixels.images import DataSet, LabelledImages
+from sd_scratch.training.pixels.images import DataSet, LabelledImages, open_data
 
 UNSIGNED_BYTE = 8
 LARGEST = 1 << 28  # bytes; MNIST's pictures are 47 million
@@ -33,21 +33,17 @@ def read_idx(path: Path, axes: int) -> Tensor:
     Raises `ScratchError` for a missing, cut or damaged file, another kind of file, and for labels
     where pictures are wanted or the other way round.
     """
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == GZIP_START
-        with gzip.open(path) if packed else path.open("rb") as file:
-            return _read(cast(BinaryIO, file), path, axes)
-    except FileNotFoundError:
-        raise ScratchError(f"{path} - no such file - fetch the data set first") from None
-    except EOFError:
-        raise ScratchError(
-            f"{path} - cut short - the download was interrupted, get it again"
-        ) from None
-    except (zlib.error, gzip.BadGzipFile):
-        raise ScratchError(f"{path} - damaged: it cannot be unpacked - get it again") from None
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    with open_data(path, LARGEST) as file:
+        packed = file.read(2) == GZIP_START
+        file.seek(0)
+        try:
+            return _read(cast(BinaryIO, gzip.open(file)) if packed else file, path, axes)
+        except EOFError:
+            raise ScratchError(
+                f"{path} - cut short - the download was interrupted, get it again"
+            ) from None
+        except (zlib.error, gzip.BadGzipFile):
+            raise ScratchError(f"{path} - damaged: it cannot be unpacked - get it again") from None
 
 
 def read_idx_pair(folder: Path, stem: str, class_names: tuple[str, ...]) -> LabelledImages:

@@ -1,12 +1,16 @@
 """`LabelledImages`: a data set in memory, which at this size is where it belongs."""
 
 import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import open_file
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ class DataSet:
 
     train: LabelledImages
     test: LabelledImages
+
+
+def open_data(path: Path, limit: int) -> AbstractContextManager[BinaryIO]:
+    """A data set's file, of at most `limit` bytes. Raises `ScratchError` where there is none, or no
+    regular one."""
+    if not path.exists():
+        raise ScratchError(f"{path} - no such file - fetch the data set first")
+    return open_file(path, limit)
 
 
 def to_pixels(images: Tensor, low: float) -> Tensor:
