@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sd_scratch.pictures.film import save_film
 from sd_scratch.pictures.grid import save_grid
@@ -36,17 +35,13 @@ def main() -> None:
         model.generate(classes, range(len(classes)), sampler="ddim", steps=STEPS, guidance=scale)
         for scale in SCALES
     ]
-    save_grid(rgb(torch.cat(sheet)), args.folder / "grid.png", columns)
+    save_grid(torch.cat(sheet), args.folder / "grid.png", columns)
 
     run = model.steps(range(columns), range(columns), sampler="ddim", steps=STEPS)
-    stages = [rgb(model.to_picture(step.x_next)) for step in run]
+    stages = [model.to_picture(step.x_next) for step in run]
     save_grid(torch.cat([stages[i] for i in STAGES]), args.folder / "path.png", columns)
     if args.film:
         save_film(stages[::-FRAME_EVERY][::-1], args.folder / "path.gif", columns)
-
-
-def rgb(pictures: Tensor) -> Tensor:
-    return pictures.expand(-1, 3, -1, -1)
 
 
 if __name__ == "__main__":

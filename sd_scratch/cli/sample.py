@@ -111,11 +111,11 @@ def _of_classes(
     settings = {"sampler": args.sampler, "steps": args.steps, "guidance": args.cfg_scale}
     if args.film:
         made = model.steps(classes, every, **settings)
-        stages = [model.to_picture(step.x_next).expand(-1, 3, -1, -1) for step in made]
+        stages = [model.to_picture(step.x_next) for step in made]
         save_film(stages[:: -max(1, len(stages) // FRAMES)][::-1], args.film, columns)
         print(args.film)
         return stages[-1], columns
-    return model.generate(classes, every, **settings).expand(-1, 3, -1, -1), columns
+    return model.generate(classes, every, **settings), columns
 
 
 def load_denoiser(source: str, device: "torch.device") -> "PixelDiffusion":

@@ -15,8 +15,9 @@ GREY = 128
 
 
 def grid(images: Tensor, columns: int, zoom: int = 1) -> Image.Image:
-    """``[B, 3, H, W]`` in -1..1, row by row, every pixel drawn `zoom` times as large."""
-    pixels = to_bytes(images.detach().float().cpu() * 0.5 + 0.5)
+    """``[B, C, H, W]`` in -1..1 (C is 3, or 1 for greys), row by row, every pixel drawn `zoom` times as
+    large."""
+    pixels = to_bytes(images.detach().float().cpu() * 0.5 + 0.5).expand(-1, 3, -1, -1)
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     sheet = torch.full(

@@ -132,8 +132,8 @@ class DdpmTask(Task):
             stages = [diffusion.to_picture(step.x_next) for step in made]
             sheet.append(stages[-1])
             frames = stages
-        save_grid(_rgb(torch.cat(sheet)), self.folder / f"samples-{step:07d}.png", len(names))
-        save_film([_rgb(stage) for stage in frames], self.folder / "reverse.gif", len(names))
+        save_grid(torch.cat(sheet), self.folder / f"samples-{step:07d}.png", len(names))
+        save_film(frames, self.folder / "reverse.gif", len(names))
         return {"check loss": self.check_loss(model)}
 
     def export(self, model: nn.Module, folder: Path, step: int, seconds: float) -> None:
@@ -161,7 +161,3 @@ class DdpmTask(Task):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self.preset.train.seed << 40) + (step << 8) + self.team.rank)
             yield
-
-
-def _rgb(pictures: Tensor) -> Tensor:
-    return pictures.expand(-1, 3, -1, -1)

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.classifier import Classifier
+from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 from sd_scratch.training.loop import train
-from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_bytes, to_pixels
+from sd_scratch.training.pixels.images import DataSet, LabelledImages, to_pixels
 from sd_scratch.training.pixels.judge import JudgeTask, accuracy, judge_pictures
 from sd_scratch.training.pixels.presets import JudgePreset, judge_for_classes
 from sd_scratch.training.settings import Budget
@@ -86,7 +87,9 @@ def make_pictures(
     seeds = [FIRST_SEED + i for i in range(count)]
     pictures = model.generate(classes, seeds, sampler=sampler, steps=steps, guidance=guidance)
     names = model.config.class_names
-    return LabelledImages(to_bytes(pictures, -1.0), torch.tensor(classes), names, "samples")
+    return LabelledImages(
+        to_bytes(pictures.cpu() * 0.5 + 0.5), torch.tensor(classes), names, "samples"
+    )
 
 
 def score_pictures(judge: Classifier, made: LabelledImages, data: DataSet) -> Scores:

@@ -86,9 +86,3 @@ def open_data(path: Path, limit: int) -> AbstractContextManager[BinaryIO]:
 def to_pixels(images: Tensor, low: float) -> Tensor:
     """uint8 to float32, black at `low` and white at 1."""
     return images.float() * ((1.0 - low) / 255.0) + low
-
-
-def to_bytes(pixels: Tensor, low: float) -> Tensor:
-    """The inverse of `to_pixels`; values outside are cut off."""
-    scaled = (pixels.detach().float() - low) * (255.0 / (1.0 - low))
-    return scaled.clamp(0, 255).round().to(torch.uint8).cpu()
