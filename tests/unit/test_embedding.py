@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
-from sd_scratch.checkpoints.build import empty_network
+from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.cli import main
 from sd_scratch.config import SD15
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.adapters import EmbeddingUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 from sd_scratch.pipeline.stored_recipe import read_recipe
@@ -117,8 +119,8 @@ def test_words_come_along_with_a_lora(model, tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not here")
 def test_a_real_file():
-    empty = Components(SD15, empty_network(SD15.text), None, empty_network(SD15.unet), None)
-    (embedding,) = read_embeddings(REAL / "vaibhap1_learned_embeds.bin", empty)
+    shapes = Components(SD15, empty(TextEncoder, SD15.text), None, empty(UNet, SD15.unet), None)
+    (embedding,) = read_embeddings(REAL / "vaibhap1_learned_embeds.bin", shapes)
     assert embedding.vectors.shape == (1, 768)
     assert embedding.phrases[-1] == "<thumbs_up>"
 
