@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -79,6 +80,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """A list that begins with a minus belongs to the flag before it: ``--lambdas -1,0`` is taken for
+        ``--lambdas=-1,0``."""
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            flag = words[-1] if words else ""
+            if re.match(r"-\.?\d[^ ]*[,:]", word) and re.fullmatch(r"--[\w-]+", flag):
+                words[-1] = f"{flag}={word}"
+            else:
+                words.append(word)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} - see {self.prog} --help")

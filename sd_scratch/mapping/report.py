@@ -87,4 +87,6 @@ def _tame(value: object) -> object:
         return int(value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f" {value}" if isinstance(value, str) and value[:1] in "=+-@" else value
+    return (
+        f" {value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    )

@@ -94,7 +94,7 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-class Rendering(NamedTuple):
+class Rendered(NamedTuple):
     """`images` [B, 3, S, S] in -1..1 and each object's visible share of every pixel, `masks`
     [B, K, S, S] in 0..1, with K the largest number of objects in a scene of the batch."""
 
@@ -114,7 +114,7 @@ def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, si
     return (0.5 - distance * side).clamp(0, 1)
 
 
-def render(scenes: Sequence[Scene], side: int) -> Rendering:
+def render(scenes: Sequence[Scene], side: int) -> Rendered:
     """Draw scenes at `side` pixels; later objects cover earlier ones."""
     depth = max((len(scene.objects) for scene in scenes), default=0)
     images = torch.tensor([scene.background_rgb for scene in scenes])[:, :, None, None]
@@ -128,7 +128,7 @@ def render(scenes: Sequence[Scene], side: int) -> Rendering:
         masks[rows, k] = alpha
         rgb = torch.tensor([item.rgb for item in items])[:, :, None, None]
         images[rows] = torch.lerp(images[rows], rgb, alpha[:, None])
-    return Rendering(images * 2 - 1, masks)
+    return Rendered(images * 2 - 1, masks)
 
 
 def _coverages(items: Sequence[SceneObject], side: int) -> Tensor:

@@ -2,13 +2,12 @@
 
 import argparse
 
-from sd_scratch.cli.map.options import LAMBDA, add_origin, add_prompt, add_run, allow_minus, numbers
+from sd_scratch.cli.map.options import LAMBDA, add_origin, add_prompt, add_run, numbers
 
 HELP = "scale a word's vectors: a strip of pictures for a list of lambdas"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    allow_minus(parser)
     add_prompt(parser, "to adjust")
     parser.add_argument(
         "--lambdas",

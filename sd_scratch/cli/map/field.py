@@ -2,14 +2,13 @@
 
 import argparse
 
-from sd_scratch.cli.map.options import add_output, allow_minus, texts
+from sd_scratch.cli.map.options import add_output, texts
 from sd_scratch.cli.options import integer, number, seed
 
 HELP = "the score's field and samplers' paths in it, in two dimensions, without a model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    allow_minus(parser)
     parser.add_argument(
         "--points",
         type=texts,

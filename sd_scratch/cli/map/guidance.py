@@ -2,7 +2,7 @@
 
 import argparse
 
-from sd_scratch.cli.map.options import add_run, allow_minus, numbers
+from sd_scratch.cli.map.options import add_run, numbers
 from sd_scratch.cli.options import integer
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, SEED
@@ -12,7 +12,6 @@ SCALES = [0.0, 1.0, 7.5, 20.0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    allow_minus(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     parser.add_argument(
         "--scales",

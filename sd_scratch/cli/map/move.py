@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.map.options import add_run, allow_minus, texts
+from sd_scratch.cli.map.options import add_run, texts
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import UsageError
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    allow_minus(parser)
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="+", help="the landmarks: similar prompts, at least three"
     )

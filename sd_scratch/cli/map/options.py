@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,11 +87,6 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on in the folder of -o; nothing is made twice"
     )
-
-
-def allow_minus(parser: argparse.ArgumentParser) -> None:
-    """Let a list start with a minus: "-1,0,1" and "-1:0,1" are no flags."""
-    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d)")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
