@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sd_scratch.cli.control import add_control_arguments, ask_for_controls, load_controls
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import LORA_SCALE
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
@@ -49,20 +50,24 @@ def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name}-dir", type=Path, metavar="FOLDER", help=f"where the files of {where} are"
         )
+    add_control_arguments(parser)
 
 
-def ask_for_adapters(args: argparse.Namespace, recipe: "Recipe", given: bool) -> "Recipe":
+def ask_for_adapters(
+    args: argparse.Namespace, recipe: "Recipe", given: bool, prompts: list[str]
+) -> "Recipe":
     """The recipe with the adapters of flags, prompts and a picture; tags are out of its prompt.
 
     `given` says that the prompt was typed: its LoRA tags, and those of flags, replace what a picture's
-    recipe asks for. Raises UsageError where a file cannot be found.
+    recipe asks for. `prompts` are more of them. Raises UsageError where a file cannot be found.
     """
     prompt, tagged = take_tags(recipe.prompt) if given else (recipe.prompt, ())
     flagged = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
     if args.lora or tagged:
         recipe = recipe.over(prompt=prompt, loras=flagged + tagged)
     _find("lora", _lora_files(args), [use.name for use in recipe.loras or ()])
-    embeddings = _embeddings(args, recipe)
+    recipe = ask_for_controls(args, recipe)
+    embeddings = _embeddings(args, recipe, prompts)
     return recipe.over(embeddings=embeddings) if embeddings or recipe.embeddings else recipe
 
 
@@ -91,6 +96,8 @@ def add_adapters(
         _compare(f"an embedding {words[i].name}", words[i].hash, found[0].hash)
         words[i] = words[i]._replace(hash=found[0].hash)
         adapters += found
+    controls, recipe = load_controls(args, model.base, recipe)
+    adapters += controls
     if not adapters:
         return model, recipe
     recipe = recipe.over(loras=tuple(loras) or None, embeddings=tuple(words) or None)
@@ -104,14 +111,16 @@ def _compare(what: str, theirs: str, ours: str) -> None:
         )
 
 
-def _embeddings(args: argparse.Namespace, recipe: "Recipe") -> tuple[EmbeddingUse, ...]:
+def _embeddings(
+    args: argparse.Namespace, recipe: "Recipe", more: list[str]
+) -> tuple[EmbeddingUse, ...]:
     """Those of flags, those of the picture, and those of the folder that the prompts name."""
     if NONE in args.embedding:
         return ()
     files = _embedding_files(args)
     flagged = [split_embedding(text)[1] for text in args.embedding]
     uses = {use.name: use for use in [*(recipe.embeddings or ()), *flagged]}
-    prompts = f"{recipe.prompt}\n{recipe.negative_prompt}"
+    prompts = "\n".join([recipe.prompt, recipe.negative_prompt, *more])
     for name in files:
         if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompts, re.IGNORECASE):
             uses.setdefault(name, EmbeddingUse(name))

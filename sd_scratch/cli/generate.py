@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.adapters import add_adapter_arguments
 from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.control import controls_for
 from sd_scratch.cli.options import (
     add_device_arguments,
     add_model_arguments,
@@ -219,6 +220,8 @@ def make_batches(
         "guidance": recipe.guidance,
         **recipe.sampler_options,
     }
+    if recipe.controls:
+        settings["control"] = controls_for(args, recipe)
     first, steps = recipe.seed or 0, recipe.steps or 0
     seeds = range(first, first + args.batch_count)
     with progress_bar(steps * len(seeds), "steps") as bar:

@@ -65,7 +65,9 @@ def read_request(args: argparse.Namespace) -> Recipe:
         dtype=args.dtype,
         model=args.model,
     )
-    recipe = ask_for_adapters(args, recipe, given is not None)
+    recipe = ask_for_adapters(
+        args, recipe, given is not None, read_prompts(args) if prompt_file else []
+    )
     if args.model is not None or args.revision is not None:
         recipe = replace(recipe, revision=args.revision)
     if recipe.sampler is not None:

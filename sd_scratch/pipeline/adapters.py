@@ -35,6 +35,20 @@ class EmbeddingUse(NamedTuple):
     hash: str = ""
 
 
+class ControlUse(NamedTuple):
+    """One ControlNet of a picture: its file's name without folder and ending, how it was used, and its
+    hash or "". `canny` is LOW:HIGH where the hint is a picture's edges, else ""."""
+
+    name: str
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess: bool = False
+    pool: bool = False
+    canny: str = ""
+    hash: str = ""
+
+
 def take_tags(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
     """A prompt without its ``<lora:name:text scale:U-Net scale>``, and what they ask for.
 
@@ -99,24 +113,18 @@ def embeddings_in(hashes: str) -> tuple[EmbeddingUse, ...]:
 
 def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
     """Every LoRA of a stored recipe, its types and ranges checked."""
-    low, high = LORA_SCALE
     rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
     loras = []
     for row in rows:
         match row:
-            case [str(name), int() | float() as scale, int() | float() as text_scale, str(digest)]:
-                numbers = not isinstance(scale, bool) and not isinstance(text_scale, bool)
-                sound = (
-                    numbers
-                    and low <= scale <= high
-                    and low <= text_scale <= high
-                    and len(name) <= MAX_NAME
-                )
+            case [str(name), scale, text_scale, str(digest)] if (
+                _within(scale, LORA_SCALE)
+                and _within(text_scale, LORA_SCALE)
+                and len(name) <= MAX_NAME
+            ):
                 loras.append(LoraUse(name, float(scale), float(text_scale), _hash(digest)))
             case _:
-                sound = False
-        if not sound:
-            fields.fail("loras", "a list of [name, scale, text scale, hash]")
+                fields.fail("loras", "a list of [name, scale, text scale, hash]")
     return tuple(loras)
 
 
@@ -131,6 +139,40 @@ def embeddings_from_json(fields: Fields, value: Any) -> tuple[EmbeddingUse, ...]
             case _:
                 fields.fail("embeddings", "a list of [name, token, hash]")
     return tuple(embeddings)
+
+
+def controls_from_json(fields: Fields, value: Any) -> tuple[ControlUse, ...]:
+    """Every ControlNet of a stored recipe, checked."""
+    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
+    controls = []
+    for row in rows:
+        match row:
+            case [
+                str(name),
+                strength,
+                start,
+                end,
+                bool(guess),
+                bool(pool),
+                str(edges),
+                str(digest),
+            ] if (
+                _within(strength, LORA_SCALE)
+                and _within(start, (0, 1))
+                and _within(end, (start, 1))
+                and len(name) <= MAX_NAME
+                and re.fullmatch(r"(\d+(\.\d+)?:\d+(\.\d+)?)?", edges)
+            ):
+                numbers = (float(strength), float(start), float(end))
+                controls.append(ControlUse(name, *numbers, guess, pool, edges, _hash(digest)))
+            case _:
+                fields.fail("controls", "a list of [name, strength, start, end, ...]")
+    return tuple(controls)
+
+
+def _within(value: Any, limits: tuple[float, float]) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and limits[0] <= value <= limits[1]
 
 
 def _hash(text: str) -> str:

@@ -14,8 +14,10 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import (
+    ControlUse,
     EmbeddingUse,
     LoraUse,
+    controls_from_json,
     embeddings_from_json,
     embeddings_in,
     loras_from_json,
@@ -52,6 +54,7 @@ class Recipe:
         dtype: what the networks computed in.
         loras: what was added to the weights.
         embeddings: what words were added to the vocabulary.
+        controls: what ControlNets steered it.
         syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
         emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
     """
@@ -73,6 +76,7 @@ class Recipe:
     dtype: str | None = None
     loras: tuple[LoraUse, ...] | None = None
     embeddings: tuple[EmbeddingUse, ...] | None = None
+    controls: tuple[ControlUse, ...] | None = None
     syntax: str | None = None
     emphasis: str | None = None
 
@@ -174,6 +178,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         syntax=choice("syntax", SYNTAXES) or "plain",
         emphasis=choice("emphasis", EMPHASES),
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
+        controls=controls_from_json(fields, data["controls"]) if "controls" in data else None,
         embeddings=embeddings_from_json(fields, data["embeddings"])
         if "embeddings" in data
         else None,
@@ -219,6 +224,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
         loras=loras or None,
+        controls=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         **settings.emphasis(),
     )

@@ -196,7 +196,9 @@ def test_a_word_that_is_asked_for_and_not_there(run, capsys, words, message):
 
 
 def test_recipes_keep_words():
-    recipe = Recipe("a toy", steps=3, embeddings=(EmbeddingUse("toy", "<it>", "ddd48cd74131"),))
+    recipe = Recipe(
+        "a toy", steps=3, syntax="plain", embeddings=(EmbeddingUse("toy", "<it>", "ddd48cd74131"),)
+    )
     assert recipe_from_json(recipe.to_json(), "x.png") == recipe
     again, left = recipe_from_parameters(recipe.to_parameters(), "x.png")
     assert again.embeddings == (EmbeddingUse("toy", "", "ddd48cd74131"),) and left == ()

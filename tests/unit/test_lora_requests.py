@@ -48,7 +48,7 @@ LORAS = (LoraUse("style", 0.8, 0.5, "ddd48cd74131"), LoraUse("my face", -1.0, -1
 
 
 def test_a_recipe_keeps_its_loras_both_ways():
-    recipe = Recipe("a cat", steps=3, loras=LORAS)
+    recipe = Recipe("a cat", steps=3, syntax="plain", loras=LORAS)
     assert recipe_from_json(recipe.to_json(), "x.png") == recipe
     text = recipe.to_parameters()
     assert "a cat <lora:style:0.5:0.8> <lora:my face:-1:-1>\nSteps" in text

@@ -1,0 +1,153 @@
+"""``--control-net`` and its kind: from flags over a picture's recipe to ControlNets and their hints."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_scratch.cli.options import number
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import LORA_SCALE
+from sd_scratch.pipeline.adapters import ControlUse
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sd_scratch.checkpoints.adapters.control import LoadedControl
+    from sd_scratch.checkpoints.load import Components
+    from sd_scratch.pipeline.control import Control
+    from sd_scratch.pipeline.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+EDGES = "100:200"
+
+
+def add_control_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("control (each may be given several times, in one order)")
+
+    def several(*names: str, **options: object) -> None:
+        group.add_argument(*names, action="append", default=[], **options)  # type: ignore[arg-type]
+
+    several(
+        "--control-net", "--controlnet", type=Path, metavar="FILE", help="steer by a ControlNet"
+    )
+    several("--control-image", type=Path, metavar="PICTURE", help="its hint: edges, a pose, depth")
+    several("--control-strength", type=number(*LORA_SCALE), metavar="X", help="default: 1")
+    several(
+        "--control-start", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 0)"
+    )
+    several("--control-end", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 1)")
+    group.add_argument(
+        "--control-guess", action="store_true", help="steer the prompt's branch alone, coarse first"
+    )
+    group.add_argument(
+        "--control-pool", action="store_true", help="for networks of the kind shuffle"
+    )
+    group.add_argument(
+        "--canny",
+        nargs="?",
+        const=EDGES,
+        metavar="LOW:HIGH",
+        help=f"the hints are the pictures' edges (default: {EDGES})",
+    )
+
+
+def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
+    """The recipe with the ControlNets of the flags; what these leave out is as a picture's recipe says.
+
+    Raises UsageError for files that are not there, or not as many as are needed.
+    """
+    old = recipe.controls or ()
+    nets, images = args.control_net, args.control_image
+    if old and not nets:
+        raise UsageError(
+            f"the picture was steered by the ControlNet {old[0].name[:80]} - give it with --control-net,"
+            " and its hint with --control-image"
+        )
+    if len(nets) != len(images):
+        raise UsageError(
+            f"{len(nets)} --control-net and {len(images)} --control-image - give one for each"
+        )
+    for path in [*nets, *images]:
+        if not path.exists():
+            raise UsageError(f"{path} - there is no such file")
+    low_high(args.canny or EDGES)
+    uses = []
+    for i, path in enumerate(nets):
+        use = old[i] if i < len(old) else ControlUse("")
+        values = {
+            name: given[min(i, len(given) - 1)]
+            for name, given in (
+                ("strength", args.control_strength),
+                ("start", args.control_start),
+                ("end", args.control_end),
+            )
+            if given
+        }
+        use = use._replace(name=path.stem, **values)
+        if use.start > use.end:
+            raise UsageError(
+                f"control from {use.start:g} to {use.end:g} of the run - start is first"
+            )
+        uses.append(
+            use._replace(
+                guess=args.control_guess or use.guess,
+                pool=args.control_pool or use.pool,
+                canny=args.canny or use.canny,
+            )
+        )
+    return recipe.over(controls=tuple(uses) if uses else None)
+
+
+def load_controls(
+    args: argparse.Namespace, base: "Components", recipe: "Recipe"
+) -> "tuple[list[LoadedControl], Recipe]":
+    """The recipe's ControlNets, and the recipe with their hashes. Raises ScratchError."""
+    from sd_scratch.checkpoints.adapters.control import read_control
+
+    loaded, uses = [], []
+    for path, use in zip(args.control_net, recipe.controls or (), strict=True):
+        control = read_control(path, base, True if use.pool else None)
+        log.info(control.summary)
+        if use.hash and use.hash != control.hash:
+            log.warning(
+                f"the picture was steered by a ControlNet of hash {use.hash}, and {path} has"
+                f" {control.hash}: it will differ"
+            )
+        loaded.append(control)
+        uses.append(use._replace(hash=control.hash))
+    return loaded, recipe.over(controls=tuple(uses) if uses else None)
+
+
+def controls_for(args: argparse.Namespace, recipe: "Recipe") -> "list[Control]":
+    """What a run tells the ControlNets: the pictures as hints of the run's size."""
+    from sd_scratch.pipeline.control import Control
+
+    return [
+        Control(_hint(path, recipe, use.canny), use.strength, use.start, use.end, use.guess)
+        for path, use in zip(args.control_image, recipe.controls or (), strict=True)
+    ]
+
+
+def _hint(path: Path, recipe: "Recipe", edges: str) -> "Image.Image":
+    from PIL import Image
+
+    from sd_scratch.pictures.hints import canny
+    from sd_scratch.pictures.read import read_picture
+
+    picture = read_picture(path)
+    size = (recipe.width or picture.width, recipe.height or picture.height)
+    if picture.size != size:
+        log.warning(f"{path}: {picture.width}x{picture.height} resized to {size[0]}x{size[1]}")
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return canny(picture, *low_high(edges)) if edges else picture
+
+
+def low_high(text: str) -> tuple[float, float]:
+    """``LOW:HIGH`` of `canny`."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise UsageError(f"--canny {text[:40]} - write LOW:HIGH, such as {EDGES}") from None
