@@ -109,8 +109,8 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All rows of a run's journal; a last line that was cut short, and lines that are no rows, are left
-    out. Raises `ScratchError` when it cannot be read."""
+    """All rows of a run's journal, without damaged lines and a last one that was cut short. Raises
+    `ScratchError` when it cannot be read."""
     path = folder / FILE
     with open_file(path) as file:
         lines = file.read().split(b"\n")

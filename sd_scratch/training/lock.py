@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold `folder`, made where it is missing, for this process; the system lets it go when the
-    process ends, however that happens.
+    """Hold `folder`, which is made where it is missing, for this process. The system lets it go
+    when the process ends, however that happens.
 
-    Raises `UsageError` when another process holds it, `ScratchError` when nothing can be written there.
+    Raises `UsageError` when another process holds it, `ScratchError` when nothing can be written
+    there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ OnStep = Callable[[int, float, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `interrupted` is true when it was cut before its budget was used up. `folder` is
-    where its result lies."""
+    """How a run ended. `interrupted` is true where the budget was not used up; the result lies in
+    `folder`."""
 
     model: nn.Module
     ema: nn.Module

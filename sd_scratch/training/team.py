@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among those that train together; alone by default."""
+    """This process's place among those that train together; by default it is alone."""
 
     rank: int = 0
     size: int = 1
@@ -48,14 +48,14 @@ class Team:
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model`, but gradients of its parameters are averaged over all processes."""
+        """`model`, with gradients that are averaged over all processes."""
         if self.size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The whole batch from every process's rows of it, in order; gradients find their way back."""
+        """The whole batch, in order, from every process's rows of it; gradients flow back."""
         if self.size == 1:
             return rows
         from torch.distributed.nn.functional import all_gather
@@ -80,8 +80,8 @@ class Team:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The others enter when the first process has left: it makes files that they only read. Where it
-        fails, they raise `ScratchError` instead of waiting for ever."""
+        """Let the first process through before the others, which only read the files that it makes.
+        Where it fails, they raise `ScratchError` instead of waiting for ever."""
         if self.size > 1 and not self.leads and self._leader_failed(False):
             raise ScratchError("the first process failed - see what it said")
         failed = True

@@ -1,4 +1,4 @@
-"""Which pictures make batch number n, and how they are varied: all of it a function of n and a seed."""
+"""Which pictures make batch number n, and how they are varied: all of it follows from n and a seed."""
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,13 @@ class Batches(Shuffle):
 
 
 def mirror_half(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Left for right in every picture with probability a half."""
+    """Mirror every picture, left to right, with probability 1/2."""
     flipped = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
 def shift_each(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move every picture by up to `most` pixels in both directions; what comes in is black."""
+    """Move every picture by up to `most` pixels in both directions; black fills what is uncovered."""
     if not most:
         return images
     B, _, H, W = images.shape

@@ -86,9 +86,9 @@ class Source:
 
 @dataclass(frozen=True)
 class DataRow:
-    """A data set: what it is, how it is read, learnt and judged, and where it can be had.
+    """What a data set is, how it is read, learnt and judged, and where it can be had.
 
-    `read` turns a folder into pictures; `source` is None for what nobody publishes.
+    `read` turns a folder into pictures; `source` is None where nobody publishes it.
     """
 
     about: str

@@ -44,10 +44,10 @@ LOOK_STEPS, LOOK_ROWS, LOOK_COLUMNS = 25, 2, 10
 
 
 class DdpmTask(Task):
-    """Denoises the pictures of a data set, told their classes.
+    """Learns to denoise the pictures of a data set, given their classes.
 
-    The network computes in `dtype`, by default bfloat16 on GPUs that have it, else float32. Its weights
-    and the loss are float32; bfloat16 has that range, so that nothing needs scaling.
+    The network computes in `dtype`, by default bfloat16 on GPUs that have it, else float32. Its
+    weights and the loss are float32; bfloat16 has the same range, so nothing needs scaling.
     """
 
     result = "model"
@@ -96,7 +96,8 @@ class DdpmTask(Task):
         return loss, {"loss": self.team.mean(loss)}
 
     def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures as the network sees them, and their classes, some of them replaced by none."""
+        """Pictures as the network sees them, and their classes, some of which are replaced by
+        "none"."""
         images, classes = self.batches(step)
         if self.preset.flip:
             images = mirror_half(images, generator)
@@ -115,13 +116,13 @@ class DdpmTask(Task):
         return F.mse_loss(model(x_t, t.float(), classes).float(), goal)
 
     def components(self, model: nn.Module) -> PixelComponents:
-        """What a picture is made with, from the (averaged) network of a training run."""
+        """What makes pictures, from the (averaged) network of a training run."""
         assert isinstance(model, Denoiser)
         return PixelComponents(self.config, model, "training")
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """The error on pictures that are not trained on, and a sheet: per guidance scale two rows,
-        classes across, always from the same noise. A film shows how they come about."""
+        """The error on test pictures, and a sheet of samples: classes across, two rows for each
+        guidance scale, always from the same noise. A film shows how they come about."""
         diffusion = PixelDiffusion(self.components(model))
         names = self.config.class_names[:LOOK_COLUMNS]
         classes = list(range(len(names))) * LOOK_ROWS

@@ -1,4 +1,5 @@
-"""Fetches the published data sets: checksums first, resumed where it was cut, whole or not at all."""
+"""Fetches the published data sets. A transfer that was cut goes on where it stopped, and a file
+gets its name when its checksum is right."""
 
 import hashlib
 import http.client

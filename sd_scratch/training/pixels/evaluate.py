@@ -82,7 +82,7 @@ def make_pictures(
     steps: int = 50,
     guidance: float | None = None,
 ) -> LabelledImages:
-    """`count` pictures, classes in turn, as 8-bit data."""
+    """`count` pictures as 8-bit data; the classes take turns."""
     classes = [i % model.no_class for i in range(count)]
     seeds = [FIRST_SEED + i for i in range(count)]
     pictures = model.generate(classes, seeds, sampler=sampler, steps=steps, guidance=guidance)
@@ -93,7 +93,7 @@ def make_pictures(
 
 
 def score_pictures(judge: Classifier, made: LabelledImages, data: DataSet) -> Scores:
-    """All figures but the last."""
+    """All figures but `learnt`."""
     check_same_kind(judge, data)
     probabilities, features = judge_pictures(judge, to_pixels(made.images, -1.0))
     right = (probabilities.argmax(1) == made.labels).float()

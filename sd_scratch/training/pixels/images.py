@@ -1,4 +1,4 @@
-"""`LabelledImages`: a data set in memory, which at this size is where it belongs."""
+"""`LabelledImages`: a data set, held in memory, since it is small."""
 
 import hashlib
 from contextlib import AbstractContextManager
@@ -76,8 +76,8 @@ class DataSet:
 
 
 def open_data(path: Path, limit: int) -> AbstractContextManager[BinaryIO]:
-    """A data set's file, of at most `limit` bytes. Raises `ScratchError` where there is none, or no
-    regular one."""
+    """Open a data set's file of at most `limit` bytes. Raises `ScratchError` where there is no
+    regular file."""
     if not path.exists():
         raise ScratchError(f"{path} - no such file - fetch the data set first")
     return open_file(path, limit)

@@ -1,4 +1,4 @@
-"""Trains the classifier that judges pictures, by our own frame and on the same data."""
+"""Trains the classifier that judges pictures, by the same loop and on the same data."""
 
 from dataclasses import asdict
 from pathlib import Path

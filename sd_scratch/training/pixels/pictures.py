@@ -74,8 +74,8 @@ def split(data: LabelledImages) -> DataSet:
 
 
 def kept_for_tests(labels: Tensor) -> Tensor:
-    """Which pictures are not trained on ``[N]``: every tenth, class after class, whatever their order in
-    the table; never the last one that a class has."""
+    """Which pictures are kept for tests ``[N]``: one in ten of every class, wherever they stand in
+    the table. No class gives its last picture."""
     left = labels.bincount()
     kept = torch.zeros(len(labels), dtype=torch.bool)
     waiting = 0

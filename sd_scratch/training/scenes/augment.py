@@ -1,4 +1,4 @@
-"""Pictures a little worse than renderings are, since generated ones are, too."""
+"""Makes renderings a little worse, since generated pictures are worse, too."""
 
 from typing import NamedTuple
 

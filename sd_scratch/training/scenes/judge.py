@@ -1,8 +1,8 @@
-"""A small classifier that reads pictures of one object, to check the oracle by: learnt where that goes by
-rules, and with none of its code.
+"""A small classifier that reads pictures of one object, to check the oracle. It has learnt what the
+oracle does by rules, and shares no code with it.
 
-Where both read the same in a generated picture, the reading says something of the picture; where they
-do not, one of them is wrong, or the picture shows neither.
+Where both read the same in a generated picture, the picture shows it. Where they differ, one of
+them is wrong, or the picture shows neither.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ BATCH = 50
 
 
 class SceneJudgeTask(Task):
-    """Tells background, colour, shape and size; every picture is seen once."""
+    """Learns to tell background, colour, shape and size; it sees every picture once."""
 
     result = "scenes-classifier"
 
@@ -99,9 +99,12 @@ class SceneJudgeTask(Task):
 
 @dataclass(frozen=True)
 class Row:
-    """One attribute: how often two would agree by guessing evenly; how often the classifier is right on
-    true renderings; and on generated pictures, how often what was asked for is what the oracle reads
-    and what the classifier reads, and how often these two agree."""
+    """One attribute, in shares 0..1.
+
+    `chance`: two that guess evenly agree; `rendered`: the classifier is right on a true rendering;
+    `by_oracle`, `by_classifier`: each reads in a generated picture what was asked for; `agreement`:
+    both read the same there.
+    """
 
     attribute: str
     chance: float
@@ -147,7 +150,7 @@ def one_object_scenes(count: int) -> list[Scene]:
 
 @torch.no_grad()
 def judge(classifier: Classifier, images: Tensor) -> list[dict[str, str | None]]:
-    """Pictures ``[B, 3, S, S]`` in -1..1 -> what the classifier says of each, by attribute."""
+    """What the classifier says of pictures ``[B, 3, S, S]`` in -1..1, by attribute."""
     scores = torch.cat([classifier(part) for part in torch.split(images.float(), BATCH)])
     answers = torch.stack([part.argmax(dim=1) for part in _parts(scores)], dim=1).tolist()
     return [
@@ -177,7 +180,7 @@ def _attributes(background: str, item: SceneObject | oracle.ReadObject) -> dict[
 
 
 def labels(scenes: Sequence[Scene]) -> Tensor:
-    """The place of each attribute among its values: ``[B, attributes]``."""
+    """The index of each attribute's value: ``[B, attributes]``."""
     rows = [asked_for(scene) for scene in scenes]
     return torch.tensor(
         [[values.index(str(row[name])) for name, values in ATTRIBUTES.items()] for row in rows]

@@ -1,7 +1,7 @@
 """Scenes as the U-Net's training reads them: posteriors of the trained autoencoder, and token ids.
 
-Encoding costs more than a U-Net step on small latents, so it is done once. The cache knows which
-autoencoder it came from; another one's is made anew.
+Encoding a scene costs more than a step of the U-Net, so it is done once. The cache names its
+autoencoder, and is made anew for another one.
 """
 
 import hashlib

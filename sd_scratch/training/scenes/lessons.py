@@ -1,13 +1,16 @@
-"""What the pair's encoders are asked beside the contrast, because the scenes are known.
+"""Questions that the pair's encoders answer beside the contrastive loss; the known scenes give the
+answers.
 
-The vector of the whole picture says, colour by colour, whether there is something of it, and what, how
-large, how often and where. A text's score is a product with that vector, and so is each of these answers:
-what they can tell, texts can ask for. Every patch says the same of what it shows itself, so that the
-picture's vector has only to add up; and half-way through the layers, which of its pixels are an object's,
-whatever the colours. By the contrast alone, position and shape came last, long after colours.
+A picture's vector tells, for each colour, whether anything has it, and that thing's shape, size,
+number and place. A text's score is a dot product with this vector, and so is each answer: what the
+answers can tell, a text can ask for. Every patch answers the same about what it shows, so that the
+picture's vector only has to add up; half-way through the layers each patch also tells which of its
+pixels belong to an object. With the contrast alone, position and shape were learnt last, long after
+colours.
 
-The vector of a text says, colour by colour, where what has it stands, seen from the other object. By the
-contrast alone, "left of" and "right of" were the same to it after 250,000 pictures.
+A text's vector tells, for each colour, on which side of the other object the thing of that colour
+stands. With the contrast alone, "left of" and "right of" were still the same to it after 250,000
+pictures.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,7 @@ CENTRE_WEIGHT = 10.0  # a centre's variance is about 0.03
 
 
 class Lessons(nn.Module):
-    """The linear layers that answer; none of them is kept."""
+    """The linear layers that answer. They are dropped after the training."""
 
     def __init__(self, width: int, patch_size: int, text_width: int) -> None:
         super().__init__()
@@ -41,8 +44,8 @@ class Lessons(nn.Module):
         self.side = nn.Linear(text_width, len(COLOURS) * (len(RELATIONS) + 1))
 
     def forward(self, half: Tensor, patches: Tensor, picture: Tensor, text: Tensor) -> "Answers":
-        """Patches ``[B, P, C]`` half-way and late, pictures ``[B, C]`` and texts ``[B, C]`` that are true
-        of them, to answers."""
+        """Answers from patches ``[B, P, C]``, half-way and late, from pictures ``[B, C]`` and from
+        texts ``[B, C]`` that are true of them."""
         split = (len(COLOURS), -1)
         return Answers(
             self.mask(half),
@@ -66,8 +69,8 @@ class Answers(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Of each colour: which shape there is of it (or `ABSENT`), its size, how many more of it there are,
-    each ``[..., colours]``, and the centre ``[..., colours, 2]``."""
+    """For each colour: the shape of what has it (or `ABSENT`), its size, how many more of it there
+    are, each ``[..., colours]``, and its centre ``[..., colours, 2]``."""
 
     shape: Tensor
     size: Tensor
@@ -75,7 +78,8 @@ class Facts(NamedTuple):
     centre: Tensor
 
     def of_patches(self, colours: Tensor) -> "Facts":
-        """What patches whose colours ``[B, P]`` are known show of it: ``[B, P, ...]`` from ``[B, ...]``."""
+        """What each patch shows of it, given the patches' colours ``[B, P]``: ``[B, P, ...]`` from
+        ``[B, ...]``."""
         own = F.one_hot(colours, len(COLOURS)).bool()
         shape, size, more, centre = (
             fact[:, None].expand(-1, own.shape[1], *fact.shape[1:]) for fact in self
@@ -86,8 +90,8 @@ class Facts(NamedTuple):
 def lesson_losses(
     answers: Answers, scenes: Sequence[Scene], masks: Tensor, related: Sequence[bool]
 ) -> Answers:
-    """What each of the answers costs for scenes with these masks ``[B, K, S, S]``; `related` says which of
-    their texts tell how coloured things stand to each other."""
+    """The loss of each answer, for scenes whose masks are ``[B, K, S, S]``. `related` says which of
+    their texts tell how the coloured objects stand to each other."""
     device, (rows, patches) = answers.patch.device, answers.patch.shape[:2]
     pixels = masks.sum(dim=1, keepdim=True).clamp(max=1)  # of any object
     size = round(answers.mask.shape[2] ** 0.5)
@@ -109,7 +113,8 @@ def lesson_losses(
 
 
 def patch_labels(scenes: Sequence[Scene], masks: Tensor, patches: int) -> tuple[Tensor, Tensor]:
-    """The shape in each patch, row by row, or `ABSENT`, and its colour or the background's: ``[B, P]``."""
+    """The shape in each patch, row by row, or `ABSENT`, and its colour, an object's or the
+    background's: each ``[B, P]``."""
     covered = F.adaptive_avg_pool2d(masks, round(patches**0.5)).flatten(2)  # [B, K, P]
     most, which = covered.max(dim=1)
     shapes, colours = list(SHAPES), list(COLOURS)
@@ -126,7 +131,8 @@ def patch_labels(scenes: Sequence[Scene], masks: Tensor, patches: int) -> tuple[
 
 
 def facts_of(scenes: Sequence[Scene]) -> Facts:
-    """The facts of whole pictures, ``[B, ...]``. Of several alike, the centre is the last one's."""
+    """The facts of whole pictures, ``[B, ...]``. Where several objects are alike, the centre is the
+    last one's."""
     shape = torch.full((len(scenes), len(COLOURS)), ABSENT)
     size, more = torch.zeros_like(shape), torch.zeros_like(shape)
     centre = torch.zeros(*shape.shape, 2)
@@ -141,8 +147,8 @@ def facts_of(scenes: Sequence[Scene]) -> Facts:
 
 
 def sides(scenes: Sequence[Scene], related: Sequence[bool]) -> Tensor:
-    """Which relation texts tell of each colour, seen from the other object, or `NOT_SAID`:
-    ``[B, colours]``."""
+    """For each colour, the relation that a text tells of it, seen from the other object, or
+    `NOT_SAID`: ``[B, colours]``."""
     side = torch.full((len(scenes), len(COLOURS)), NOT_SAID)
     relations, colours = list(RELATIONS), list(COLOURS)
     for b, scene in enumerate(scenes):
@@ -154,9 +160,9 @@ def sides(scenes: Sequence[Scene], related: Sequence[bool]) -> Tensor:
 
 
 def fact_loss(answers: Tensor, facts: Facts, count: float) -> Tensor:
-    """Answers ``[..., colours, f]`` against facts: whether there is something of each colour, a mean over
-    all; and of what there is its shape, size, number and, where it is alone, its centre, as sums
-    over all that are divided by `count`."""
+    """The loss of answers ``[..., colours, f]``: a mean over all colours for whether there is
+    something, and sums over what there is, divided by `count`, for its shape, size and number and,
+    where it is alone, its centre."""
     by_shape, by_size, by_number, by_centre = torch.split(answers, FACT_ANSWERS, dim=-1)
     here = facts.shape != ABSENT
     alone = here & (facts.more == 0)

@@ -1,12 +1,13 @@
-"""Trains a small CLIP on scenes: a picture's vector and its caption's are to agree, others not.
+"""Trains a small CLIP on scenes: the vectors of a picture and of its caption are to agree, and no
+others.
 
-Radford et al. 2021 (arXiv:2103.00020), figure 3: each picture has to find its caption among all texts of
-the batch, and each caption its picture, at a learnt temperature. Among the texts are some that are false
-of a picture in one thing (Yuksekgonul et al. 2023, arXiv:2210.01936), since telling random scenes apart
-takes no more than a bag of words. Both encoders are the pair's own: it judges a model whose text encoder
-it does not share.
+Radford et al. 2021 (arXiv:2103.00020), figure 3: each picture has to find its caption among all
+texts of the batch, and each caption its picture, at a learnt temperature. Some of the texts are
+wrong about a picture in one detail (Yuksekgonul et al. 2023, arXiv:2210.01936), because a bag of
+words is enough to tell random scenes apart. Both encoders are the pair's own: it judges a model
+whose text encoder it does not share.
 
-Because the scenes are known, the encoders are also asked what they show and say (`lessons`), by linear
+Because the scenes are known, the encoders also answer questions about them (`lessons`), by linear
 layers that are not kept.
 """
 
@@ -48,7 +49,7 @@ LOOK_COUNT = 128
 
 
 class Pair(nn.Module):
-    """CLIP, and what its image encoder is taught with."""
+    """CLIP, and the layers that its encoders are taught with."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Pair(nn.Module):
 
 
 class PairTask(Task):
-    """Fresh scenes; every picture is seen once."""
+    """Learns from fresh scenes; it sees every picture once."""
 
     result = "scenes-clip"
 
@@ -138,7 +139,7 @@ class PairTask(Task):
         save_clip(self.clip_model(model), folder)
 
     def clip_model(self, model: nn.Module) -> ClipModel:
-        """What is kept of the (averaged) networks of a training run."""
+        """What is kept of the (averaged) networks."""
         assert isinstance(model, Pair)
         with torch.no_grad():
             model.clip.logit_scale.clamp_(max=LARGEST_SCALE)
@@ -146,8 +147,8 @@ class PairTask(Task):
 
 
 def texts_of(scene: Scene, index: int) -> tuple[Caption, list[str]]:
-    """A text that is true of scene number `index`, and `FALSE_TEXTS` that are false in one thing, the
-    easy ones only where there are too few others."""
+    """A text that is true of scene number `index`, and `FALSE_TEXTS` texts that are wrong in one
+    detail; easy ones are taken only where there are too few others."""
     rng = generator(DATA_SEED, index, FALSE_STREAM)
     plain = rng.random() < P_PLAIN
     true = plain_caption(scene, rng) if plain else caption(scene, DATA_SEED, index)
@@ -158,7 +159,7 @@ def texts_of(scene: Scene, index: int) -> tuple[Caption, list[str]]:
 
 
 def token_ids(tokenizer: Tokenizer, texts: list[list[str]]) -> Tensor:
-    """Lists of equally many texts each -> ids ``[B, N, L]``, as long as the longest with its end token.
+    """Ids ``[B, N, L]`` of lists with equally many texts, cut after the end token of the longest.
 
     What comes after the end token changes nothing: no token sees a later one.
     """

@@ -1,4 +1,4 @@
-"""How well a CLIP pair tells scenes apart: pictures and captions that no training saw."""
+"""How well a CLIP pair tells scenes apart, on pictures and captions that no training saw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ GATES = {"retrieval": 0.85, "false": 0.80}
 
 @dataclass(frozen=True)
 class PairRow:
-    """How often a question was answered right, 0..1, of how many, by guessing, and what is wanted."""
+    """A question, how often it was asked, and the share of right answers, 0..1: by chance, by the
+    pair, and as wanted."""
 
     question: str
     asked: int
@@ -34,11 +35,12 @@ class PairRow:
 def evaluate_pair(
     clip: ClipModel, *, count: int = COUNT, unseen: str | None = None
 ) -> list[PairRow]:
-    """Score a pair on `count` scenes: retrieval among 64 and captions that are false in one thing.
+    """Score a pair on `count` scenes: retrieval among 64, and captions that are wrong in one
+    detail.
 
-    Everything is asked with the plain sentence; with its place only against a false place. `unseen`
-    takes scenes with something held out (`sample_scene`). The last questions are one per kind of
-    falsehood.
+    The plain sentence is asked with; it names the place only against a wrong place. `unseen` takes
+    scenes with something held out (`sample_scene`). The last questions are one for each kind of
+    detail.
     """
     kind = {"pair": "one", "triple": "two"}.get(unseen or "")
     scenes = [sample_scene(CHECK_SEED, i, kind, unseen=unseen) for i in range(count)]
@@ -49,7 +51,7 @@ def evaluate_pair(
 
 @torch.no_grad()
 def picture_vectors(clip: ClipModel, scenes: Sequence[Scene]) -> Tensor:
-    """Unit vectors ``[B, D]`` of scenes as 8-bit pictures, the way that scores are made."""
+    """Unit vectors ``[B, D]`` of scenes, drawn as 8-bit pictures, as for scores."""
     side = clip.network.config.image.image_size
     parts = []
     for first in range(0, len(scenes), BATCH):
@@ -61,7 +63,7 @@ def picture_vectors(clip: ClipModel, scenes: Sequence[Scene]) -> Tensor:
 
 @torch.no_grad()
 def text_vectors(clip: ClipModel, texts: Sequence[str]) -> Tensor:
-    """Unit vectors ``[B, D]``; each text is encoded once, however often it is there."""
+    """Unit vectors ``[B, D]``; a text that occurs often is encoded once."""
     different = list(dict.fromkeys(texts))
     ids = torch.tensor([clip.tokenizer.encode(text).ids for text in different])
     vectors = torch.cat([clip.network.text_vectors(part) for part in torch.split(ids, 4 * BATCH)])
@@ -87,7 +89,8 @@ def _retrieval(clip: ClipModel, images: Tensor, captions: Sequence[str]) -> list
 
 
 def _falsehoods(clip: ClipModel, images: Tensor, scenes: Sequence[Scene]) -> list[PairRow]:
-    """True captions against captions that are false in one thing: all of a picture's, then by kind."""
+    """True captions against captions that are wrong in one detail: first against all of a
+    picture's, then by kind."""
     asked: list[tuple[int, str, str, str]] = []  # scene, kind, true, false
     for i, scene in enumerate(scenes):
         for kind, false in hard_negatives(scene, generator(CHECK_SEED, i, FALSE_STREAM)).items():

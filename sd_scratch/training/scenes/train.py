@@ -1,8 +1,9 @@
-"""The two stages of the `scenes` model, and the folder that comes out of them.
+"""The four stages of the `scenes` model, and the folders that come out of them.
 
-out/vae/    states, journal and pictures of the autoencoder's training
-out/unet/   the same for the U-Net and the text encoder, and the latents that they are trained on
-out/model/  the model in diffusers' folder layout, in half precision
+out/vae/     states, journal and pictures of the autoencoder's training
+out/unet/    the same for the U-Net and the text encoder, and the latents that they are trained on
+out/model/   the model in diffusers' folder layout, in half precision
+out/scenes-clip/, out/scenes-classifier/   what the stages clip and classifier make
 """
 
 from dataclasses import replace
@@ -60,10 +61,7 @@ def train_scenes(
     on_step: OnStep | None = None,
     team: Team | None = None,
 ) -> Outcome:
-    """Train one stage into `out`; after the U-Net's, the model is in ``out/model``, after the pair's and
-    the classifier's these are in ``out/scenes-clip`` and ``out/scenes-classifier``.
-
-    A new run begins with the weights of `init`, or from nothing.
+    """Train one stage into `out`, beginning with the weights of `init` or from nothing.
 
     Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
     whatever `sd_scratch.training.loop.train` raises it for.
@@ -102,7 +100,8 @@ def export_scenes(out: Path, folder: Path, config: ModelConfig = SCENES) -> None
 
 
 def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, ModelConfig]:
-    """The averaged autoencoder of the newest state, and the configuration with its measured scale."""
+    """The averaged autoencoder of the newest state, and the configuration with the scale that it
+    was measured to need."""
     state = load_state(out / "vae")
     if state is None:
         raise UsageError(
@@ -124,7 +123,8 @@ def make_tokenizer(config: ModelConfig) -> Tokenizer:
 
 
 def _tokenizer(out: Path, config: ModelConfig, init: Components | None) -> Tokenizer:
-    """The vocabulary that a run began with, and kept: its model's own, or one of its captions."""
+    """The vocabulary that a run began with: the one it kept, or that of `init`, or one made of its
+    captions."""
     folder, length = out / "tokenizer", config.text.max_position_embeddings
     if folder.is_dir():
         return Tokenizer.from_folder(folder, length)

@@ -72,7 +72,8 @@ def draw_timesteps(count: int, T: int, generator: torch.Generator) -> Tensor:
 
 
 class UNetTask(Task):
-    """Denoises the latents of scenes, told by their captions; begins with the weights of `init`, if any."""
+    """Learns to denoise the latents of scenes, given their captions; begins with the weights of
+    `init`, if any."""
 
     result = "model"
 
@@ -121,8 +122,8 @@ class UNetTask(Task):
         return loss, {"loss": self.team.mean(loss)}
 
     def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents with unit variance and token ids: every epoch in an order of its own, and with the
-        next of each scene's captions."""
+        """Latents with unit variance, and token ids. Every epoch has an order of its own, and takes
+        the next of each scene's captions."""
         rows, epoch = self.shuffle.rows(step), step // self.shuffle.per_epoch
         mean, std = self.latents.mean[rows].float(), self.latents.std[rows].float()
         z = mean + std * torch.randn(mean.shape, generator=generator)
@@ -132,7 +133,7 @@ class UNetTask(Task):
         return z * self.config.vae.scaling_factor, token_ids
 
     def components(self, model: nn.Module) -> Components:
-        """What a picture is made with, from the (averaged) networks of a training run."""
+        """What makes pictures, from the (averaged) networks of a training run."""
         assert isinstance(model, TextAndUNet)
         return Components(self.config, model.text, self.vae, model.unet, self.tokenizer, "training")
 

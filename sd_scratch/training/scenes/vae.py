@@ -33,7 +33,8 @@ LOGVAR_START = -5.0
 
 
 class VaeTask(Task):
-    """Reconstructs fresh scenes, every picture seen once; begins with the weights of `init`, if any."""
+    """Learns to reconstruct fresh scenes and sees every picture once; begins with the weights of
+    `init`, if any."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class _ThereAndBack(nn.Module):
         self.vae = vae
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures again, by way of a draw from the posterior, and the mean KL of its posteriors."""
+        """The pictures again, decoded from a draw of their posteriors, and the posteriors' mean KL."""
         posterior = self.vae.encode(images)
         return self.vae.decode(posterior.sample(noise)), posterior.kl().mean()
 
@@ -108,8 +109,8 @@ def psnr(mean_square: Tensor) -> Tensor:
 def check_reconstructions(
     vae: Autoencoder, side: int, count: int
 ) -> tuple[dict[str, float], Tensor]:
-    """The oracle's score on reconstructions of unseen scenes, and PSNR; and the reconstructions
-    ``[N, 3, side, side]``."""
+    """The oracle's scores and the PSNR of reconstructions of unseen scenes, and these
+    reconstructions ``[N, 3, side, side]``."""
     checks = make_checks(count)
     images = render([check.scene for check in checks], side).images
     again = reconstruct(vae, images)
