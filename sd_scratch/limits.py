@@ -7,4 +7,5 @@ SEED = (0, 2**64 - 1)
 CLIP_SKIP = (1, 24)
 LORA_SCALE = (-100.0, 100.0)
 
+RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`
 DTYPES = ("float32", "float16", "bfloat16")

@@ -21,7 +21,7 @@ from sd_scratch.cli.options import (
     side,
 )
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, RNGS, SEED, STEPS
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 
@@ -63,6 +63,16 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "-s", "--seed", type=seed, help="of the first picture; -1 draws one (default)"
     )
+    picture.add_argument(
+        "--subseed",
+        type=seed,
+        help="of a variation: another seed, that the noise is turned towards",
+    )
+    picture.add_argument(
+        "--subseed-strength",
+        type=number(0, 1),
+        help="how far, 0 to 1: picture i then has the same seed, and subseed + i",
+    )
     picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
     picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
     picture.add_argument(
@@ -98,6 +108,17 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip-skip",
         type=integer(*CLIP_SKIP),
         help="leave out the last N-1 text layers (default 1)",
+    )
+    way.add_argument(
+        "--rng",
+        choices=RNGS,
+        help="source of noise: PyTorch's on a processor (default), or as NVIDIA's cards draw it",
+    )
+    way.add_argument(
+        "--ensd",
+        type=integer(*SEED),
+        metavar="N",
+        help="added to the seed for all noise but the first (A1111's eta noise seed delta)",
     )
     way.add_argument(
         "--text-cleaning",
@@ -174,8 +195,10 @@ def run(args: argparse.Namespace) -> int:
             pictures = batch.to_pil()
             if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
                 recipe = recipe.over(model_hash=model.components.hash or None)
-            for picture, picture_seed in zip(pictures, batch.seeds, strict=True):
+            for i, (picture, picture_seed) in enumerate(zip(pictures, batch.seeds, strict=True)):
                 one = recipe.over(seed=picture_seed)
+                if recipe.subseed_strength:
+                    one = one.over(subseed=batch.drawing.subseed + i)
                 path = save_picture(picture, one, output, metadata=not args.no_metadata)
                 kept.append({"path": path, **one.known})
                 if not args.json and not output.to_stdout:
@@ -207,7 +230,7 @@ def make_batches(
     model: "StableDiffusion", recipe: "Recipe", args: argparse.Namespace, stop: "Stop"
 ) -> "Generator[ImageNoise, None, None]":
     """The finished latents, a batch at a time; ends early, without the batch at hand, when asked to
-    stop. Picture i of the run has the recipe's seed + i."""
+    stop. Picture i of the run has the recipe's seed + i; of variations, the seed and subseed + i."""
     prompts = []
     for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
         prompts.append(model.prompt(text, **recipe.reading))
@@ -226,8 +249,10 @@ def make_batches(
     seeds = range(first, first + args.batch_count)
     with progress_bar(steps * len(seeds), "steps") as bar:
         for start in range(0, len(seeds), args.batch_size):
-            chunk = seeds[start : start + args.batch_size]
-            noise = model.noise(chunk, recipe.width, recipe.height)
+            chunk = list(seeds[start : start + args.batch_size])
+            if recipe.subseed_strength:
+                chunk = [first] * len(chunk)
+            noise = model.noise(chunk, recipe.width, recipe.height, recipe.drawing(start))
             latent = noise.latent
             for step in model.steps(prompts[0], noise, **settings):
                 latent = step.x_next

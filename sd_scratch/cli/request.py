@@ -13,7 +13,7 @@ from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import DTYPES, SEED
+from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.adapters import take_tags
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.recipe import Option, Recipe
@@ -53,6 +53,10 @@ def read_request(args: argparse.Namespace) -> Recipe:
         prompt=given,
         syntax=args.syntax,
         emphasis=args.emphasis,
+        rng=args.rng,
+        ensd=args.ensd,
+        subseed=_drawn(args.subseed),
+        subseed_strength=args.subseed_strength,
         negative_prompt=args.negative_prompt,
         seed=_drawn(args.seed),
         steps=args.steps,
@@ -128,6 +132,7 @@ def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) ->
         text_cleaning=STYLES[0],
         syntax=SYNTAXES[0],
         emphasis=EMPHASES[0],
+        rng=RNGS[0],
         dtype=DTYPES[0],
     )
     recipe = defaults.over(**recipe.known)
@@ -154,10 +159,8 @@ def sampler_options(args: argparse.Namespace) -> dict[str, str]:
 def _recipe_in(path: Path, model: str | None) -> Recipe:
     """The recipe in a picture. The model that it names is used only where the name cannot be a path."""
     recipe, left = read_recipe(path)
-    if "RNG" in left:
-        log.warning(f"{path} was made from noise drawn on a graphics card: the picture will differ")
-    if others := [name for name in left if name != "RNG"]:
-        log.warning(f"settings in {path} that are not repeated: {', '.join(others)[:200]}")
+    if left:
+        log.warning(f"settings in {path} that are not repeated: {', '.join(left)[:200]}")
     name = recipe.model or "an unnamed model"
     named = recipe.model in (*list_shipped(), "sd15")
     on_hub = bool(HUB_ID.fullmatch(recipe.model or "")) and not Path(name).exists()
@@ -180,6 +183,12 @@ def _drawn(seed: int | None) -> int | None:
 
 def _with_seed(recipe: Recipe, count: int) -> Recipe:
     recipe = recipe if recipe.seed is not None else recipe.over(seed=_drawn(-1))
+    if recipe.subseed_strength and recipe.subseed is None:
+        recipe = recipe.over(subseed=_drawn(-1))
+    if recipe.subseed is not None and recipe.subseed + count - 1 > SEED[1]:
+        raise UsageError(
+            f"subseed {recipe.subseed} and {count} pictures - choose a smaller subseed"
+        )
     if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
         raise UsageError(
             f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "

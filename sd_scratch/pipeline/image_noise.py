@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.autoencoder import Autoencoder
@@ -24,6 +24,7 @@ class ImageNoise:
         latent: ``[B, 4, h, w]`` fp32, scaled as the U-Net sees it (about unit variance).
         t: the timestep that it stands at: 0 is a picture, the schedule's last is noise.
         seeds: one seed per image; image i draws all its noise from seeds[i].
+        drawing: how.
     """
 
     latent: Tensor = field(repr=False)
@@ -31,6 +32,7 @@ class ImageNoise:
     seeds: tuple[int, ...]
     autoencoder: Autoencoder = field(repr=False)
     schedule: Schedule = field(repr=False)
+    drawing: Drawing = field(default_factory=Drawing)
 
     def __len__(self) -> int:
         return self.latent.shape[0]
@@ -52,7 +54,7 @@ class ImageNoise:
     def noised(self, t: int) -> "ImageNoise":
         """A picture with the noise of timestep `t` added, drawn from the seeds (Ho et al. 2020,
         equation 4)."""
-        draw = NoiseSource(self.seeds).draw
+        draw = NoiseSource(self.seeds, self.drawing).draw
         noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
         return self.with_latent(self.schedule.add_noise(self.latent, noise, t), t)
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
-from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, SEED, SIDE, STEPS
+from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import (
     ControlUse,
     EmbeddingUse,
@@ -34,6 +35,13 @@ from sd_scratch.version import __version__
 A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
 
 A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own default
+
+RNG_NAMES = {
+    "CPU": "cpu",
+    "NV": "nv",
+    "GPU": "nv",
+    "CUDA": "nv",
+}  # of A1111 and stable-diffusion.cpp
 
 AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde"}  # whose schedule A1111 takes for "Automatic"
 
@@ -57,6 +65,8 @@ class Recipe:
         controls: what ControlNets steered it.
         syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
         emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
+        rng, ensd, subseed, subseed_strength: how the seed becomes noise, see
+            `sd_scratch.diffusion.noise.Drawing`.
     """
 
     prompt: str
@@ -79,6 +89,10 @@ class Recipe:
     controls: tuple[ControlUse, ...] | None = None
     syntax: str | None = None
     emphasis: str | None = None
+    rng: str | None = None
+    ensd: int | None = None
+    subseed: int | None = None
+    subseed_strength: float | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -97,6 +111,11 @@ class Recipe:
             "syntax": self.syntax or SYNTAXES[0],
             "emphasis": self.emphasis or EMPHASES[0],
         }
+
+    def drawing(self, picture: int = 0) -> Drawing:
+        """How its seed becomes noise, in picture number `picture` of several."""
+        subseed = (self.subseed or 0) + picture
+        return Drawing(self.rng or RNGS[0], self.ensd or 0, subseed, self.subseed_strength or 0.0)
 
     def to_json(self) -> str:
         return json.dumps({"version": __version__, **self.known}, ensure_ascii=False)
@@ -119,7 +138,10 @@ class Recipe:
             "Emphasis": "None"
             if self.syntax == "plain"
             else A1111_EMPHASES.get(self.emphasis or ""),
-            "RNG": "CPU",
+            "RNG": (self.rng or RNGS[0]).upper(),
+            "ENSD": self.ensd or None,
+            "Variation seed": self.subseed if self.subseed_strength else None,
+            "Variation seed strength": self.subseed_strength or None,
             "Version": f"sd_scratch {__version__}",
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
@@ -177,6 +199,12 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         # Before there was a choice every character was text.
         syntax=choice("syntax", SYNTAXES) or "plain",
         emphasis=choice("emphasis", EMPHASES),
+        rng=choice("rng", RNGS),
+        ensd=integer("ensd", *SEED),
+        subseed=integer("subseed", *SEED),
+        subseed_strength=fields.number("subseed_strength", 0, 1)
+        if "subseed_strength" in data
+        else None,
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
         controls=controls_from_json(fields, data["controls"]) if "controls" in data else None,
         embeddings=embeddings_from_json(fields, data["embeddings"])
@@ -226,12 +254,14 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         loras=loras or None,
         controls=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
+        rng=settings.rng(),
+        ensd=settings.integer("ENSD", *SEED),
+        subseed=settings.integer("Variation seed", *SEED),
+        subseed_strength=settings.number("Variation seed strength", 0, 1),
         **settings.emphasis(),
     )
-    # Without "RNG: CPU" the noise was drawn on a graphics card, and cannot be drawn again here.
-    noise = () if settings.take("RNG") == "CPU" else ("RNG",)
     settings.take("Version")
-    return recipe, (*noise, *settings.left)
+    return recipe, tuple(settings.left)
 
 
 class _Settings:
@@ -292,6 +322,13 @@ class _Settings:
             "syntax": "plain" if written == "None" else "a1111",
             "emphasis": names.get(written, "a1111"),
         }
+
+    def rng(self) -> str:
+        """The source of noise. Where nothing is said it was a graphics card, mostly one of NVIDIA's."""
+        written = self.left.get("RNG", "GPU")
+        if written.upper() in RNG_NAMES:
+            self.take("RNG")
+        return RNG_NAMES.get(written.upper(), "nv")
 
     def size(self, key: str) -> tuple[int | None, int | None]:
         text = self.take(key)

@@ -55,6 +55,11 @@ class StoredRun:
         return tuple(int(seed) for seed in self.fact("seeds"))
 
     @property
+    def drawing(self) -> dict[str, Any]:
+        """How its seeds became noise; older traces say nothing, as there was one way."""
+        return dict(self.trace.facts.get("drawing", {}))
+
+    @property
     def noise(self) -> Tensor:
         if "noise" not in self.trace.inputs:
             raise ScratchError(f"{self.folder} has lost the noise that its run started from")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sd_scratch.checkpoints.adapters.control import LoadedControl, read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.config import ModelConfig
-from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
@@ -146,21 +147,24 @@ class StableDiffusion:
         seed: int | Sequence[int] = 0,
         width: int | None = None,
         height: int | None = None,
+        drawing: Drawing | None = None,
     ) -> ImageNoise:
         """Pure noise for one seed or several; width and height in pixels, the model's own by default.
 
-        Each image has a generator of its own on the CPU, so that it depends neither on the batch nor,
-        up to rounding, on the device.
+        Each image has numbers of its own, made on the CPU, so that it depends neither on the batch nor,
+        up to rounding, on the device. `drawing` says how: with which generator, and turned towards
+        which other seed.
         """
+        drawing = drawing or Drawing()
         seeds = (seed,) if isinstance(seed, int) else tuple(seed)
         cell = self.config.vae.downscale
         sides = [self.config.sample_size if side is None else side for side in (height, width)]
         for name, side in zip(("height", "width"), sides, strict=True):
             check_side(name, side, cell)
         shape = (self.config.vae.latent_channels, sides[0] // cell, sides[1] // cell)
-        latent = NoiseSource(seeds).draw(shape, self.device, torch.float32)
+        latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
         last = self.config.schedule.num_train_timesteps - 1
-        return ImageNoise(latent, last, seeds, self.vae, self.schedule)
+        return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
 
     @torch.no_grad()
     def encode(self, pictures: Image.Image | Sequence[Image.Image], seed: int = 0) -> ImageNoise:
@@ -210,7 +214,7 @@ class StableDiffusion:
         scale = self.config.guidance if guidance is None else guidance
         rows = self._rows(prompt, negative, len(noise), branches_of(scale))
         rows, of_steps = self.conditioning.of_steps(rows, count)
-        source, watch = NoiseSource(noise.seeds), Watch(self.taps, self.schedule)
+        source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
 
         steering = Steering(
             self.networks,
@@ -339,7 +343,9 @@ class StableDiffusion:
         }
         latent = stored.noise.to(self.device)
         last = self.config.schedule.num_train_timesteps - 1
-        noise = ImageNoise(latent, last, stored.seeds, self.vae, self.schedule)
+        noise = ImageNoise(
+            latent, last, stored.seeds, self.vae, self.schedule, Drawing(**stored.drawing)
+        )
         negative = rows.get(UNCOND, [""])[0]
         with ExitStack() as stack:
             for globs, function, where in stored.edits():
@@ -378,6 +384,7 @@ class StableDiffusion:
         facts = {
             "prompts": {branch: [describe_prompt(p) for p in rows[branch]] for branch in rows},
             "seeds": list(noise.seeds),
+            "drawing": asdict(noise.drawing),
             "width": noise.width,
             "height": noise.height,
             "sampler": sampler.name,

@@ -391,7 +391,7 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["perturb", PROMPT, "-w", "cat"], "no word 'cat' in the prompt"),
         (["perturb", "a cat and a cat", "-w", "cat"], "stands 2 times in the prompt"),
         (["gradient", "a cat and a cat", "-w", "cat:3"], "there is no number 3"),
-        (["adjust", "very " * 90 + "red", "-w", "red"], "beyond the last token"),
+        (["adjust", PROMPT + " AND a cat", "-w", "red"], "AND at character"),
         (["perturb", "!"], "no words to map"),
         (["adjust", PROMPT, "--lambdas", ""], "the list is empty"),
         (["adjust", PROMPT, "--lambdas", "1,x"], "'x' is not a number"),

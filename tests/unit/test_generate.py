@@ -74,6 +74,7 @@ def test_the_picture_holds_its_recipe_and_no_path(generate, tiny_folder) -> None
         text_cleaning="transformers",
         syntax="a1111",
         emphasis="a1111",
+        rng="cpu",
         model="tiny",
         model_hash=recipe.model_hash,
         dtype="float32",
@@ -119,7 +120,7 @@ def test_flags_win_over_the_image(generate) -> None:
 
 
 def test_from_image_of_a1111(generate, capsys) -> None:
-    info = "a\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 9, Size: 32x32, ENSD: 31337, RNG: CPU"
+    info = "a\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 9, Size: 32x32, Face restoration: GFPGAN, RNG: CPU"
     picture = Image.new("RGB", (8, 8))
     from PIL.PngImagePlugin import PngInfo
 
@@ -127,7 +128,7 @@ def test_from_image_of_a1111(generate, capsys) -> None:
     chunks.add_text("parameters", info)
     picture.save("theirs.png", pnginfo=chunks)
     assert generate("--from-image", "theirs.png", "-o", "ours.png") == 0
-    assert "not repeated: ENSD" in capsys.readouterr().err
+    assert "not repeated: Face restoration" in capsys.readouterr().err
     recipe, _ = read_recipe(Path("ours.png"))
     assert (recipe.sampler, recipe.guidance, recipe.seed, recipe.steps) == ("ddim", 3.0, 9, 2)
 
@@ -284,3 +285,23 @@ def test_a_file_of_prompts_that_is_none(generate, capsys) -> None:
     assert "given twice" in capsys.readouterr().err
     assert generate("--prompt-file", "none.txt") == 2
     assert "none.txt - cannot be read" in capsys.readouterr().err
+
+
+def test_noise_as_a_graphics_card_draws_it_and_variations(generate, capsys) -> None:
+    def made(*words: str) -> bytes:
+        assert generate("a", *SMALL, *words, "--overwrite", "-o", "a.png") == 0
+        with Image.open("a.png") as picture:
+            return picture.tobytes()
+
+    plain, card = made(), made("--rng", "nv")
+    assert plain != card
+    assert read_recipe(Path("a.png"))[0].rng == "nv"
+    turned = made("--subseed", "5", "--subseed-strength", "0.3")
+    assert turned != plain == made("--subseed", "5", "--subseed-strength", "0")
+    words = ("--subseed", "4", "--subseed-strength", "0.3", "-b", "2", "-o", "{seed}-{index}.png")
+    capsys.readouterr()
+    assert generate("a", *SMALL, *words) == 0
+    second = capsys.readouterr().out.split()[1]
+    with Image.open(second) as picture:
+        assert picture.tobytes() == turned
+    assert read_recipe(Path(second))[0].subseed == 5

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 
@@ -24,6 +25,10 @@ WHOLE = Recipe(
     dtype="bfloat16",
     syntax="comfy",
     emphasis="none",
+    rng="nv",
+    ensd=31337,
+    subseed=3,
+    subseed_strength=0.5,
 )
 
 A1111 = """a photograph of an astronaut, masterpiece
@@ -138,12 +143,26 @@ def test_a_picture_of_a1111_is_understood() -> None:
         model_hash="6ce0161689",
         syntax="a1111",
         emphasis="a1111",
+        rng="cpu",
     )
     assert left == ("Lora hashes",)
 
 
 def test_noise_from_a_graphics_card_is_told() -> None:
-    assert "RNG" in recipe_from_parameters(A1111.replace("RNG: CPU, ", ""), "x.png")[1]
+    assert recipe_from_parameters(A1111, "x.png")[0].rng == "cpu"
+    for said in ("", "RNG: NV, ", "RNG: cuda, "):
+        recipe, left = recipe_from_parameters(A1111.replace("RNG: CPU, ", said), "x.png")
+        assert (recipe.rng, left) == ("nv", ("Lora hashes",))
+    assert "RNG" in recipe_from_parameters(A1111.replace("RNG: CPU", "RNG: std"), "x.png")[1]
+
+
+def test_variations_and_the_noise_of_later_steps() -> None:
+    line = "ENSD: 31337, Variation seed: 5, Variation seed strength: 0.25, RNG: NV"
+    recipe = settings(line)
+    assert recipe.drawing() == Drawing("nv", 31337, 5, 0.25)
+    assert recipe.drawing(3).subseed == 8
+    assert line.split(", RNG")[0] in recipe.to_parameters()
+    assert recipe_from_json(recipe.to_json(), "x.png") == recipe
 
 
 @pytest.mark.parametrize(
