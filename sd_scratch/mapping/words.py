@@ -1,4 +1,4 @@
-"""Names for the words of a prompt: what `-w` takes, what a figure says and what settings.json holds."""
+"""Names for the words of a prompt: what a person types, a figure says and settings.json holds."""
 
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.prompt import Prompt

@@ -168,6 +168,7 @@ def test_a_long_run_says_beforehand_how_long_it_takes(run, monkeypatch, capsys):
     assert run("perturb", PROMPT, "-w", "red", "-w", "circle", "--batch-size", "1") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "to go" in line]
     assert len(told) == 1 and "3 pictures of 2 steps" in told[0]
+    assert "--resume -o out/perturb-0001 goes on" in told[0]
     assert [progress.duration(s) for s in (40.4, 420, 7500)] == ["40 s", "7 min", "2 h 5 min"]
 
 

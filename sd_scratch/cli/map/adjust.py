@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     results = session.results("adjust")
     samplers = args.samplers or [session.recipe.sampler]
     prompt = session.encode(args.prompt)
-    with session.progress(len(words) * len(samplers) * len(args.lambdas)) as bar:
+    with session.progress(len(words) * len(samplers) * len(args.lambdas), results) as bar:
         state = session.state(results)
         rendering = session.rendering(bar.update, state)
         report = adjustment_report(

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     state = session.state(results, "prompt", "batch_size", checks=checks)
     missing = missing_cases(cases, read_parts(state))
     sampler = str(session.recipe.sampler)
-    with session.progress(count_pictures(missing, checks, sampler)) as bar:
+    with session.progress(count_pictures(missing, checks, sampler), results) as bar:
         parts = list(examine(session.rendering(bar.update), cases, checks, state))
     report = faithfulness_report(parts, cases, checks)
     results.save(report, session.recipe, state=state, keep=True)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     words = session.words(args.prompt, args.word)
     results = session.results("gradient")
     prompt = session.encode(args.prompt)
-    with session.progress(count_pictures(len(words), args.method)) as bar:
+    with session.progress(count_pictures(len(words), args.method), results) as bar:
         state = session.state(results)
         report = gradient_report(
             session.rendering(bar.update, state),

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     results = session.results("guidance")
     seeds = range(first, first + args.seeds)
     prompt = session.encode(args.prompt)
-    with session.progress(len(args.scales) * args.seeds) as bar:
+    with session.progress(len(args.scales) * args.seeds, results) as bar:
         state = session.state(results)
         rendering = session.rendering(bar.update, state)
         report = guidance_report(rendering, prompt, args.scales, seeds)

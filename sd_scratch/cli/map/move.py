@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     if args.interactive:
         results.save(by_keys(session, plane, path, results), session.recipe)
         return
-    with session.progress(args.frames) as bar:
+    with session.progress(args.frames, results) as bar:
         state = session.state(results, "prompt")
         report = movement_report(session.rendering(bar.update, state), plane, path, args.frames)
     report.facts.update({"path": texts, "frames": args.frames})

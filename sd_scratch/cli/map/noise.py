@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     seeds, share = range(first, first + args.seeds), (rank, processes)
     prompts = [session.encode(text) for text in args.prompt]
     missing = missing_seeds(prompts, seeds, state, share)
-    with session.progress(sum(map(len, missing))) as bar:
+    with session.progress(sum(map(len, missing)), results) as bar:
         found = draw_seeds(session.rendering(bar.update), prompts, seeds, clip, state, share=share)
     if found is not None:  # else another process is not done
         report = seeds_report(prompts, found, clip)

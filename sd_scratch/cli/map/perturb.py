@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     words = session.words(args.prompt, args.word)
     results = session.results("perturb")
     prompt = session.encode(args.prompt)
-    with session.progress(1 + len(words)) as bar:
+    with session.progress(1 + len(words), results) as bar:
         state = session.state(results)
         rendering = session.rendering(bar.update, state)
         report = perturbation_report(

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from sd_scratch.cli.console import progress_bar
@@ -13,14 +15,15 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """For `pictures` pictures of `steps` steps each; `update` is an `on_step`.
+    """For `pictures` pictures of `steps` steps each; `update` is an `on_step`. `folder` is where the run
+    can be resumed.
 
     The time of a step is the one from the first step's end to the second's, since the first has a model
     to warm up.
     """
 
-    def __init__(self, pictures: int, steps: int) -> None:
-        self.pictures, self.steps = pictures, steps
+    def __init__(self, pictures: int, steps: int, folder: Callable[[], Path] | None = None) -> None:
+        self.pictures, self.steps, self.folder = pictures, steps, folder
         self._done, self._told, self._last = 0, False, float("nan")
 
     def __enter__(self) -> "Progress":
@@ -45,9 +48,10 @@ class Progress:
             self._told = True
             left = took / pictures * (self.pictures * self.steps - self._done)
             if left >= LONG:
+                resume = f"; --resume -o {self.folder()} goes on if it stops" if self.folder else ""
                 log.info(
                     f"about {duration(left)} to go: {self.pictures} pictures of {self.steps} steps, "
-                    f"{took / pictures:.2g} s a step"
+                    f"{took / pictures:.2g} s a step{resume}"
                 )
 
 

@@ -148,9 +148,11 @@ class Session:
         noise = self.model.noise(self.recipe.seed or 0, self.recipe.width, self.recipe.height)
         return Rendering(self.model, noise, self.settings, self.batch_size, on_step, state)
 
-    def progress(self, pictures: int) -> Progress:
-        """A bar for that many pictures, counting their steps."""
-        return Progress(pictures, self.recipe.steps or 0)
+    def progress(self, pictures: int, results: Results | None = None) -> Progress:
+        """A bar for that many pictures, counting their steps; `results` are those of a run that can be
+        resumed."""
+        folder = None if results is None else lambda: results.folder
+        return Progress(pictures, self.recipe.steps or 0, folder)
 
     # Results ----------------------------------------------------------------------------------
 
