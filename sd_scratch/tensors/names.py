@@ -88,7 +88,7 @@ class Surveyor(Probe):
     """Writes down every tensor that its module shows."""
 
     def __init__(self, path: str, root: nn.Module, found: dict[str, TensorInfo]) -> None:
-        super().__init__()
+        super().__init__(())
         self.path = path
         self.found = found
         tapped = root if isinstance(root, Tapped) else Tapped()

@@ -1,8 +1,10 @@
 """The tap: the place in a network where a tensor shows itself, and where it can be replaced."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -37,30 +39,61 @@ class Listener(Protocol):
         """Take notice of a tensor that has to be asked for."""
 
 
-class Probe:
-    """Sits at one module while somebody listens, and passes on the tensors of that module."""
+class Running(threading.local):
+    """Whose call of a network goes on in this thread: an owner of taps, or None outside of calls."""
 
-    def __init__(self) -> None:
-        self.listeners: dict[str, list[tuple[str, Listener]]] = {}  # leaf -> (full name, listener)
+    owner: object | None = None
+
+
+running = Running()
+
+
+class Ears(NamedTuple):
+    """The listeners of one owner at one module, and the thread that they listen in."""
+
+    owner: object
+    thread: int
+    listeners: Mapping[str, list[tuple[str, Listener]]]  # leaf -> (full name, listener)
+
+
+class Probe:
+    """Sits at one module while somebody listens, and passes on the tensors of that module.
+
+    Models may share a module and threads may share a model: a tensor is heard by those alone whose call made
+    it, in the thread that entered them.
+    """
+
+    def __init__(self, ears: tuple[Ears, ...]) -> None:
+        self.ears = ears
+
+    def listeners(self, leaf: str) -> list[tuple[str, Listener]]:
+        """Who hears a tensor that is made here and now."""
+        if torch.compiler.is_compiling():  # threads are nothing that a graph could ask about
+            return [pair for ear in self.ears for pair in ear.listeners.get(leaf, ())]
+        owner, thread = running.owner, threading.get_ident()
+        return [
+            pair
+            for ear in self.ears
+            if ear.thread == thread and (owner is None or ear.owner is owner)
+            for pair in ear.listeners.get(leaf, ())
+        ]
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
-        for name, listener in self.listeners.get(leaf, ()):
+        for name, listener in self.listeners(leaf):
             x = listener.hear(name, x)
         return x
 
     def show(self, leaf: str, make: Callable[[], Tensor]) -> None:
-        if leaf in self.listeners:
+        if self.listeners(leaf):
             self.tap(leaf, make())
 
     def show_rows(self, leaf: str, rows: Rows) -> None:
-        for name, listener in self.listeners.get(leaf, ()):
+        for name, listener in self.listeners(leaf):
             listener.hear_rows(name, rows)
 
     def needs(self, *leaves: str) -> bool:
         """Whether one of these has to be part of the forward pass itself."""
-        return any(
-            listener.on_path for leaf in leaves for _, listener in self.listeners.get(leaf, ())
-        )
+        return any(listener.on_path for leaf in leaves for _, listener in self.listeners(leaf))
 
 
 class Tapped(nn.Module):
@@ -80,9 +113,11 @@ class Tapped(nn.Module):
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
         """Name a tensor that the forward pass goes on with; whoever listens may replace it."""
-        return x if self.probe is None else self.probe.tap(leaf, x)
+        probe = self.probe  # once: another thread may take it away
+        return x if probe is None else probe.tap(leaf, x)
 
     def show(self, leaf: str, make: Callable[[], Tensor]) -> None:
         """Name a tensor that leads nowhere: it is made when somebody listens, and only to be seen."""
-        if self.probe is not None:
-            self.probe.show(leaf, make)
+        probe = self.probe
+        if probe is not None:
+            probe.show(leaf, make)

@@ -1,6 +1,7 @@
 """`Taps`: the switchboard between networks and those who listen to their tensors."""
 
 import sys
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo, match, survey, uncompiled
-from sd_scratch.tensors.tapped import Listener, Probe, Tapped
+from sd_scratch.tensors.tapped import Ears, Listener, Probe, Tapped, running
 from sd_scratch.tensors.words import Prompts
 
 HW = tuple[int, int]
@@ -124,8 +125,25 @@ class Member(Listener, Protocol):
         """The call is over: put away what was heard, or forget it where the call failed (None)."""
 
 
+class _State(threading.local):
+    """What goes on in one thread: threads that share a model do not see each other's runs."""
+
+    def __init__(self) -> None:
+        self.call = Call()
+        self.runs: list[_LazyRun] = []
+        self.members: list[Member] = []
+        self.attached: list[Member] = []
+        self.probed: list[Tapped] = []
+
+
+_attaching = threading.Lock()
+
+
 class Taps:
     """Names, recordings and edits of the tensors of some networks.
+
+    A recording or edit concerns the runs of the thread that entered it, and of this `Taps` alone: other models
+    on the same networks, and other threads, go on as if it were not there.
 
     Args:
         roots: the networks, and the first part of their tensors' names.
@@ -134,19 +152,20 @@ class Taps:
 
     def __init__(self, roots: Mapping[str, nn.Module], dry_run: DryRun) -> None:
         self.roots = roots
-        self.call = Call()
-        self._runs: list[_LazyRun] = []
+        self._here = _State()
         self._dry_run = dry_run
         self._tables: dict[HW | None, dict[str, TensorInfo]] = {}
-        self._members: list[Member] = []
-        self._attached: list[Member] = []
-        self._probed: list[Tapped] = []
 
     @classmethod
     def of(cls, root: str, network: nn.Module, *inputs: Tensor) -> "Taps":
         """The taps of one network that is called with inputs like these."""
         empty = [torch.empty_like(x, device="meta") for x in inputs]
         return cls({root: network}, lambda roots, hw: roots[root](*empty))
+
+    @property
+    def call(self) -> Call:
+        """The call that goes on in this thread."""
+        return self._here.call
 
     @property
     def device(self) -> torch.device:
@@ -168,36 +187,36 @@ class Taps:
     # Listeners ------------------------------------------------------------------------------
 
     def enter(self, member: Member) -> None:
-        if member in self._members:
+        if member in self._here.members:
             raise ScratchError("this recording or edit is active already - make a second one")
         if self.run.calls is not None:  # in the middle of a run
             member.prepare(self.run)
-        self._members.append(member)
+        self._here.members.append(member)
         self._attach()
-        member.begin(self.call)
+        member.begin(self._here.call)
 
     def leave(self, member: Member) -> None:
-        self._members.remove(member)
+        self._here.members.remove(member)
         self._attach()
-        member.collect(self.call)
+        member.collect(self._here.call)
 
     @property
     def members(self) -> tuple[Member, ...]:
         """All listeners, in the order in which they were entered."""
-        return tuple(self._members)
+        return tuple(self._here.members)
 
     def wants(self, root: str, *but: str) -> bool:
         """Whether anybody listens to a tensor under `root`, apart from those named `but`."""
-        return any(self._under(member, root, but) for member in self._members)
+        return any(self._under(member, root, but) for member in self._here.members)
 
     def edits(self, root: str, *but: str) -> bool:
         """Whether anybody needs such a tensor on the path to the picture."""
-        return any(m.on_path and self._under(m, root, but) for m in self._members)
+        return any(m.on_path and self._under(m, root, but) for m in self._here.members)
 
     @property
     def gradients(self) -> bool:
         """Whether anybody wants to know gradients."""
-        return any(getattr(member, "gradients", False) for member in self._members)
+        return any(getattr(member, "gradients", False) for member in self._here.members)
 
     @staticmethod
     def _under(member: Member, root: str, but: Sequence[str]) -> bool:
@@ -208,24 +227,24 @@ class Taps:
     @property
     def run(self) -> Run:
         """The run that goes on; without one, an empty description."""
-        return self._runs[-1].known() if self._runs else Run()
+        return self._here.runs[-1].known() if self._here.runs else Run()
 
     @contextmanager
     def running(self, describe: Callable[[], Run]) -> Iterator[None]:
         """A run: every listener plans for it first, and may refuse it. `describe` is called when
         somebody listens."""
         mine = _LazyRun(describe)
-        self._runs.append(mine)
+        self._here.runs.append(mine)
         try:
-            for member in self._members:
+            for member in self._here.members:
                 member.prepare(mine.known())
             yield
         finally:
-            self._runs.remove(mine)  # not always the last: one that is given up may end late
+            self._here.runs.remove(mine)  # not always the last: one that is given up may end late
 
     def finish(self, **facts: Callable[[], Any]) -> None:
         """Add what is only known at the end to the description of the run, where there is one."""
-        run = self._runs[-1].run if self._runs else None
+        run = self._here.runs[-1].run if self._here.runs else None
         if run is not None:
             run.facts.update({key: value() for key, value in facts.items()})
 
@@ -239,15 +258,24 @@ class Taps:
         edits: bool = True,
     ) -> Iterator[None]:
         """One forward pass: says what it is, and puts away what was heard at its end."""
-        if not self._members:
+        before, running.owner = running.owner, self
+        try:
+            with self._heard(Call(step, t, sigma, tuple(branches), edits)):
+                yield
+        finally:
+            running.owner = before
+
+    @contextmanager
+    def _heard(self, call: Call) -> Iterator[None]:
+        if not self._here.members:
             yield
             return
-        for member in self._attached:
-            member.collect(self.call)  # what was heard between the calls
-        outer, self.call = self.call, Call(step, t, sigma, tuple(branches), edits)
+        for member in self._here.attached:
+            member.collect(self._here.call)  # what was heard between the calls
+        outer, self._here.call = self._here.call, call
         self._attach()
-        for member in self._attached:
-            member.begin(self.call)
+        for member in self._here.attached:
+            member.begin(self._here.call)
         complete = False
         try:
             yield
@@ -256,28 +284,42 @@ class Taps:
             complete = True  # what was heard until then is what was asked for
             raise
         finally:
-            for member in self._attached:
-                member.collect(self.call if complete else None)
-            self.call = outer
+            for member in self._here.attached:
+                member.collect(self._here.call if complete else None)
+            self._here.call = outer
             self._attach()
 
     def _attach(self) -> None:
         """Put a probe at every module that somebody listens to now, and at no other."""
-        wanted = [m for m in self._members if m.wants(self.call)]
+        wanted = [m for m in self._here.members if m.wants(self._here.call)]
         wanted.sort(key=lambda member: member.order)
-        if wanted == self._attached:
+        if wanted == self._here.attached:
             return
-        for module in self._probed:
-            del module.probe  # not None: compiled code then finds the module as it was at first
-        probes: dict[str, Probe] = {}
+        heard: dict[str, dict[str, list[tuple[str, Listener]]]] = {}
         for member in wanted:
             for name, info in member.names.items():
-                probe = probes.setdefault(info.path, Probe())
-                probe.listeners.setdefault(info.leaf, []).append((name, member))
-        self._probed = [self._module(path) for path in probes]
-        for module, probe in zip(self._probed, probes.values(), strict=True):
-            module.probe = probe
-        self._attached = wanted
+                heard.setdefault(info.path, {}).setdefault(info.leaf, []).append((name, member))
+        with _attaching:
+            for module in self._here.probed:
+                self._hang(module, None)
+            self._here.probed = [self._module(path) for path in heard]
+            for module, listeners in zip(self._here.probed, heard.values(), strict=True):
+                self._hang(module, listeners)
+        self._here.attached = wanted
+
+    def _hang(
+        self, module: Tapped, listeners: Mapping[str, list[tuple[str, Listener]]] | None
+    ) -> None:
+        """Put this thread's listeners at a module in the place of those that it has there."""
+        thread = threading.get_ident()
+        ears = module.probe.ears if module.probe is not None else ()
+        ears = tuple(ear for ear in ears if ear.owner is not self or ear.thread != thread)
+        if listeners is not None:
+            ears = (*ears, Ears(self, thread, listeners))
+        if ears:
+            module.probe = Probe(ears)
+        elif module.probe is not None:
+            del module.probe  # not None: compiled code then finds the module as it was at first
 
     def _module(self, path: str) -> Tapped:
         root, _, rest = path.partition(".")

@@ -1,0 +1,98 @@
+"""Runs that do not see each other: two models on one set of networks, threads on one model, and runs that are
+given up."""
+
+import threading
+
+import pytest
+import torch
+
+import sd_scratch as sd
+from tests.tiny import tiny_model
+
+NAME = "unet.conv_in"
+SETTINGS = {"steps": 3, "sampler": "ddim"}
+
+
+def halved(x, at):
+    return x * 0.5
+
+
+def enlarged(x, at):
+    return x * 1.1
+
+
+def latent(model, seed):
+    return model.generate(model.prompt("a red circle"), model.noise(seed), **SETTINGS).latent
+
+
+@pytest.fixture
+def pair():
+    model = tiny_model()
+    return model, sd.StableDiffusion(model.components)
+
+
+def test_an_edit_is_one_models_own(pair):
+    model, other = pair
+    plain = latent(other, 1)
+    with other.edit(NAME, enlarged):
+        enlarged_alone = latent(other, 1)
+    with model.edit(NAME, halved):
+        assert torch.equal(latent(other, 1), plain)
+        with other.edit(NAME, enlarged):
+            assert torch.equal(latent(other, 1), enlarged_alone)
+        assert not torch.equal(latent(model, 1), plain)
+    assert torch.equal(latent(model, 1), plain)
+    assert not any("probe" in vars(module) for module in model.unet.modules())
+
+
+def test_a_recording_is_one_models_own(pair):
+    model, other = pair
+    with model.record(NAME) as alone:
+        latent(model, 1)
+    with model.record(NAME) as trace, other.record(NAME) as second:
+        for step in model.steps(model.prompt("a red circle"), model.noise(1), **SETTINGS):
+            if step.index == 0:
+                latent(other, 2)
+    assert torch.equal(trace[NAME].tensor, alone[NAME].tensor)
+    assert second[NAME].tensor.shape == alone[NAME].tensor.shape
+    assert not torch.equal(second[NAME].tensor, alone[NAME].tensor)
+
+
+def test_four_threads_on_one_model():
+    model = tiny_model()
+    plain = [latent(model, seed) for seed in range(4)]
+    with model.edit(NAME, halved):
+        edited = latent(model, 0)
+    wrong, start = [], threading.Barrier(4)
+
+    def generate(seed):
+        start.wait()
+        for _ in range(12):
+            if not torch.equal(latent(model, seed), plain[seed]):
+                wrong.append(seed)
+
+    def edit():
+        start.wait()
+        for _ in range(12):
+            with model.edit(NAME, halved), model.record("unet.*.attn2.probs", branch="cond"):
+                if not torch.equal(latent(model, 0), edited):
+                    wrong.append("edited")
+
+    threads = [threading.Thread(target=generate, args=(seed,)) for seed in (1, 2, 3)]
+    threads.append(threading.Thread(target=edit))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_run_that_is_given_up_leaves_nothing_behind():
+    model = tiny_model()
+    plain = latent(model, 1)
+    with model.edit(NAME, halved):
+        steps = model.steps(model.prompt("a red circle"), model.noise(1), **SETTINGS)
+        next(steps)
+    assert torch.equal(latent(model, 1), plain)
+    del steps
+    assert torch.equal(latent(model, 1), plain)
