@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -78,17 +77,20 @@ def _read_safetensors(path: Path) -> TensorFile:
 
 def _read_pickle(path: Path) -> TensorFile:
     """PyTorch's reader, which builds tensors and plain values and runs no code of the file's."""
-    _check_archive(path)
     try:
-        with torch.serialization.safe_globals([nn.ParameterDict]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, ValueError, TypeError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0][:120]
+        _check_archive(path)
+        # Opened here: by a path PyTorch goes by the ending, and reads some as another format.
+        with path.open("rb") as file, torch.serialization.safe_globals([nn.ParameterDict]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = dict(_walk(content, "", path, DEPTH))
+    except ScratchError:
+        raise
+    except Exception as error:  # a damaged archive or pickle can raise anything
+        reason = " ".join(str(error).split())[:120]
         raise ScratchError(
             f"{path} - a pickle that holds more than tensors, or is damaged ({reason}) - find a"
             " .safetensors version"
         ) from None
-    tensors = dict(_walk(content, "", path, DEPTH))
     if not tensors:
         raise ScratchError(f"{path} - a pickle without tensors - {AGAIN}")
     return TensorFile(path, tensors, {}, sha256([path])[:HASH_DIGITS])
