@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     check_new_folder(args.output)
     recording = recording_options(args)
     budget_bytes(args.budget)
-    without_weights(recipe.model, DTYPES[0], recipe.revision, args.offline).tensors(*args.tensors)
+    if not recipe.controls:  # whose tensors are only known from their files
+        bare = without_weights(recipe.model, DTYPES[0], recipe.revision, args.offline)
+        bare.tensors(*args.tensors)
 
     model, recipe = load_model(args, recipe, options)
     args.batch_size = args.batch_count  # one recording holds one run

@@ -102,3 +102,19 @@ def test_a_stored_control_is_checked():
 
         with pytest.raises(ScratchError, match="`controls` must be"):
             recipe_from_json(json.dumps({"prompt": "a", "controls": bad}), "x.png")
+
+
+def test_residuals_are_traced(run, tiny_folder):
+    words = [
+        "trace",
+        "a",
+        *SMALL,
+        *WISH,
+        "-m",
+        str(tiny_folder),
+        "--tensors=unet.control.0",
+        "-o",
+        "t",
+    ]
+    assert main(words) == 0
+    assert sd_scratch.Trace.load("t")["unet.control.0"].tensor.abs().max() > 0
