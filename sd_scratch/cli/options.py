@@ -68,11 +68,11 @@ def seed(text: str) -> int:
         ) from None
 
 
-def refuse_flags(args: argparse.Namespace, flags: dict[str, str], reason: str) -> None:
-    """Raise `UsageError` for the first of `flags` (attribute to flag) that was given: what a person says
-    is done, or refused."""
-    for name, flag in flags.items():
-        if getattr(args, name) not in (None, False):
+def refuse_flags(args: argparse.Namespace, flags: str, reason: str) -> None:
+    """Raise `UsageError` for the first of `flags` that was given: what a person says is done, or
+    refused."""
+    for flag in flags.split():
+        if getattr(args, flag[2:].replace("-", "_")) not in (None, False):
             raise UsageError(f"{flag} {reason}")
 
 

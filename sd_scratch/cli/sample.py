@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(PIXELS)
     group.add_argument(
         "--class",
-        dest="classes",
         action="append",
         metavar="NAME",
         help="a class by name, by number where the names are words, or none; again for more"
@@ -58,10 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.pictures.grid import save_grid
 
     if args.preset in DATA_SETS:
-        refuse_flags(args, {"prompt": "--prompt", "dtype": "--dtype"}, "is for scenes")
+        refuse_flags(args, "--prompt --dtype", "is for scenes")
     else:
-        flags = {"classes": "--class", "sampler": "--sampler", "film": "--film"}
-        refuse_flags(args, flags, f"is for {PIXELS}")
+        refuse_flags(args, "--class --sampler --film", f"is for {PIXELS}")
     for path in filter(None, (args.output, args.film)):
         check_file(path, args.overwrite)
     set_threads(args.threads)
@@ -103,7 +101,7 @@ def _of_classes(
     from sd_scratch.pictures.film import save_film
 
     model = load_denoiser(args.model or f"ddpm-{args.preset}", device)
-    asked = [class_number(model.config.class_names, name) for name in args.classes or ()]
+    asked = [class_number(model.config.class_names, name) for name in getattr(args, "class") or ()]
     rows = asked or list(range(min(model.no_class, args.rows or 64)))
     columns = len(seeds) if len(rows) > 1 else math.ceil(math.sqrt(len(seeds)))
     classes = [number for number in rows for _ in seeds]

@@ -10,7 +10,7 @@ from sd_scratch.training.pixels.datasets import DATA_SETS, find_data, load_data
 
 def score(args: argparse.Namespace) -> int:
     """Score the model that `args.evaluate` names."""
-    if args.preset in DATA_SETS:
+    if args.what in DATA_SETS:
         return _pixels(args)
     return {"clip": _pair, "classifier": _classifier}.get(args.stage, _scenes)(args)
 
@@ -97,7 +97,7 @@ def _pixels(args: argparse.Namespace) -> int:
         raise UsageError(
             "who judges? - train a classifier with --stage classifier, name it with --classifier",
         )
-    judge, data = load_classifier(args.classifier), load_data(args.preset, args.data)
+    judge, data = load_classifier(args.classifier), load_data(args.what, args.data)
     model = load_denoiser(args.evaluate, choose_device(args.device or "cpu"))
     scale = model.config.guidance if args.cfg_scale is None else args.cfg_scale
     sampler, steps = args.sampler or "ddim", args.steps or 50
@@ -105,7 +105,7 @@ def _pixels(args: argparse.Namespace) -> int:
         model,
         judge,
         data,
-        find_data(args.preset).judge,
+        find_data(args.what).judge,
         count=args.count or COUNT,
         learn_from=args.train_on_samples,
         sampler=sampler,

@@ -25,35 +25,15 @@ PIXEL_STAGES = ("ddpm", "classifier")
 DTYPES = ("float32", "bfloat16")
 INTERRUPTED = 130
 
-OF_PIXELS = {
-    "data": "--data",
-    "variant": "--preset",
-    "batch": "--batch",
-    "lr": "--lr",
-    "timesteps": "--timesteps",
-    "device": "--device",
-    "dtype": "--dtype",
-    "sampler": "--sampler",
-    "train_on_samples": "--train-on-samples",
-}
-OF_DENOISERS = {
-    "variant": "--preset",
-    "timesteps": "--timesteps",
-    "dtype": "--dtype",
-    "keep": "--keep",
-}
-OF_SCORES = {
-    "count": "--count",
-    "steps": "--steps",
-    "cfg_scale": "--cfg-scale",
-    "classifier": "--classifier",
-    "sampler": "--sampler",
-    "train_on_samples": "--train-on-samples",
-}
+OF_PIXELS = "--data --preset --batch --lr --timesteps --device --dtype --sampler --train-on-samples"
+OF_DENOISERS = "--preset --timesteps --dtype --keep"
+OF_SCORES = "--count --steps --cfg-scale --classifier --sampler --train-on-samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", choices=("scenes", *DATA_SETS), help="what to train")
+    parser.add_argument(
+        "what", metavar="PRESET", choices=("scenes", *DATA_SETS), help=f"scenes, {PIXELS}"
+    )
     parser.add_argument(
         "--stage",
         choices=dict.fromkeys(SCENE_STAGES[:-1] + PIXEL_STAGES),
@@ -84,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", type=Path, help="the data set's folder (default: see `data`)")
-    group.add_argument(
-        "--preset", dest="variant", help="better (default), paper, paper-64 or large"
-    )
+    group.add_argument("--preset", help="better (default), paper, paper-64 or large")
     group.add_argument("--batch", type=integer(1, 65536), help="pictures per step")
     group.add_argument("--lr", type=number(1e-8, 1), help="learning rate")
     group.add_argument(
@@ -140,9 +118,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what is for another preset or stage, and fill in the stage."""
-    stages = PIXEL_STAGES if args.preset in DATA_SETS else SCENE_STAGES
-    if args.preset in DATA_SETS:
-        refuse_flags(args, {"init": "--init"}, "is for scenes")
+    stages = PIXEL_STAGES if args.what in DATA_SETS else SCENE_STAGES
+    if args.what in DATA_SETS:
+        refuse_flags(args, "--init", "is for scenes")
         args.stage = args.stage or "ddpm"
         if args.stage == "classifier":
             refuse_flags(args, OF_DENOISERS, "is for --stage ddpm")
@@ -152,15 +130,15 @@ def _check(args: argparse.Namespace) -> None:
             later = ", then --stage unet; --stage clip; --stage classifier"
             raise UsageError(f"which part? - --stage vae{later}")
     if args.stage not in (None, *stages):
-        raise UsageError(f"{args.preset} has no stage {args.stage} - {' or '.join(stages)}")
+        raise UsageError(f"{args.what} has no stage {args.stage} - {' or '.join(stages)}")
 
 
 def _export(args: argparse.Namespace) -> int:
-    if args.preset in DATA_SETS:
+    if args.what in DATA_SETS:
         from sd_scratch.training.pixels.datasets import load_data
         from sd_scratch.training.pixels.train import export_ddpm
 
-        preset = _preset(args, load_data(args.preset, args.data))
+        preset = _preset(args, load_data(args.what, args.data))
         export_ddpm(preset, args.out, args.export)
     else:
         from sd_scratch.training.scenes.train import export_scenes
@@ -175,7 +153,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.max_minutes is None and args.max_steps is None and args.epochs is None:
         raise UsageError("for how long? - give --max-minutes, --max-steps or --epochs")
-    on_one = args.stage == "classifier" and args.preset in DATA_SETS
+    on_one = args.stage == "classifier" and args.what in DATA_SETS
     device = args.device if args.stage == "ddpm" else "cpu"
     with join_team(device) as team, progress_bar(1000 if team.leads else 0, args.stage) as bar:
         if on_one and team.size > 1:
@@ -186,7 +164,7 @@ def _train(args: argparse.Namespace) -> int:
             bar.set_postfix_str(f"step {step} loss {figures['loss']:.4f}", refresh=False)
             bar.update(0)
 
-        train = _train_pixels if args.preset in DATA_SETS else _train_scenes
+        train = _train_pixels if args.what in DATA_SETS else _train_scenes
         outcome = train(args, team, show if team.leads else None)
         if not team.leads:
             return 0
@@ -222,13 +200,13 @@ def _train_pixels(args: argparse.Namespace, team: "Team", show: "OnStep | None")
     from sd_scratch.training.pixels.train import train_classifier, train_ddpm
     from sd_scratch.training.settings import Budget
 
-    data = load_data(args.preset, args.data)
+    data = load_data(args.what, args.data)
     budget = Budget(args.max_minutes, args.max_steps, args.epochs)
     if args.stage == "classifier":
-        judge = judge_for_classes(find_data(args.preset).judge, len(data.train.class_names))
+        judge = judge_for_classes(find_data(args.what).judge, len(data.train.class_names))
         judge = replace(judge, train=_changed(judge.train, args))
         return train_classifier(
-            judge, args.preset, data, args.out, budget, resume=args.resume, on_step=show
+            judge, args.what, data, args.out, budget, resume=args.resume, on_step=show
         )
     return train_ddpm(
         _preset(args, data),
@@ -246,7 +224,7 @@ def _train_pixels(args: argparse.Namespace, team: "Team", show: "OnStep | None")
 def _preset(args: argparse.Namespace, data: "DataSet") -> "PixelPreset":
     from sd_scratch.training.pixels.presets import for_classes, with_timesteps
 
-    preset = for_classes(find_preset(args.preset, args.variant or "better"), data.train.class_names)
+    preset = for_classes(find_preset(args.what, args.preset or "better"), data.train.class_names)
     if args.timesteps:
         preset = with_timesteps(preset, args.timesteps)
     return replace(preset, train=_changed(preset.train, args))

@@ -212,7 +212,7 @@ def test_a_card_spells_any_class_for_the_shell(tmp_path, name):
     words = shlex.split(command)[2:]
     parser = Parser()
     sample.add_arguments(parser)
-    assert parser.parse_args(words).classes == [name]
+    assert vars(parser.parse_args(words))["class"] == [name]
 
 
 @pytest.mark.parametrize(

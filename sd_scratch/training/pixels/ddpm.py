@@ -75,7 +75,7 @@ class DdpmTask(Task):
             "low": self.config.low,
             "first_timestep": self.config.first_timestep,
             "data": self.preset.data,
-            "pictures": self.data.train.fingerprint(),
+            "pictures": self.data.train.fingerprint,
             "classes": self.config.class_names,
             "p_no_class": self.preset.p_no_class,
             "flip": self.preset.flip,

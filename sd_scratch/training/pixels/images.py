@@ -3,6 +3,7 @@
 import hashlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +54,7 @@ class LabelledImages:
     def side(self) -> int:
         return self.images.shape[-1]
 
+    @cached_property
     def fingerprint(self) -> str:
         """How many pictures these are, and a checksum of them and their classes: what a run learns from."""
         digest = hashlib.sha256()

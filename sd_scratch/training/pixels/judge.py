@@ -34,7 +34,7 @@ class JudgeTask(Task):
         return {
             "network": asdict(self.preset.model),
             "data": self.name,
-            "pictures": self.data.train.fingerprint(),
+            "pictures": self.data.train.fingerprint,
             "shift": self.preset.shift,
             "flip": self.preset.flip,
         }
