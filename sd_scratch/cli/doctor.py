@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
         "disk": disk(),
         "models": models(),
         "samplers": samplers(),
+        "schedules": schedules(),
     }
     print(json.dumps(report, indent=2) if args.json else as_text(report))
     return 0
@@ -106,6 +107,16 @@ def samplers() -> dict[str, Any]:
     return {
         sampler.name: f"{sampler.description} (options: {', '.join(sampler.options)})"
         for sampler in SAMPLERS.values()
+    }
+
+
+def schedules() -> dict[str, Any]:
+    from sd_scratch.diffusion.spacing import OWN, SIGMA_SPACINGS, TIMESTEP_SPACINGS
+
+    return {
+        OWN: "the one that the model's configuration names",
+        **dict.fromkeys(TIMESTEP_SPACINGS, "of timesteps"),
+        **dict.fromkeys(SIGMA_SPACINGS, "of sigmas, between the same ends"),
     }
 
 

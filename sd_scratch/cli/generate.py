@@ -95,7 +95,11 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="such as pndm, ddim or euler_a; sd-scratch doctor lists them",
     )
-    way.add_argument("--schedule", metavar="NAME", help="of noise levels: discrete or karras")
+    way.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="of noise levels: karras, trailing, ...; sd-scratch doctor lists them",
+    )
     way.add_argument("--eta", type=number(0, 1), help="fresh noise of ddim and euler_a, 0 to 1")
     way.add_argument(
         "--sampler-option",
@@ -240,6 +244,7 @@ def make_batches(
         "negative": prompts[1],
         "sampler": recipe.sampler,
         "steps": recipe.steps,
+        "schedule": recipe.schedule,
         "guidance": recipe.guidance,
         **recipe.sampler_options,
     }

@@ -12,6 +12,7 @@ from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
+from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.adapters import take_tags
@@ -61,6 +62,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         seed=_drawn(args.seed),
         steps=args.steps,
         sampler=args.sampler,
+        schedule=args.schedule,
         guidance=args.cfg_scale,
         width=args.width,
         height=args.height,
@@ -76,6 +78,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, revision=args.revision)
     if recipe.sampler is not None:
         get_sampler(recipe.sampler)
+    if recipe.schedule is not None:
+        check_spacing(recipe.schedule)
     for text in (recipe.prompt, recipe.negative_prompt):
         check_prompt(text, recipe.syntax or SYNTAXES[0])
     recipe = _with_seed(recipe, args.batch_count)
@@ -145,9 +149,8 @@ def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) ->
 
 
 def sampler_options(args: argparse.Namespace) -> dict[str, str]:
-    """``--eta``, ``--schedule``, and every ``--sampler-option NAME=VALUE``."""
+    """``--eta``, and every ``--sampler-option NAME=VALUE``."""
     options = {} if args.eta is None else {"eta": str(args.eta)}
-    options |= {} if args.schedule is None else {"sigmas": args.schedule}
     for pair in args.sampler_option:
         name, equals, value = pair.partition("=")
         if not equals or not name:

@@ -1,4 +1,4 @@
-"""How much signal and noise there is at every timestep, and which timesteps a sampler visits.
+"""How much signal and noise there is at every timestep, and ladders of them for samplers.
 
 The forward process (Ho et al. 2020, arXiv:2006.11239, equation 4) mixes an image with noise:
 
@@ -10,7 +10,10 @@ The forward process (Ho et al. 2020, arXiv:2006.11239, equation 4) mixes an imag
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +21,80 @@ from torch import Tensor
 
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES, noised
+from sd_scratch.diffusion.spacing import SIGMA_SPACINGS, TIMESTEP_SPACINGS, check_spacing
 from sd_scratch.errors import ScratchError, UsageError
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
+
+
+LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale")
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Falling noise levels, n rungs, and where a walk down them ends.
+
+    Attributes:
+        timesteps: what the network is told at each rung; they may lie between whole timesteps.
+        alpha_bars: how much signal there is at each, rising, in (0, 1).
+        sigmas: the noise relative to the signal at each, sqrt((1 - alpha_bar) / alpha_bar), falling.
+        final_alpha_bar: where `ddim` and `pndm` end; all other samplers end without noise.
+        noise_scale: what unit-variance noise is multiplied with to stand on the top rung.
+        schedule: the schedule that they are levels of.
+
+    Raises `UsageError` for no rung at all, or for rungs that do not fall.
+    """
+
+    timesteps: tuple[float, ...]
+    alpha_bars: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    final_alpha_bar: float
+    noise_scale: float
+    schedule: "Schedule" = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.timesteps) == len(self.alpha_bars) == len(self.sigmas) > 0:
+            raise UsageError("a ladder needs a timestep, an alpha_bar and a sigma for each rung")
+        for above, here in pairwise(zip(self.sigmas, self.timesteps, strict=True)):
+            if not (
+                above[0] > here[0] and above[1] >= here[1]
+            ):  # beyond the schedule's ends t stays
+                raise UsageError(
+                    f"the ladder does not fall: sigma {here[0]:g} (t = {here[1]:g}) comes after"
+                    f" {above[0]:g} (t = {above[1]:g}) - give each level once, the noisiest first"
+                )
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def plain(self) -> dict[str, Any]:
+        """The levels as JSON has them; `Schedule.ladder_from_plain` is the inverse."""
+        return {key: getattr(self, key) for key in LEVELS}
+
+    def below(self, t: float) -> "Ladder":
+        """The tail that a sample at timestep `t` walks: from the rung at `t`, or the next one below.
+
+        Raises `UsageError` where `t` is above the schedule's top or below the last rung.
+        """
+        top, last = len(self.schedule) - 1, self.timesteps[-1]
+        if not t <= top:
+            raise UsageError(f"t = {t:g} is above the schedule's top - give at most {top}")
+        if t < last:
+            raise UsageError(
+                f"t = {t:g} is below the ladder's last rung, t = {last:g}: nothing is left to be"
+                " denoised - start with more noise, or take more steps"
+            )
+        return self.tail(sum(here > t for here in self.timesteps))
+
+    def tail(self, first: int) -> "Ladder":
+        """The rungs from number `first` on; the top one is 0."""
+        rungs = slice(first, None)
+        return replace(
+            self,
+            timesteps=self.timesteps[rungs],
+            alpha_bars=self.alpha_bars[rungs],
+            sigmas=self.sigmas[rungs],
+        )
 
 
 class Schedule:
@@ -49,7 +123,7 @@ class Schedule:
         """Where DDIM and PNDM stop: alpha_bar_0 for SD 1.x (a trace of noise stays), else 1."""
         return 1.0 if self.config.set_alpha_to_one else float(self.alpha_bar[0])
 
-    def check_steps(self, steps: int) -> int:
+    def check_steps(self, steps: int | None) -> int:
         """`steps` itself, or `UsageError` unless it is a whole number from 1 to T."""
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= len(self):
             raise UsageError(
@@ -65,17 +139,72 @@ class Schedule:
         starts at T - 1 whatever the spacing: leading and linspace would start where there is
         almost no noise to remove. Raises `UsageError` for a count outside 1..T.
         """
-        return [round(t) for t in self.fractional_timesteps(steps)]
+        return [round(t) for t in self._timesteps(steps, self.config.timestep_spacing)]
 
-    def fractional_timesteps(self, steps: int) -> list[float]:
-        """`timesteps` before rounding, which only linspace spacing needs (sigma-space samplers)."""
-        spacing = SPACINGS[self.config.timestep_spacing]
+    def ladder(
+        self, steps: int, spacing: str | None = None, *, sigma_space: bool = False
+    ) -> Ladder:
+        """`steps` noise levels, spread as `spacing` says: the configuration's own by default.
+
+        `sigma_space` is for samplers that work there, as diffusers has it: they visit timesteps
+        between whole ones, and begin with noise of standard deviation sigma, which is less than the
+        unit variance that the others begin with. Leading spacing begins below T - 1, where so little
+        would fall short of what the network expects: there all begin with unit variance.
+        Raises `UsageError` for an unknown spacing or for steps outside 1..T.
+        """
+        if spacing is not None:
+            check_spacing(spacing)
+        named = spacing if spacing in TIMESTEP_SPACINGS else self.config.timestep_spacing
+        timesteps = self._timesteps(steps, named)
+        if spacing in SIGMA_SPACINGS:
+            high, low = self.sigma_at(timesteps[0]), self.sigma_at(timesteps[-1])
+            ladder = self.ladder_of_sigmas(SIGMA_SPACINGS[spacing](high, low, steps))
+        else:
+            ladder = self.ladder_of_timesteps(
+                timesteps if sigma_space else [float(round(t)) for t in timesteps]
+            )
+        if sigma_space and named != "leading":
+            return replace(ladder, noise_scale=math.sqrt(1.0 - ladder.alpha_bars[0]))
+        return ladder
+
+    def ladder_of_timesteps(self, timesteps: Sequence[float]) -> Ladder:
+        """A ladder of your own, of falling timesteps in 0..T-1, whole or not."""
+        if not all(0 <= t <= len(self) - 1 for t in timesteps):
+            raise UsageError(f"timesteps must be from 0 to {len(self) - 1}, found {timesteps}")
+        levels = tuple(float(t) for t in timesteps)
+        bars, sigmas = map(self.alpha_bar_at, levels), map(self.sigma_at, levels)
+        return Ladder(levels, tuple(bars), tuple(sigmas), self.final_alpha_bar, 1.0, self)
+
+    def ladder_of_sigmas(self, sigmas: Sequence[float]) -> Ladder:
+        """A ladder of your own, of falling sigmas above 0; one above the schedule's largest is told to
+        the network as the last timestep."""
+        if not all(0.0 < sigma < math.inf for sigma in sigmas):
+            raise UsageError(f"sigmas must be above 0 and finite, found {sigmas}")
+        levels = tuple(float(sigma) for sigma in sigmas)
+        timesteps = tuple(map(self.timestep_at, levels))
+        bars = tuple(1.0 / (sigma**2 + 1.0) for sigma in levels)
+        end = max((self.final_alpha_bar, *bars[-1:]))
+        return Ladder(timesteps, bars, levels, end, 1.0, self)
+
+    def ladder_from_plain(self, plain: Mapping[str, Any]) -> Ladder:
+        """The inverse of `Ladder.plain`. Raises `ScratchError` for what is none."""
+        try:
+            timesteps, bars, sigmas = (tuple(map(float, plain[key])) for key in LEVELS[:3])
+            end, scale = (float(plain[key]) for key in LEVELS[3:])
+        except (KeyError, TypeError, ValueError):
+            raise ScratchError("the ladder of noise levels is damaged") from None
+        return Ladder(timesteps, bars, sigmas, end, scale, self)
+
+    def _timesteps(self, steps: int, spacing: str) -> list[float]:
         if self.check_steps(steps) == 1:
             return [float(len(self) - 1)]
-        return spacing(len(self), steps, self.config.steps_offset)
+        return TIMESTEP_SPACINGS[spacing](len(self), steps, self.config.steps_offset)
 
-    def alpha_bar_at(self, t: int) -> float:
-        return float(self.alpha_bar[t])
+    def alpha_bar_at(self, t: float) -> float:
+        """alpha_bar at a timestep in 0..T-1; between whole timesteps that of `sigma_at`."""
+        if t == int(t):
+            return float(self.alpha_bar[int(t)])
+        return 1.0 / (self.sigma_at(t) ** 2 + 1.0)
 
     def sigma_at(self, t: float) -> float:
         """Sigma at a timestep in 0..T-1, linear between whole timesteps."""
@@ -115,44 +244,17 @@ def _cosine(config: ScheduleConfig) -> Tensor:
     return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
 
 
-def _leading(T: int, steps: int, offset: int) -> list[float]:
-    """Multiples of T // steps plus the offset, lowered where the offset would leave the schedule.
-
-    The first timestep may lie well below T - 1: with T = 1000, 501 to 999 steps have stride 1.
-    """
-    stride = T // steps
-    offset = min(offset, T - 1 - (steps - 1) * stride)
-    return [float(i * stride + offset) for i in reversed(range(steps))]
-
-
-def _linspace(T: int, steps: int, offset: int) -> list[float]:
-    """From T - 1 down to 0, both included."""
-    return [float(t) for t in np.linspace(0, T - 1, steps)[::-1]]
-
-
-def _trailing(T: int, steps: int, offset: int) -> list[float]:
-    """From T - 1 down in strides of T / steps, rounded."""
-    # Cut because accumulated rounding sometimes lets `arange` run one element too far.
-    return [float(t) - 1.0 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
-
-
 BETA_SCHEDULES: dict[str, Callable[[ScheduleConfig], Tensor]] = {
     "linear": _linear,
     "scaled_linear": _scaled_linear,
     "squaredcos_cap_v2": _cosine,
 }
 
-SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
-    "leading": _leading,
-    "linspace": _linspace,
-    "trailing": _trailing,
-}
-
 
 def _check(config: ScheduleConfig) -> None:
     choices = {
         "beta_schedule": tuple(BETA_SCHEDULES),
-        "timestep_spacing": tuple(SPACINGS),
+        "timestep_spacing": tuple(TIMESTEP_SPACINGS),
         "prediction_type": PREDICTION_TYPES,
     }
     for key, known in choices.items():

@@ -100,7 +100,9 @@ def run_sampler(blobs: Blobs, sampler: str, steps: int, paths: int, seed: int = 
     def predict(x_t: Tensor, t: float) -> Tensor:
         return blobs.eps(x_t, 1 / (1 + schedule.sigma_at(t) ** 2))
 
-    return list(get_sampler(sampler).run(predict, draw(), schedule, steps, draw))
+    chosen = get_sampler(sampler)
+    ladder = chosen.ladder(schedule, steps)
+    return list(chosen.run(predict, ladder.noise_scale * draw(), ladder, draw))
 
 
 def field_report(

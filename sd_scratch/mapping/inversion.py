@@ -8,7 +8,9 @@ from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-INVERSE = Sampler("ddim_inverse", ddim_inverse, "", "DDIM backwards, from a picture to its noise")
+INVERSE = Sampler(
+    "ddim_inverse", ddim_inverse, "", "DDIM backwards, from a picture to its noise", climbs=True
+)
 
 
 def invert(

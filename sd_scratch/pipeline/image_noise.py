@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
-from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.diffusion.schedule import Ladder, Schedule
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
@@ -22,7 +22,8 @@ class ImageNoise:
 
     Attributes:
         latent: ``[B, 4, h, w]`` fp32, scaled as the U-Net sees it (about unit variance).
-        t: the timestep that it stands at: 0 is a picture, the schedule's last is noise.
+        t: the timestep that it stands at: 0 is a finished picture, the schedule's last is pure noise. A
+            run begins there, or at the next timestep below that its sampler visits.
         seeds: one seed per image; image i draws all its noise from seeds[i].
         drawing: how.
     """
@@ -51,9 +52,35 @@ class ImageNoise:
         """The same seeds with another latent, at timestep `t` where it differs."""
         return replace(self, latent=latent, t=self.t if t is None else t)
 
+    def start(self, ladder: Ladder, *, climbs: bool = False) -> tuple[Tensor, Ladder]:
+        """Where a run begins: the sample ``[B, 4, h, w]``, and the part of the ladder to walk.
+
+        Pure noise begins at the top, whatever the top's timestep; anything else at the rung that is at
+        `t` or the next one below. A sampler that `climbs` begins with a picture, at the bottom.
+        Raises `UsageError` where there is nothing to be done.
+        """
+        if climbs:
+            if self.t != 0:
+                raise UsageError(
+                    f"the latent stands at t = {self.t:g}, and the way up to its noise begins with a"
+                    " finished picture, at t = 0"
+                )
+            return self.latent, ladder
+        if self.t == 0:
+            raise UsageError(
+                "the latent stands at t = 0, a finished picture: nothing is left to be denoised - add"
+                " noise to it first, with noised(t)"
+            )
+        if self.t == len(self.schedule) - 1:
+            scale = ladder.noise_scale
+            return (self.latent if scale == 1.0 else scale * self.latent), ladder
+        return self.latent, ladder.below(self.t)
+
     def noised(self, t: int) -> "ImageNoise":
-        """A picture with the noise of timestep `t` added, drawn from the seeds (Ho et al. 2020,
-        equation 4)."""
+        """A picture with the noise of timestep `t` added, 0 to the schedule's last, drawn from the seeds
+        (Ho et al. 2020, equation 4)."""
+        if not 0 <= t <= len(self.schedule) - 1:
+            raise UsageError(f"t = {t} is no timestep - give 0 to {len(self.schedule) - 1}")
         draw = NoiseSource(self.seeds, self.drawing).draw
         noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
         return self.with_latent(self.schedule.add_noise(self.latent, noise, t), t)

@@ -11,7 +11,7 @@ from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
 from sd_scratch.diffusion.samplers import Step, get_sampler
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps
 
@@ -56,6 +56,7 @@ class PixelDiffusion:
         *,
         sampler: str | None = None,
         steps: int | None = None,
+        schedule: str | Ladder | None = None,
         guidance: float | None = None,
         **options: Any,
     ) -> Iterator[Step]:
@@ -66,6 +67,7 @@ class PixelDiffusion:
             seeds: one per picture, which draws all its noise from its own.
             sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
             steps: how many, 1 to the schedule's length.
+            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, or a ladder.
             guidance: scale of classifier-free guidance: 1 is the class alone, 0 no class. A weight w
                 as in the paper of Ho and Salimans is the scale 1 + w.
             options: the sampler's own, such as ``eta`` for DDIM.
@@ -73,10 +75,12 @@ class PixelDiffusion:
         Raises:
             ScratchError: bad settings, or pictures that are no longer finite.
         """
-        name = sampler or self.config.sampler
-        count = self.config.steps if steps is None else steps
+        chosen = get_sampler(sampler or self.config.sampler)
+        if steps is None and not isinstance(schedule, Ladder):
+            steps = self.config.steps
+        ladder = chosen.ladder(self.schedule, steps, schedule)
         scale = self.config.guidance if guidance is None else guidance
-        if name == "ddpm":
+        if chosen.name == "ddpm":
             options.setdefault("variance", self.config.variance)
         rows = self._class_rows(classes, len(seeds))
         source = NoiseSource(seeds)
@@ -91,12 +95,12 @@ class PixelDiffusion:
         def draw() -> Tensor:
             return source.draw(self.shape, self.device)
 
-        noise = draw()
-        for step in get_sampler(name).run(predict, noise, self.schedule, count, draw, **options):
+        noise = ladder.noise_scale * draw()
+        for step in chosen.run(predict, noise, ladder, draw, **options):
             if not step.x_next.isfinite().all():
                 raise ScratchError(
                     f"the pictures are not finite (NaN or infinity) at step {step.index + 1} of"
-                    f" {count} - the weights are broken, or the guidance scale is too large"
+                    f" {len(ladder)} - the weights are broken, or the guidance scale is too large"
                 )
             yield step
 

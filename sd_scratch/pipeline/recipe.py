@@ -11,6 +11,7 @@ from typing import Any
 
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.samplers import SAMPLERS
+from sd_scratch.diffusion.spacing import OWN, SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED, SIDE, STEPS
@@ -43,7 +44,8 @@ RNG_NAMES = {
     "CUDA": "nv",
 }  # of A1111 and stable-diffusion.cpp
 
-AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde"}  # whose schedule A1111 takes for "Automatic"
+A1111_SCHEDULES = {"karras": "Karras", OWN: None}
+AUTOMATIC_KARRAS = {"dpmpp_2m"}  # whose schedule A1111 takes for "Automatic"
 
 Option = bool | int | float | str
 
@@ -54,6 +56,7 @@ class Recipe:
 
     Attributes:
         sampler_options: what the sampler takes beside steps, such as ``eta``.
+        schedule: how the noise levels are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`.
         guidance: classifier-free guidance scale.
         width, height: in pixels.
         model: a shipped model's name, a hub id, or a file's or folder's name without its path.
@@ -75,6 +78,7 @@ class Recipe:
     steps: int | None = None
     sampler: str | None = None
     sampler_options: Mapping[str, Option] = field(default_factory=dict)
+    schedule: str | None = None
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
@@ -127,7 +131,7 @@ class Recipe:
         settings = {
             "Steps": self.steps,
             "Sampler": A1111_SAMPLERS.get(self.sampler or "", self.sampler),
-            "Schedule type": "Karras" if options.get("sigmas") == "karras" else None,
+            "Schedule type": A1111_SCHEDULES.get(self.schedule or "", self.schedule),
             "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
             "Seed": self.seed,
             "Size": size,
@@ -180,6 +184,11 @@ def recipe_from_json(text: str, where: str) -> Recipe:
     plain = isinstance(options, dict) and all(isinstance(v, Option) for v in options.values())
     if not plain:
         fields.fail("sampler_options", "an object of numbers and texts")
+    # Older recipes have the spacing among the sampler's options.
+    options, spacing = dict(options), choice("schedule", SPACINGS)
+    if "sigmas" in options:
+        spacing = Fields(options, where).choice("sigmas", SPACINGS)
+        del options["sigmas"]
     return Recipe(
         prompt=words("prompt") or "",
         negative_prompt=words("negative_prompt") or "",
@@ -187,6 +196,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         steps=integer("steps", *STEPS),
         sampler=words("sampler"),
         sampler_options=options,
+        schedule=spacing,
         guidance=fields.number("guidance", *GUIDANCE) if "guidance" in data else None,
         width=integer("width", *SIDE),
         height=integer("height", *SIDE),
@@ -230,7 +240,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
     )
     settings = _Settings(_split_settings(lines[starts[-1]]), where)
 
-    sampler, options = settings.sampler()
+    sampler, options, spacing = settings.sampler()
     width, height = settings.size("Size")
     try:
         text, loras = take_tags(prompt.strip())
@@ -245,6 +255,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         steps=settings.integer("Steps", *STEPS),
         sampler=sampler,
         sampler_options=options,
+        schedule=spacing,
         guidance=settings.number("CFG scale", *GUIDANCE),
         width=width,
         height=height,
@@ -290,11 +301,11 @@ class _Settings:
             self._fail(key, text, f"a number from {low:g} to {high:g}")
         return value
 
-    def sampler(self) -> tuple[str | None, dict[str, Option]]:
-        """The sampler by our name (or by a name that we do not know), and its options."""
+    def sampler(self) -> tuple[str | None, dict[str, Option], str | None]:
+        """The sampler by our name (or by a name that we do not know), its options, and the schedule."""
         written = self.take("Sampler")
         if written is None:
-            return None, {}
+            return None, {}, None
         # Before version 1.9 the spacing was a part of the name: "DPM++ 2M Karras".
         base = written.removesuffix(" Karras")
         names = {name.casefold(): ours for ours, name in A1111_SAMPLERS.items()}
@@ -306,11 +317,9 @@ class _Settings:
             options["eta"] = eta
         spacing = self.left.get("Schedule type", "Karras" if base != written else "Automatic")
         karras = spacing == "Karras" or (spacing == "Automatic" and name in AUTOMATIC_KARRAS)
-        if karras and "sigmas" in known:
-            options["sigmas"] = "karras"
         if spacing in ("Karras", "Automatic", "Uniform"):
             self.take("Schedule type")
-        return name, options
+        return name, options, "karras" if karras else None
 
     def emphasis(self) -> dict[str, str | None]:
         """What A1111 calls its emphasis; where it says nothing, it is its own."""

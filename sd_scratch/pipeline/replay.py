@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.control import Control
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
@@ -82,15 +83,22 @@ class StoredRun:
             for branch, prompts in self.fact("prompts").items()
         }
 
-    @property
-    def settings(self) -> dict[str, Any]:
+    def t(self, schedule: Schedule) -> float:
+        """The timestep that the run began at; older traces began with pure noise and say nothing."""
+        return float(self.trace.facts.get("t", len(schedule) - 1))
+
+    def settings(self, schedule: Schedule) -> dict[str, Any]:
         """The arguments of `StableDiffusion.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
         chosen["control"] = [
             Control(self.trace.inputs[f"hint.{i}"], **plain)
             for i, plain in enumerate(self.trace.facts.get("control", []))
         ]
-        return {**chosen, **self.fact("sampler_options")}
+        options, spacing = dict(self.fact("sampler_options")), self.trace.facts.get("schedule")
+        spacing = options.pop("sigmas", spacing)  # as older traces have it
+        if isinstance(spacing, dict):
+            spacing = schedule.ladder_from_plain(spacing)
+        return {**chosen, "schedule": spacing, **options}
 
     def edits(self) -> Iterator[tuple[list[str], ReadyEdit, dict[str, Any]]]:
         """Globs, edit, and where it acts."""

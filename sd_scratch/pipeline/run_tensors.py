@@ -13,7 +13,7 @@ from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.samplers import Sampler, Step
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.networks.controlnet import weighted
 from sd_scratch.pipeline.control import controls_of
 from sd_scratch.pipeline.prompt import Prompt
@@ -124,9 +124,7 @@ def unless_recorded(
     return steps
 
 
-def count_calls(
-    sampler: Sampler, schedule: Schedule, steps: int, options: Mapping[str, object]
-) -> int:
+def count_calls(sampler: Sampler, ladder: Ladder, options: Mapping[str, object]) -> int:
     """How often a sampler will call the U-Net: it is run with one that answers zero."""
     calls = 0
 
@@ -136,7 +134,7 @@ def count_calls(
         return torch.zeros_like(x_t)
 
     noise = torch.zeros(1, 1)
-    for _ in sampler.run(zero, noise, schedule, steps, lambda: noise, **options):
+    for _ in sampler.run(zero, noise, ladder, lambda: noise, **options):
         pass
     return calls
 

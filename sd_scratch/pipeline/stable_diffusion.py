@@ -18,7 +18,7 @@ from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.pipeline.conditioning import Conditioning
@@ -188,6 +188,7 @@ class StableDiffusion:
         negative: Prompt | str = "",
         sampler: str | Sampler | None = None,
         steps: int | None = None,
+        schedule: str | Ladder | None = None,
         guidance: float | None = None,
         control: Control | Sequence[Control] = (),
         **options: Any,
@@ -196,10 +197,13 @@ class StableDiffusion:
 
         Args:
             prompt: one for all images, or one per image.
-            noise: where to start, from `noise`.
+            noise: where to start: pure, from `noise`, or half way, from `ImageNoise.noised`.
             negative: what to steer away from; the empty prompt by default.
             sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
-            steps: how many, 1 to 1000.
+            steps: how many, 1 to the length of the model's schedule, counted from pure noise: a run
+                from half way takes the last of them.
+            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, the model's own
+                by default; or a ladder of your own, from ``model.schedule.ladder_of_sigmas``.
             guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
                 prompt alone and 0 the negative prompt alone, each at half the cost.
             control: what each of the model's ControlNets is told.
@@ -210,17 +214,21 @@ class StableDiffusion:
         """
         sampler = self.config.sampler if sampler is None else sampler
         chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
-        count = self.config.steps if steps is None else steps
+        if steps is None and not isinstance(schedule, Ladder):
+            steps = self.config.steps
+        ladder = chosen.ladder(self.schedule, steps, schedule)
+        count = len(ladder)
+        latent, ladder = noise.start(ladder, climbs=chosen.climbs)
         scale = self.config.guidance if guidance is None else guidance
         rows = self._rows(prompt, negative, len(noise), branches_of(scale))
-        rows, of_steps = self.conditioning.of_steps(rows, count)
+        rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
 
         steering = Steering(
             self.networks,
             control,
             noise,
-            lambda: count_calls(chosen, self.schedule, count, options),
+            lambda: count_calls(chosen, ladder, options),
         )
 
         def draw() -> Tensor:
@@ -235,17 +243,25 @@ class StableDiffusion:
             with watch.step(step):
                 return self.sampling.step(step)
 
+        facts = {
+            "sampler": chosen.name,
+            "sampler_options": options,
+            "steps": count,
+            "schedule": schedule.plain() if isinstance(schedule, Ladder) else schedule,
+            "guidance": scale,
+            "t": noise.t,
+        }
         with self.taps.running(
-            lambda: self._describe(rows, noise, chosen, count, scale, options, steering.controls)
+            lambda: self._describe(rows, noise, chosen, ladder, facts, steering.controls)
         ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
-            start = self.sampling.noise(noise.latent)
+            start = self.sampling.noise(latent)
             source.draw(start.shape[1:])  # a seed's first draw is what the run starts from
-            sampling = chosen.run(predict, start, self.schedule, count, draw, **options)
+            sampling = chosen.run(predict, start, ladder, draw, **options)
             for step in walk(sampling, finish_step):
                 if not step.x_next.isfinite().all():
                     raise ScratchError(
-                        f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {count}"
+                        f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {len(ladder)}"
                         " - overflow in half precision, or a guidance scale that is too large -"
                         " try --dtype float32 or a smaller --cfg-scale"
                     )
@@ -342,16 +358,17 @@ class StableDiffusion:
             for branch, prompts in stored.prompts.items()
         }
         latent = stored.noise.to(self.device)
-        last = self.config.schedule.num_train_timesteps - 1
-        noise = ImageNoise(
-            latent, last, stored.seeds, self.vae, self.schedule, Drawing(**stored.drawing)
-        )
+        t, drawing = stored.t(self.schedule), Drawing(**stored.drawing)
+        noise = ImageNoise(latent, t, stored.seeds, self.vae, self.schedule, drawing)
         negative = rows.get(UNCOND, [""])[0]
         with ExitStack() as stack:
             for globs, function, where in stored.edits():
                 stack.enter_context(self.edit(globs, function, **where))
             image = self.generate(
-                rows.get(COND, rows.get(UNCOND, [])), noise, negative=negative, **stored.settings
+                rows.get(COND, rows.get(UNCOND, [])),
+                noise,
+                negative=negative,
+                **stored.settings(self.schedule),
             )
         stored.compare(digest(image.latent), machine)
         return image
@@ -375,9 +392,8 @@ class StableDiffusion:
         rows: dict[str, list[Prompt]],
         noise: ImageNoise,
         sampler: Sampler,
-        steps: int,
-        scale: float,
-        options: dict[str, Any],
+        ladder: Ladder,
+        settings: dict[str, Any],
         controls: Sequence[Control],
     ) -> Run:
         """A run as those see it who listen to its tensors."""
@@ -387,15 +403,12 @@ class StableDiffusion:
             "drawing": asdict(noise.drawing),
             "width": noise.width,
             "height": noise.height,
-            "sampler": sampler.name,
-            "sampler_options": options,
-            "steps": steps,
-            "guidance": scale,
+            **settings,
             "model": self.components.source,
             **describe_machine(self.networks),
         }
         h, w = noise.latent.shape[-2:]
-        calls = count_calls(sampler, self.schedule, steps, options)
+        calls = count_calls(sampler, ladder, settings["sampler_options"])
         inputs = {"noise": noise.latent}
         inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
         facts |= {"control": [control.plain for control in controls]} if controls else {}

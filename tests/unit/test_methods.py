@@ -244,11 +244,11 @@ def test_inverted_and_sampled_again_a_picture_comes_back(kind):
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for network in (gaussian(schedule, 0.5, 0.2), lively(schedule)):
         errors = []
-        for steps in (25, 100):
-            picture = list(SAMPLERS["ddim"].run(network, start, schedule, steps, torch.empty))[-1]
-            up = list(ddim_inverse(network, picture.x_next, schedule, steps, torch.empty))
+        for ladder in (schedule.ladder(25), schedule.ladder(100)):
+            picture = list(SAMPLERS["ddim"].run(network, start, ladder, torch.empty))[-1]
+            up = list(ddim_inverse(network, picture.x_next, ladder, torch.empty))
             noise = up[-1].x_next
-            again = list(SAMPLERS["ddim"].run(network, noise, schedule, steps, torch.empty))[-1]
+            again = list(SAMPLERS["ddim"].run(network, noise, ladder, torch.empty))[-1]
             errors.append(psnr(again.x_next, picture.x_next))
         assert errors[0] > 20 and errors[1] > errors[0] + 6
 

@@ -171,3 +171,39 @@ def test_v_prediction_runs_and_differs():
     other = v.generate("a cat", v.noise(1), steps=3).latent
     assert other.isfinite().all()
     assert (one - other).abs().max() > 1e-2
+
+
+# From half way ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_run_begins_where_its_latent_stands(model, sampler):
+    done = model.generate("a cat", model.noise(1), steps=4, sampler=sampler)
+    settings = {"steps": 10, "sampler": sampler}
+    whole = [step.t for step in model.steps(model.prompt("a cat"), model.noise(1), **settings)]
+    for t in (150, 500, 980):
+        taken = list(model.steps(model.prompt("a dog"), done.noised(t), **settings))
+        assert [step.t for step in taken] == [t_ for t_ in whole if t_ <= t]
+        assert torch.equal(taken[0].x_t, done.noised(t).latent) or sampler not in ("ddim", "pndm")
+        assert model.generate("a dog", done.noised(t), **settings).t == 0
+
+
+def test_where_nothing_is_left_to_be_denoised_a_line_says_so(model):
+    done = model.generate("a cat", model.noise(1), steps=2)
+    with pytest.raises(UsageError, match="t = 0, a finished picture"):
+        model.generate("a cat", done)
+    with pytest.raises(UsageError, match="below the ladder's last rung"):
+        model.generate("a cat", done.with_latent(done.latent, t=0.5))
+    for t in (-1, 1000, 2000):
+        with pytest.raises(UsageError, match="0 to 999"):
+            done.noised(t)
+
+
+def test_a_ladder_of_ones_own(model):
+    ladder = model.schedule.ladder_of_sigmas([10.0, 3.0, 1.0, 0.2])
+    taken = list(
+        model.steps(model.prompt("a cat"), model.noise(1), sampler="euler", schedule=ladder)
+    )
+    assert [step.sigma for step in taken] == pytest.approx([10.0, 3.0, 1.0, 0.2])
+    with pytest.raises(UsageError, match="did you mean karras"):
+        model.generate("a cat", model.noise(1), schedule="karas")

@@ -13,7 +13,8 @@ WHOLE = Recipe(
     seed=2**64 - 1,
     steps=20,
     sampler="euler_a",
-    sampler_options={"sigmas": "karras", "eta": 0.5},
+    sampler_options={"eta": 0.5},
+    schedule="karras",
     guidance=7.0,
     width=512,
     height=640,
@@ -99,7 +100,7 @@ def test_parameters_are_written_as_a1111_writes_them() -> None:
         seed=965400086,
         steps=20,
         sampler="euler_a",
-        sampler_options={"sigmas": "karras"},
+        schedule="karras",
         guidance=7.0,
         width=512,
         height=512,
@@ -134,7 +135,7 @@ def test_a_picture_of_a1111_is_understood() -> None:
         seed=965400086,
         steps=20,
         sampler="euler_a",
-        sampler_options={"sigmas": "karras"},
+        schedule="karras",
         guidance=7.0,
         width=512,
         height=768,
@@ -166,22 +167,24 @@ def test_variations_and_the_noise_of_later_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "sampler", "options"),
+    ("written", "sampler", "options", "schedule"),
     [
-        ("PLMS", "pndm", {}),
-        ("DPM++ 2M", "dpmpp_2m", {"sigmas": "karras"}),
-        ("DPM++ 2M Karras", "dpmpp_2m", {"sigmas": "karras"}),
-        ("LMS Karras", "lms", {"sigmas": "karras"}),
-        ("LMS, Schedule type: Automatic", "lms", {}),
-        ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}),
-        ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}),
-        ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}),
-        ("Restart", "Restart", {}),
+        ("PLMS", "pndm", {}, None),
+        ("DPM++ 2M", "dpmpp_2m", {}, "karras"),
+        ("DPM++ 2M Karras", "dpmpp_2m", {}, "karras"),
+        ("LMS Karras", "lms", {}, "karras"),
+        ("LMS, Schedule type: Automatic", "lms", {}, None),
+        ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}, None),
+        ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}, None),
+        ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}, None),
+        ("Restart", "Restart", {}, None),
     ],
 )
-def test_sampler_names_of_a1111(written: str, sampler: str, options: dict[str, object]) -> None:
+def test_sampler_names_of_a1111(
+    written: str, sampler: str, options: dict[str, object], schedule: str | None
+) -> None:
     recipe = settings(f"Sampler: {written}")
-    assert (recipe.sampler, recipe.sampler_options) == (sampler, options)
+    assert (recipe.sampler, recipe.sampler_options, recipe.schedule) == (sampler, options, schedule)
 
 
 @pytest.mark.parametrize(
@@ -233,3 +236,15 @@ def test_how_the_prompt_is_read() -> None:
         text = Recipe("x", steps=1, syntax=syntax, emphasis=emphasis).to_parameters()
         read = recipe_from_parameters(text, "x.png")[0]
         assert (read.syntax, read.emphasis) == (syntax, emphasis)
+
+
+def test_older_recipes_have_the_schedule_among_the_sampler_s_options() -> None:
+    old = (
+        '{"prompt": "a cat", "sampler": "lms", "sampler_options": {"sigmas": "karras", "order": 3}}'
+    )
+    recipe = recipe_from_json(old, "x.png")
+    assert (recipe.schedule, recipe.sampler_options) == ("karras", {"order": 3})
+    with pytest.raises(ScratchError, match="sigmas"):
+        recipe_from_json(old.replace("karras", "karas"), "x.png")
+    with pytest.raises(ScratchError, match="schedule"):
+        recipe_from_json('{"prompt": "a cat", "schedule": 3}', "x.png")

@@ -27,8 +27,8 @@ def test_options_are_the_keyword_only_arguments() -> None:
     assert SAMPLERS["ddim"].options == {"eta": 0.0}
     assert SAMPLERS["ddpm"].options == {"variance": "fixed_small"}
     assert SAMPLERS["pndm"].options == {"prk": False, "mix": "eps"}
-    assert SAMPLERS["euler_a"].options == {"eta": 1.0, "sigmas": "discrete"}
-    assert SAMPLERS["lms"].options == {"order": 4, "sigmas": "discrete"}
+    assert SAMPLERS["euler_a"].options == {"eta": 1.0}
+    assert SAMPLERS["lms"].options == {"order": 4}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,6 @@ def test_an_unknown_sampler_is_answered_with_a_guess_and_the_list(typed: str, me
         ("ddpm", {"variance": "learned"}, "fixed_small, fixed_large"),
         ("pndm", {"mix": "v"}, "eps, output"),
         ("lms", {"order": 5}, "1, 2, 3, 4"),
-        ("lms", {"sigmas": "karas"}, "discrete, karras"),
         ("euler_a", {"eta": 2.0}, "0 to 1"),
     ],
 )
@@ -63,17 +62,16 @@ def test_bad_options_are_bad_usage(name: str, options: dict[str, object], messag
     schedule, noise = Schedule(ScheduleConfig()), torch.zeros(1, 4)
     model = Recorder(gaussian(schedule, 0.0, 1.0))
     with pytest.raises(ScratchError, match=message) as error:
-        next(SAMPLERS[name].run(model, noise, schedule, 10, noise.clone, **options))
+        next(SAMPLERS[name].run(model, noise, schedule.ladder(10), noise.clone, **options))
     assert isinstance(error.value, UsageError)
     assert model.timesteps == []
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
 @pytest.mark.parametrize("steps", [0, 1001])
-def test_a_bad_number_of_steps_is_refused_at_once(name: str, steps: int) -> None:
-    schedule, noise = Schedule(ScheduleConfig()), torch.zeros(1, 4)
-    with pytest.raises(ScratchError):
-        SAMPLERS[name].run(gaussian(schedule, 0.0, 1.0), noise, schedule, steps, noise.clone)
+def test_a_bad_number_of_steps_is_refused(name: str, steps: int) -> None:
+    with pytest.raises(UsageError, match="from 1 to 1000"):
+        SAMPLERS[name].ladder(Schedule(ScheduleConfig()), steps)
 
 
 def test_the_documented_table_is_the_registry() -> None:

@@ -13,8 +13,8 @@ from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.samplers import SAMPLERS, Step
 from sd_scratch.diffusion.samplers.lms import lagrange_weights
 from sd_scratch.diffusion.samplers.pndm import ADAMS_BASHFORTH
-from sd_scratch.diffusion.samplers.sigma_space import karras
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder, Schedule
+from sd_scratch.diffusion.spacing import karras
 from tests.denoisers import Recorder, gaussian, lively
 
 SD = ScheduleConfig()
@@ -29,13 +29,15 @@ DETERMINISTIC: list[Case] = [
     ("lms", {"order": 1}),
     ("lms", {"order": 2}),
     ("lms", {"order": 3}),
-    ("lms", {"sigmas": "karras"}),
+    ("lms", {"schedule": "karras"}),
+    ("ddim", {"schedule": "karras"}),
+    ("pndm", {"schedule": "karras", "prk": True}),
     ("euler", {}),
     ("euler_a", {"eta": 0.0}),
     ("heun", {}),
-    ("heun", {"sigmas": "karras"}),
+    ("heun", {"schedule": "karras"}),
     ("dpmpp_2m", {}),
-    ("dpmpp_2m", {"sigmas": "karras"}),
+    ("dpmpp_2m", {"schedule": "karras"}),
 ]
 STOCHASTIC: list[Case] = [
     ("ddim", {"eta": 0.5}),
@@ -43,7 +45,7 @@ STOCHASTIC: list[Case] = [
     ("ddpm", {}),
     ("ddpm", {"variance": "fixed_large"}),
     ("euler_a", {}),
-    ("euler_a", {"eta": 0.5, "sigmas": "karras"}),
+    ("euler_a", {"eta": 0.5, "schedule": "karras"}),
 ]
 ALL = DETERMINISTIC + STOCHASTIC
 
@@ -64,16 +66,24 @@ def start_noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def on_ladder(case: Case, schedule: Schedule, steps: int) -> tuple[str, dict[str, object], Ladder]:
+    """A case's sampler, its options, and its ladder: "schedule" is the ladder's option."""
+    name, options = case
+    options = dict(options)
+    ladder = SAMPLERS[name].ladder(schedule, steps, options.pop("schedule", None))
+    return name, options, ladder
+
+
 def run(
     case: Case, model: object, noise: Tensor, schedule: Schedule, steps: int, seed: int = 5
 ) -> list[Step]:
-    name, options = case
+    name, options, ladder = on_ladder(case, schedule, steps)
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
         return torch.randn(noise.shape, generator=generator, dtype=torch.float64).to(noise)
 
-    return list(SAMPLERS[name].run(model, noise, schedule, steps, draw, **options))
+    return list(SAMPLERS[name].run(model, ladder.noise_scale * noise, ladder, draw, **options))
 
 
 def as_axes(size: int) -> Iterator[Tensor]:
@@ -172,8 +182,8 @@ def test_an_image_does_not_depend_on_its_batch(case: Case) -> None:
         def draw() -> Tensor:
             return source.draw((4, 8, 8))
 
-        name, options = case
-        return [*SAMPLERS[name].run(model, draw(), schedule, 8, draw, **options)][-1].x_next
+        name, options, ladder = on_ladder(case, schedule, 8)
+        return [*SAMPLERS[name].run(model, draw(), ladder, draw, **options)][-1].x_next
 
     batch = image([7, 8, 9])
     for i, seed in enumerate((7, 8, 9)):
@@ -184,9 +194,9 @@ def test_an_image_does_not_depend_on_its_batch(case: Case) -> None:
 def test_nothing_is_computed_before_it_is_asked_for(case: Case) -> None:
     schedule = Schedule(SD)
     model = Recorder(gaussian(schedule, 0.0, 1.0))
-    name, options = case
+    name, options, ladder = on_ladder(case, schedule, 50)
     noise = start_noise(1, 4)
-    steps = SAMPLERS[name].run(model, noise, schedule, 50, noise.clone, **options)
+    steps = SAMPLERS[name].run(model, noise, ladder, noise.clone, **options)
     assert model.timesteps == []
     next(steps)
     assert 1 <= len(model.timesteps) <= 4
@@ -212,7 +222,7 @@ def test_more_steps_and_higher_orders_are_better() -> None:
     by_order = [error_on_a_gaussian(("lms", {"order": k}), 100) for k in (1, 2, 3, 4)]
     assert all(higher < lower / 2 for lower, higher in pairwise(by_order))
     assert by_order[0] == pytest.approx(error_on_a_gaussian(("ddim", {}), 100), rel=1e-6)
-    on_karras = {"sigmas": "karras"}
+    on_karras = {"schedule": "karras"}
     for case in (("pndm", {}), ("pndm", {"prk": True}), ("heun", {}), ("dpmpp_2m", on_karras)):
         assert error_on_a_gaussian(case, 100) < by_order[0] / 5
 
@@ -256,7 +266,11 @@ def test_ddim_keeps_the_noise_level_for_any_eta(eta: float) -> None:
     axes = as_axes(11)
     s = math.sqrt(1 - schedule.alpha_bar_at(schedule.timesteps(10)[0]))
     steps = SAMPLERS["ddim"].run(
-        gaussian(schedule, 0.0, 0.0), s * next(axes), schedule, 10, lambda: next(axes), eta=eta
+        gaussian(schedule, 0.0, 0.0),
+        s * next(axes),
+        schedule.ladder(10),
+        lambda: next(axes),
+        eta=eta,
     )
     levels = [schedule.alpha_bar_at(t) for t in schedule.timesteps(10)[1:]]
     for step, alpha_bar in zip(steps, [*levels, schedule.final_alpha_bar], strict=True):
@@ -271,8 +285,7 @@ def variances(variance: str, std: float) -> list[tuple[float, float]]:
     steps = SAMPLERS["ddpm"].run(
         gaussian(schedule, 0.0, std),
         math.sqrt(start * std**2 + 1 - start) * next(axes),
-        schedule,
-        10,
+        schedule.ladder(10),
         lambda: next(axes),
         variance=variance,
     )

@@ -19,7 +19,7 @@ from sd_scratch.diffusion.samplers.heun import heun
 from sd_scratch.diffusion.samplers.lms import lms
 from sd_scratch.diffusion.samplers.pndm import pndm
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, walk
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
 
 __all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "Steps", "get_sampler", "walk"]
@@ -33,6 +33,8 @@ class Sampler:
     function: Callable[..., Steps]
     metadata_name: str  # as AUTOMATIC1111 writes it
     description: str
+    sigma_space: bool = False  # see `Schedule.ladder`
+    climbs: bool = False  # from the picture at t = 0 up the ladder, not down
 
     @property
     def options(self) -> dict[str, object]:
@@ -40,21 +42,38 @@ class Sampler:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def ladder(
+        self, schedule: Schedule, steps: int | None, spacing: str | Ladder | None = None
+    ) -> Ladder:
+        """The ladder of so many steps and that spacing for this sampler, or the one that is given.
+
+        Raises `UsageError` for an unknown spacing, and for steps outside 1..T or other than the given
+        ladder has rungs.
+        """
+        if not isinstance(spacing, Ladder):
+            return schedule.ladder(
+                schedule.check_steps(steps), spacing, sigma_space=self.sigma_space
+            )
+        if steps not in (None, len(spacing)):
+            raise UsageError(
+                f"{steps} steps on a ladder of {len(spacing)} rungs - leave out the steps"
+            )
+        return spacing
+
     def run(
         self,
         model: Denoiser,
-        noise: Tensor,
-        schedule: Schedule,
-        steps: int,
+        x_t: Tensor,
+        ladder: Ladder,
         draw: Draw,
         **options: object,
     ) -> Steps:
-        """The sampler's steps, lazily; the arguments are those of every sampler function.
+        """The sampler's steps, lazily; the arguments are those of every sampler function: a
+        variance-preserving sample that stands on the ladder's top rung, and what to do with it.
 
-        Raises `UsageError`, at once for an unknown option or a bad number of steps, and
-        with the first step for an option's bad value.
+        Raises `UsageError`, at once for an unknown option, and with the first step for an option's
+        bad value.
         """
-        schedule.check_steps(steps)
         for option in options:
             if option not in self.options:
                 hint = _did_you_mean(option, {known: known for known in self.options})
@@ -62,7 +81,7 @@ class Sampler:
                     f"sampler {self.name} has no option {option!r}{hint}"
                     f" - it has {', '.join(self.options) or 'none'}",
                 )
-        return self.function(model, noise, schedule, steps, draw, **options)
+        return self.function(model, x_t, ladder, draw, **options)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -71,11 +90,25 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("pndm", pndm, "PLMS", "linear multistep on DDIM's step; what SD 1.x ships with"),
         Sampler("ddim", ddim, "DDIM", "first order; eta > 0 adds noise at every step"),
         Sampler("ddpm", ddpm, "DDPM", "the original random walk; wants hundreds of steps"),
-        Sampler("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4"),
-        Sampler("euler", euler, "Euler", "first order in sigma; DDIM in other coordinates"),
-        Sampler("euler_a", euler_a, "Euler a", "Euler with fresh noise at every step"),
-        Sampler("heun", heun, "Heun", "second order; two model calls a step"),
-        Sampler("dpmpp_2m", dpmpp_2m, "DPM++ 2M", "second order multistep; good in 20 steps"),
+        Sampler("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4", sigma_space=True),
+        Sampler(
+            "euler",
+            euler,
+            "Euler",
+            "first order in sigma; DDIM in other coordinates",
+            sigma_space=True,
+        ),
+        Sampler(
+            "euler_a", euler_a, "Euler a", "Euler with fresh noise at every step", sigma_space=True
+        ),
+        Sampler("heun", heun, "Heun", "second order; two model calls a step", sigma_space=True),
+        Sampler(
+            "dpmpp_2m",
+            dpmpp_2m,
+            "DPM++ 2M",
+            "second order multistep; good in 20 steps",
+            sigma_space=True,
+        ),
     )
 }
 

@@ -14,30 +14,20 @@ import math
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, fraction, predict
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 
-def ddim(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    eta: float = 0.0,
-) -> Steps:
-    """One model call a step; ends at the schedule's `final_alpha_bar`.
+def ddim(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 0.0) -> Steps:
+    """One model call a step; ends at the ladder's `final_alpha_bar`.
 
     `eta` is from 0 (no noise, the default) to 1.
-    Raises `UsageError` for another eta or for steps outside 1..T.
+    Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    timesteps = schedule.timesteps(steps)
-    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [schedule.final_alpha_bar]
-    x_t = noise
-    for i, t in enumerate(timesteps):
+    alpha_bars = (*ladder.alpha_bars, ladder.final_alpha_bar)
+    for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i], alpha_bars[i + 1]
-        eps, x0 = predict(model, x_t, t, here, schedule)
+        eps, x0 = predict(model, x_t, t, here, ladder)
 
         sigma = eta * math.sqrt((1.0 - there) / (1.0 - here) * (1.0 - here / there))
         x_next = math.sqrt(there) * x0 + math.sqrt(1.0 - there - sigma**2) * eps

@@ -13,23 +13,18 @@ from torch import Tensor
 
 from sd_scratch.diffusion.prediction import interpret, noised
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 
-def ddim_inverse(
-    model: Denoiser, picture: Tensor, schedule: Schedule, steps: int, draw: Draw
-) -> Steps:
-    """From the latent of a picture, where DDIM would end; the last `Step.x_next` is its noise.
-
-    A step's `t` is where it goes, `alpha_bar` where it comes from.
-    Raises `UsageError` for steps outside 1..T.
-    """
-    timesteps = schedule.timesteps(steps)[::-1]
-    x_t, here = picture, schedule.final_alpha_bar
-    for i, t in enumerate(timesteps):
-        raw = model(x_t, float(t))
-        eps, x0 = interpret(raw, x_t, here, schedule.config.prediction_type)
-        there = schedule.alpha_bar_at(t)
+def ddim_inverse(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
+    """Up the ladder from a picture's latent, where DDIM would end, at t = 0; the last `Step.x_next` is
+    its noise."""
+    t, here = 0.0, ladder.final_alpha_bar
+    levels = zip(reversed(ladder.timesteps), reversed(ladder.alpha_bars), strict=True)
+    for i, (t_next, there) in enumerate(levels):
+        raw = model(x_t, t_next)
+        eps, x0 = interpret(raw, x_t, here, ladder.schedule.config.prediction_type)
         x_next = noised(x0, eps, there)
         sent = yield Step(i, t, here, x_t, eps, x0, x_next)
-        x_t, here = x_next if sent is None else sent, there
+        x_t = x_next if sent is None else sent
+        t, here = t_next, there

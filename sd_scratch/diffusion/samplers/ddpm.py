@@ -15,32 +15,24 @@ import math
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, choice, predict
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 VARIANCES = ("fixed_small", "fixed_large")
 
 
 def ddpm(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    variance: str = "fixed_small",
+    model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, variance: str = "fixed_small"
 ) -> Steps:
     """Ancestral sampling; one model call a step, and noise in every step but the last.
 
     `variance` is "fixed_small" or "fixed_large", section 3.2 of the paper.
-    Raises `UsageError` for another variance or for steps outside 1..T.
+    Raises `UsageError` for another variance.
     """
     choice("variance", variance, VARIANCES)
-    timesteps = schedule.timesteps(steps)
-    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [1.0]
-    x_t = noise
-    for i, t in enumerate(timesteps):
+    alpha_bars = (*ladder.alpha_bars, 1.0)
+    for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i], alpha_bars[i + 1]
-        eps, x0 = predict(model, x_t, t, here, schedule)
+        eps, x0 = predict(model, x_t, t, here, ladder)
 
         beta = 1.0 - here / there
         from_x0 = math.sqrt(there) * beta / (1.0 - here)
@@ -48,7 +40,7 @@ def ddpm(
         x_next = from_x0 * x0 + from_x_t * x_t
 
         step_noise = None
-        if i < steps - 1:
+        if i < len(ladder) - 1:
             small = variance == "fixed_small"
             sigma = math.sqrt(beta * (1.0 - there) / (1.0 - here) if small else beta)
             step_noise = draw()

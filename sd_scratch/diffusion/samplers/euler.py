@@ -6,30 +6,18 @@ On the schedule's own sigmas this is DDIM without noise, in other coordinates.
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 
-def euler(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    sigmas: str = "discrete",
-) -> Steps:
-    """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
-
-    `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `UsageError` for another spacing or for steps outside 1..T.
-    """
-    rungs = ladder(schedule, steps, sigmas)
-    x = rungs.start * noise
-    for i, t in enumerate(rungs.timesteps):
-        sigma, sigma_next = rungs.sigmas[i : i + 2]
-        prediction = predict_at(model, x, sigma, t, schedule)
+def euler(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
+    """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0."""
+    sigmas = (*ladder.sigmas, 0.0)
+    x = to_sigma_space(x_t, sigmas[0])
+    for i, t in enumerate(ladder.timesteps):
+        sigma, sigma_next = sigmas[i : i + 2]
+        prediction = predict_at(model, x, sigma, t, ladder)
         x_next = x + (sigma_next - sigma) * prediction.eps
-        sent = yield sigma_step(i, rungs, x, prediction, x_next)
-        x = resume(x_next, sent, rungs.sigmas[i + 1])
+        sent = yield sigma_step(i, ladder, x, prediction, x_next)
+        x = resume(x_next, sent, sigmas[i + 1])

@@ -12,39 +12,29 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 
-def euler_a(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    eta: float = 1.0,
-    sigmas: str = "discrete",
-) -> Steps:
+def euler_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0) -> Steps:
     """One model call a step, and noise in every step but the last; ends at sigma = 0.
 
-    `eta` is from 0 (Euler's method) to 1; `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `UsageError` for other values or for steps outside 1..T.
+    `eta` is from 0 (Euler's method) to 1. Raises `UsageError` for another.
     """
     fraction("eta", eta)
-    rungs = ladder(schedule, steps, sigmas)
-    x = rungs.start * noise
-    for i, t in enumerate(rungs.timesteps):
-        sigma, sigma_next = rungs.sigmas[i : i + 2]
+    sigmas = (*ladder.sigmas, 0.0)
+    x = to_sigma_space(x_t, sigmas[0])
+    for i, t in enumerate(ladder.timesteps):
+        sigma, sigma_next = sigmas[i : i + 2]
         up = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
         down = math.sqrt(sigma_next**2 - up**2)
-        prediction = predict_at(model, x, sigma, t, schedule)
+        prediction = predict_at(model, x, sigma, t, ladder)
         x_next = x + (down - sigma) * prediction.eps
 
         step_noise = None
         if up > 0.0:
             step_noise = draw()
             x_next = x_next + up * step_noise
-        sent = yield sigma_step(i, rungs, x, prediction, x_next, step_noise)
-        x = resume(x_next, sent, rungs.sigmas[i + 1])
+        sent = yield sigma_step(i, ladder, x, prediction, x_next, step_noise)
+        x = resume(x_next, sent, sigmas[i + 1])

@@ -14,41 +14,31 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import ladder, predict_at, resume, sigma_step
+from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, choice, weighted
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 ORDERS = (1, 2, 3, 4)
 
 
-def lms(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    order: int = 4,
-    sigmas: str = "discrete",
-) -> Steps:
+def lms(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int = 4) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `order`, 1 to 4, is how many slopes are used once there are so many; order 1 is Euler's method.
-    `sigmas` is "discrete" (the schedule's own) or "karras".
-    Raises `UsageError` for another order or spacing, or for steps outside 1..T.
+    Raises `UsageError` for another order.
     """
     choice("order", order, ORDERS)
-    rungs = ladder(schedule, steps, sigmas)
+    sigmas = (*ladder.sigmas, 0.0)
     slopes: deque[Tensor] = deque(maxlen=order)  # newest first
-    x = rungs.start * noise
-    for i, t in enumerate(rungs.timesteps):
-        prediction = predict_at(model, x, rungs.sigmas[i], t, schedule)
+    x = to_sigma_space(x_t, sigmas[0])
+    for i, t in enumerate(ladder.timesteps):
+        prediction = predict_at(model, x, sigmas[i], t, ladder)
         slopes.appendleft(prediction.eps)
 
-        nodes = [rungs.sigmas[i - j] for j in range(len(slopes))]
-        x_next = x + weighted(lagrange_weights(nodes, rungs.sigmas[i + 1]), slopes)
-        sent = yield sigma_step(i, rungs, x, prediction, x_next)
-        x = resume(x_next, sent, rungs.sigmas[i + 1])
+        nodes = [sigmas[i - j] for j in range(len(slopes))]
+        x_next = x + weighted(lagrange_weights(nodes, sigmas[i + 1]), slopes)
+        sent = yield sigma_step(i, ladder, x, prediction, x_next)
+        x = resume(x_next, sent, sigmas[i + 1])
 
 
 def lagrange_weights(nodes: Sequence[float], end: float) -> list[float]:

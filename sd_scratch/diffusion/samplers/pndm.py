@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sd_scratch.diffusion.prediction import interpret
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, choice, weighted
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 
 ADAMS_BASHFORTH = (  # by the number of answers there are, newest first
     (1.0,),
@@ -32,40 +32,31 @@ MIXES = ("eps", "output")
 
 
 def pndm(
-    model: Denoiser,
-    noise: Tensor,
-    schedule: Schedule,
-    steps: int,
-    draw: Draw,
-    *,
-    prk: bool = False,
-    mix: str = "eps",
+    model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, prk: bool = False, mix: str = "eps"
 ) -> Steps:
-    """Deterministic: `draw` is never called. Ends at the schedule's `final_alpha_bar`.
+    """Deterministic: `draw` is never called. Ends at the ladder's `final_alpha_bar`.
 
     Model calls: steps + 1, or steps + 9 with `prk` (from 4 steps on); a single step takes one.
     `mix` matters for a network that predicts v or x0. "eps" turns every answer into noise before
     answers from different timesteps are combined, as the method has it; "output" combines the raw
     answers and turns the result into noise, as diffusers does, which costs it its order.
-    Raises `UsageError` for another mix or for steps outside 1..T.
+    Raises `UsageError` for another mix.
     """
     choice("mix", mix, MIXES)
-    timesteps = schedule.timesteps(steps)
-    alpha_bars = [schedule.alpha_bar_at(t) for t in timesteps] + [schedule.final_alpha_bar]
-    answers = _Answers(model, schedule, in_eps=mix == "eps")
+    alpha_bars = (*ladder.alpha_bars, ladder.final_alpha_bar)
+    answers = _Answers(model, ladder, in_eps=mix == "eps")
     history: deque[Tensor] = deque(maxlen=len(ADAMS_BASHFORTH))  # newest first
-    x_t = noise
-    for i, t in enumerate(timesteps):
+    for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i], alpha_bars[i + 1]
-        raw = model(x_t, float(t))
-        eps, x0 = interpret(raw, x_t, here, schedule.config.prediction_type)
+        raw = model(x_t, t)
+        eps, x0 = interpret(raw, x_t, here, ladder.schedule.config.prediction_type)
         history.appendleft(eps if mix == "eps" else raw)
 
-        can_look_ahead = i < steps - 1  # below the last timestep there is none to ask about
+        can_look_ahead = i < len(ladder) - 1  # below the last timestep there is none to ask about
         if prk and can_look_ahead and i < RUNGE_KUTTA_STEPS:
-            answer = answers.runge_kutta(x_t, history[0], t, timesteps[i + 1])
+            answer = answers.runge_kutta(x_t, history[0], i)
         elif not prk and can_look_ahead and i == 0:
-            answer = answers.heun(x_t, history[0], t, timesteps[i + 1])
+            answer = answers.heun(x_t, history[0], i)
         else:
             answer = weighted(ADAMS_BASHFORTH[len(history) - 1], history)
         x_next = answers.move(x_t, answer, here, there)
@@ -84,31 +75,33 @@ class _Answers:
     """The network's answers in the form in which they are combined: as eps, or raw."""
 
     model: Denoiser
-    schedule: Schedule
+    ladder: Ladder
     in_eps: bool
 
-    def at(self, x_t: Tensor, t: int) -> Tensor:
-        raw = self.model(x_t, float(t))
-        return self._eps(raw, x_t, self.schedule.alpha_bar_at(t)) if self.in_eps else raw
+    def at(self, x_t: Tensor, t: float, alpha_bar: float) -> Tensor:
+        raw = self.model(x_t, t)
+        return self._eps(raw, x_t, alpha_bar) if self.in_eps else raw
 
     def move(self, x_t: Tensor, answer: Tensor, here: float, there: float) -> Tensor:
         eps = answer if self.in_eps else self._eps(answer, x_t, here)
         return transfer(x_t, eps, here, there)
 
-    def heun(self, x_t: Tensor, first: Tensor, t: int, t_next: int) -> Tensor:
-        """The mean of the answers at both ends of the step."""
-        here, there = map(self.schedule.alpha_bar_at, (t, t_next))
-        second = self.at(self.move(x_t, first, here, there), t_next)
+    def heun(self, x_t: Tensor, first: Tensor, i: int) -> Tensor:
+        """The mean of the answers at both ends of the step from rung i."""
+        here, there = self.ladder.alpha_bars[i : i + 2]
+        second = self.at(self.move(x_t, first, here, there), self.ladder.timesteps[i + 1], there)
         return (first + second) / 2
 
-    def runge_kutta(self, x_t: Tensor, first: Tensor, t: int, t_next: int) -> Tensor:
+    def runge_kutta(self, x_t: Tensor, first: Tensor, i: int) -> Tensor:
         """Equation 13, with the timestep half way rounded down."""
-        t_mid = t_next + (t - t_next) // 2
-        here, mid, there = map(self.schedule.alpha_bar_at, (t, t_mid, t_next))
-        second = self.at(self.move(x_t, first, here, mid), t_mid)
-        third = self.at(self.move(x_t, second, here, mid), t_mid)
-        fourth = self.at(self.move(x_t, third, here, there), t_next)
+        t, t_next = self.ladder.timesteps[i : i + 2]
+        here, there = self.ladder.alpha_bars[i : i + 2]
+        t_mid = (t + t_next) // 2
+        mid = self.ladder.schedule.alpha_bar_at(t_mid)
+        second = self.at(self.move(x_t, first, here, mid), t_mid, mid)
+        third = self.at(self.move(x_t, second, here, mid), t_mid, mid)
+        fourth = self.at(self.move(x_t, third, here, there), t_next, there)
         return (first + 2 * second + 2 * third + fourth) / 6
 
     def _eps(self, raw: Tensor, x_t: Tensor, alpha_bar: float) -> Tensor:
-        return interpret(raw, x_t, alpha_bar, self.schedule.config.prediction_type).eps
+        return interpret(raw, x_t, alpha_bar, self.ladder.schedule.config.prediction_type).eps

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from sd_scratch.diffusion.prediction import Prediction, interpret
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -60,12 +60,10 @@ def walk(steps: Steps, change: Callable[[Step], Tensor]) -> Iterator[Step]:
             return
 
 
-def predict(
-    model: Denoiser, x_t: Tensor, t: float, alpha_bar: float, schedule: Schedule
-) -> Prediction:
+def predict(model: Denoiser, x_t: Tensor, t: float, alpha_bar: float, ladder: Ladder) -> Prediction:
     """Ask the network once, and read its answer as noise and clean image."""
-    raw = model(x_t, float(t))
-    return interpret(raw, x_t, alpha_bar, schedule.config.prediction_type)
+    raw = model(x_t, t)
+    return interpret(raw, x_t, alpha_bar, ladder.schedule.config.prediction_type)
 
 
 def weighted(weights: Sequence[float], tensors: Iterable[Tensor]) -> Tensor:
