@@ -39,6 +39,7 @@ class Command:
 COMMANDS = (
     Command("generate", "make pictures from a prompt"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
+    Command("explain", "say which settings and conventions separate two pictures"),
     Command("trace", "make pictures and store what happened inside on the way"),
     Command("tensors", "list the tensors of a model by name, without running it"),
     Command("data", "fetch the data sets that the small models learn from"),

@@ -114,6 +114,12 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the last N-1 text layers (default 1)",
     )
     way.add_argument(
+        "--like",
+        choices=("a1111", "comfy", "diffusers"),
+        help="make it as that tool does: sets --rng, --syntax, --emphasis and --text-cleaning, each of "
+        "which may still be given",
+    )
+    way.add_argument(
         "--rng",
         choices=RNGS,
         help="source of noise: PyTorch's on a processor (default), or as NVIDIA's cards draw it",

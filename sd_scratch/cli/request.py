@@ -11,11 +11,13 @@ from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
+from sd_scratch.diffusion.sampler_names import find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.adapters import take_tags
+from sd_scratch.pipeline.dialects import speak
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.pipeline.stored_recipe import read_recipe
@@ -46,10 +48,15 @@ def read_request(args: argparse.Namespace) -> Recipe:
     recipe = (
         Recipe(prompt="") if args.from_image is None else _recipe_in(args.from_image, args.model)
     )
+    if args.sampler is not None:
+        args.sampler, named = find_sampler(args.sampler)
+        args.schedule = args.schedule or named
     if args.sampler is not None and args.sampler != recipe.sampler:
         recipe = replace(recipe, sampler_options={})  # those of another sampler
     if given is not None:
         recipe = replace(recipe, syntax=None)  # a new text is read in the usual way
+    if args.like is not None:
+        recipe = speak(recipe, args.like)
     recipe = recipe.over(
         prompt=given,
         syntax=args.syntax,
