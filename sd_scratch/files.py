@@ -3,15 +3,18 @@ those of strangers.
 
 Bytes go into a temporary file in the target's own folder, reach the disk, and are then given their
 name in one atomic step: `write_file` puts them at one path, `write_numbered` at the first free one of
-many, which also holds when several processes choose names at the same moment.
+many, which also holds when several processes choose names at the same moment, and `new_folder` makes a
+whole folder so.
 """
 
 import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,10 +84,12 @@ def write_file(
 
     Raises:
         FileExistsError: something is there already, and `overwrite` is false.
+        UsageError: what would be replaced is no regular file.
         ScratchError: the file cannot be written; the line says why. Nothing is left behind.
     """
     with _errors_about(path), _temporary(path.parent, data) as part:
         if overwrite:
+            _refuse_irregular(path)
             os.replace(part, path)
         else:
             _give_name(part, path)
@@ -116,13 +121,65 @@ def check_target(path: Path) -> None:
     to what it points at), and folders without permission or space for a single byte.
     """
     with _errors_about(path):
-        with contextlib.suppress(FileNotFoundError):
-            _refuse_irregular(path, path.lstat().st_mode)
+        _refuse_irregular(path)
         with _temporary(path.parent, b"\0"):
             pass
 
 
-def _refuse_irregular(path: Path, mode: int) -> None:
+def check_new_folder(folder: Path, replaceable: Sequence[str] = ()) -> None:
+    """Refuse a folder that `new_folder` could not make; make its parents where they are missing.
+
+    Raises ScratchError (mostly UsageError) where something is there that is not an empty folder, or a
+    folder with nothing in it but files whose names match `replaceable`.
+    """
+    with _errors_about(folder):
+        if folder.is_symlink():
+            raise UsageError(f"{folder} is a symbolic link - name the folder itself")
+        if folder.exists():
+            there = [file.name for file in folder.iterdir()] if folder.is_dir() else [""]
+            other = [n for n in there if not any(fnmatchcase(n, glob) for glob in replaceable)]
+            if other or folder.samefile("."):
+                holds = f" and holds {other[0]}" if replaceable and other and other[0] else ""
+                raise UsageError(f"{folder} is there already{holds} - name a new folder")
+        with _temporary(folder.absolute().parent, b"\0"):
+            pass
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, replaceable: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to write into, which is called `folder` once the block has ended: all of it or nothing.
+
+    A folder that is there already is replaced as `check_new_folder` allows. Raises as that does.
+    """
+    check_new_folder(folder, replaceable)
+    folder = folder.absolute()
+    part = folder.with_name(f".{secrets.token_hex(8)}.part")
+    old = folder.with_name(f".{secrets.token_hex(8)}.old")
+    try:
+        part.mkdir()
+        yield part
+        with _errors_about(folder):
+            check_new_folder(folder, replaceable)  # it may have appeared in the meantime
+            if folder.exists() and any(folder.iterdir()):
+                os.replace(folder, old)
+            try:
+                os.replace(part, folder)
+            except OSError:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
+            _flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_irregular(path: Path) -> None:
+    """Raise where something is at `path` that is not a regular file."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
     if stat.S_ISREG(mode):
         return
     if stat.S_ISDIR(mode):

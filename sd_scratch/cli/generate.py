@@ -170,7 +170,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "{sampler} {steps} {cfg} {width} {height} (default: out/{seed}-{index:04}.png)",
     )
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    output.add_argument("--save-latents", type=Path, metavar="FILE.safetensors")
+    output.add_argument("--save-latents", metavar="FILE.safetensors")
     output.add_argument(
         "--no-metadata", action="store_true", help="store no prompt and settings in the pictures"
     )
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     # What only a run needs: PyTorch, above all.
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
-    from sd_scratch.cli.output import Output, check_file
+    from sd_scratch.cli.output import Output
     from sd_scratch.cli.request import read_prompts, read_request, sampler_options
 
     started = time.perf_counter()
@@ -193,14 +193,16 @@ def run(args: argparse.Namespace) -> int:
     options = sampler_options(args)
     recipe = read_request(args)
     output.check()
-    if args.save_latents is not None:
-        check_file(args.save_latents, args.overwrite)
+    latents = Latents(args.save_latents, args.overwrite)
 
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
-    latents: list[Tensor] = []
     recipes = [recipe.over(prompt=text) for text in texts] or [recipe]
-    with stop_on_ctrl_c() as stop, closing(make_all(model, recipes, args, stop)) as batches:
+    with (
+        stop_on_ctrl_c() as stop,
+        closing(latents),
+        closing(make_all(model, recipes, args, stop)) as batches,
+    ):
         for recipe, batch in batches:
             pictures = batch.to_pil()
             if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
@@ -213,9 +215,7 @@ def run(args: argparse.Namespace) -> int:
                 kept.append({"path": path, **one.known})
                 if not args.json and not output.to_stdout:
                     print(path, flush=True)
-            if args.save_latents is not None:
-                latents.append(batch.latent.cpu())
-                save_latents(args.save_latents, latents, recipe)
+            latents.add(batch.latent, recipe)
     seconds = round(time.perf_counter() - started, 3)
     log.debug(f"{len(kept)} pictures in {seconds} s, loading included")
     if args.json:
@@ -303,12 +303,45 @@ def is_plain(picture: "Image.Image") -> bool:
     return bool(np.ptp(np.asarray(picture), axis=(0, 1)).max() < 3)
 
 
-def save_latents(path: Path, batches: "list[Tensor]", recipe: "Recipe") -> None:
-    """All finished latents as ``latents`` ``[B, 4, h, w]`` fp32, scaled as the U-Net sees them."""
-    import torch
-    from safetensors.torch import save
+class Latents:
+    """The finished latents of a run in one file, ``latents`` ``[B, 4, h, w]`` fp32, scaled as the U-Net
+    sees them. They are written after 1, 2, 4, 8 ... batches and at the end, because every time all of
+    them are."""
 
-    from sd_scratch.files import write_file
+    def __init__(self, target: str | None, overwrite: bool) -> None:
+        from sd_scratch.cli.output import Output
 
-    latents = torch.cat(batches).contiguous()
-    write_file(path, save({"latents": latents}, {"sd_scratch": recipe.to_json()}), overwrite=True)
+        self.output = None
+        if target is not None:
+            suffix = ".safetensors"
+            self.output = Output(target, overwrite=overwrite, fields=(), suffix=suffix)
+            self.output.check()
+        self.path: Path | None = None
+        self.batches: list[Tensor] = []
+        self.written = 0
+        self.recipe: Recipe | None = None
+
+    def add(self, latent: "Tensor", recipe: "Recipe") -> None:
+        if self.output is None:
+            return
+        self.batches.append(latent.cpu())
+        self.recipe = recipe
+        if len(self.batches).bit_count() == 1:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        import torch
+        from safetensors.torch import save
+
+        from sd_scratch.files import write_file
+
+        if self.output is None or self.recipe is None or self.written == len(self.batches):
+            return
+        latents = torch.cat(self.batches).contiguous()
+        data = save({"latents": latents}, {"sd_scratch": self.recipe.to_json()})
+        if self.path is None:
+            self.path = Path(self.output.save(data))
+        else:
+            write_file(self.path, data, overwrite=True)
+        self.written = len(self.batches)

@@ -4,7 +4,6 @@ across."""
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import add_device_arguments, integer, number, refuse_flags, seed
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sd_scratch.cli.output import Output
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 
 PIXELS = ", ".join(DATA_SETS)
@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)"
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"))
+    parser.add_argument(
+        "-o", "--output", help="a .png file, - for standard output (default: a free samples.png)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group = parser.add_argument_group(PIXELS)
     group.add_argument(
@@ -46,29 +48,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: all, one a row)",
     )
     group.add_argument("--sampler", help="ddpm, ddim, pndm, lms, ... (default: the model's)")
-    group.add_argument("--film", type=Path, metavar="FILE.gif", help="show how they come about")
+    group.add_argument("--film", metavar="FILE.gif", help="show how they come about")
     add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.machine import choose_device, set_threads
-    from sd_scratch.cli.output import check_file
+    from sd_scratch.cli.output import Output
     from sd_scratch.diffusion.noise import random_seed
-    from sd_scratch.pictures.grid import save_grid
+    from sd_scratch.pictures.grid import grid
+    from sd_scratch.pictures.png import encode_png
 
     if args.preset in DATA_SETS:
         refuse_flags(args, "--prompt --dtype", "is for scenes")
     else:
         refuse_flags(args, "--class --sampler --film", f"is for {PIXELS}")
-    for path in filter(None, (args.output, args.film)):
-        check_file(path, args.overwrite)
+    output = Output(args.output, overwrite=args.overwrite, default="samples.png", fields=())
+    output.check()
+    film = None
+    if args.film is not None:
+        film = Output(args.film, overwrite=args.overwrite, fields=(), suffix=".gif")
+        film.check()
     set_threads(args.threads)
     device = choose_device(args.device)
     first = random_seed() if args.seed == -1 else args.seed
-    sheet = _of_classes if args.preset in DATA_SETS else _of_prompts
-    pictures, columns = sheet(args, range(first, first + args.batch_count), device)
-    save_grid(pictures, args.output, columns)
-    print(args.output)
+    seeds = range(first, first + args.batch_count)
+    if args.preset in DATA_SETS:
+        pictures, columns = _of_classes(args, seeds, device, film)
+    else:
+        pictures, columns = _of_prompts(args, seeds, device)
+    output.keep(encode_png(grid(pictures, columns, zoom=2)))
     return 0
 
 
@@ -95,10 +104,10 @@ def _of_prompts(
 
 
 def _of_classes(
-    args: argparse.Namespace, seeds: Sequence[int], device: "torch.device"
+    args: argparse.Namespace, seeds: Sequence[int], device: "torch.device", film: "Output | None"
 ) -> "tuple[Tensor, int]":
     """One row for each class; of one class alone a square."""
-    from sd_scratch.pictures.film import save_film
+    from sd_scratch.pictures.film import encode_film
 
     model = load_denoiser(args.model or f"ddpm-{args.preset}", device)
     asked = [class_number(model.config.class_names, name) for name in getattr(args, "class") or ()]
@@ -107,11 +116,10 @@ def _of_classes(
     classes = [number for number in rows for _ in seeds]
     every = [seeds[0] + i for i in range(len(classes))]
     settings = {"sampler": args.sampler, "steps": args.steps, "guidance": args.cfg_scale}
-    if args.film:
+    if film is not None:
         made = model.steps(classes, every, **settings)
         stages = [model.to_picture(step.x_next) for step in made]
-        save_film(stages[:: -max(1, len(stages) // FRAMES)][::-1], args.film, columns)
-        print(args.film)
+        film.keep(encode_film(stages[:: -max(1, len(stages) // FRAMES)][::-1], columns))
         return stages[-1], columns
     return model.generate(classes, every, **settings), columns
 

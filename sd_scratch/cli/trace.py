@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new one"
     )
+    group.add_argument("--overwrite", action="store_true", help="replace the trace that is there")
     group.add_argument(
         "--calls",
         type=span,
@@ -59,14 +61,15 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.generate import make_batches
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
+    from sd_scratch.cli.output import TRACE_FILES, check_trace_folder
     from sd_scratch.cli.request import read_request, sampler_options
     from sd_scratch.cli.tensors import without_weights
+    from sd_scratch.files import new_folder
     from sd_scratch.tensors.record import budget_bytes, show_bytes
-    from sd_scratch.tensors.storage import check_new_folder
 
     options = sampler_options(args)
     recipe = read_request(args)
-    check_new_folder(args.output)
+    check_trace_folder(args.output, args.overwrite)
     recording = recording_options(args)
     budget_bytes(args.budget)
     if not recipe.controls:  # whose tensors are only known from their files
@@ -81,9 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if not batches:
         log.warning("interrupted: nothing was stored")
         return 130
-    trace.save(args.output)
     recipe = recipe.over(model_hash=model.components.hash or None)
-    save_pictures(pictures, batches[0], recipe, args.output)
+    with new_folder(args.output, TRACE_FILES if args.overwrite else ()) as folder:
+        trace.save(folder)
+        save_pictures(pictures, batches[0], recipe, folder)
     log.info(f"{len(trace.names)} tensors, {show_bytes(trace.bytes)}")
     print(args.output)
     return 0
@@ -133,4 +137,6 @@ def span(text: str) -> int | slice:
         raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:EVERY") from None
     if chosen.step is not None and chosen.step < 1:
         raise argparse.ArgumentTypeError(f"{text!r} does not go forward")
+    if len(parts) > 1 and not range(sys.maxsize)[chosen]:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no call: FROM must be before TO")
     return parts[0] if len(parts) == 1 and parts[0] is not None else chosen

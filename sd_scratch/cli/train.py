@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model in --export")
     _add_pixel_arguments(parser.add_argument_group(PIXELS))
     _add_score_arguments(parser.add_argument_group("scores"))
 
@@ -134,16 +135,21 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
+    from sd_scratch.cli.output import check_folder, made_folder
+
+    check_folder(args.export, args.overwrite)
     if args.what in DATA_SETS:
         from sd_scratch.training.pixels.datasets import load_data
         from sd_scratch.training.pixels.train import export_ddpm
 
         preset = _preset(args, load_data(args.what, args.data))
-        export_ddpm(preset, args.out, args.export)
+        with made_folder(args.export, args.overwrite) as folder:
+            export_ddpm(preset, args.out, folder)
     else:
         from sd_scratch.training.scenes.train import export_scenes
 
-        export_scenes(args.out, args.export)
+        with made_folder(args.export, args.overwrite) as folder:
+            export_scenes(args.out, folder)
     print(args.export)
     return 0
 

@@ -13,10 +13,12 @@ FRAME = 80  # milliseconds
 LAST_FRAME = 1600
 
 
-def save_film(stages: Sequence[Tensor], path: Path, columns: int, zoom: int = 2) -> None:
-    """Write sheets of pictures ``[B, 3, H, W]`` in -1..1, one after the other, as a GIF.
-
-    Raises `ScratchError` when it cannot be written.
-    """
+def encode_film(stages: Sequence[Tensor], columns: int, zoom: int = 2) -> bytes:
+    """Sheets of pictures ``[B, 3, H, W]`` in -1..1, one after the other, as a GIF."""
     frames = [grid(stage, columns, zoom) for stage in stages]
-    write_file(path, encode_gif(frames, FRAME, last=LAST_FRAME), overwrite=True)
+    return encode_gif(frames, FRAME, last=LAST_FRAME)
+
+
+def save_film(stages: Sequence[Tensor], path: Path, columns: int, zoom: int = 2) -> None:
+    """Write a film, over the one that is there. Raises `ScratchError` when it cannot be written."""
+    write_file(path, encode_film(stages, columns, zoom), overwrite=True)

@@ -119,6 +119,8 @@ class Recorder(AbstractContextManager[Trace, bool]):
                 " - another guidance scale needs both",
             )
         self._chosen = choose_steps(self._steps, run.calls)
+        if self._steps is not None and not self._chosen:
+            raise UsageError(f"the run has {run.calls} steps, and none of them is to be recorded")
         self._bind(run)
         self._check_budget(run)
         for address in [a for a in self.trace.values if a.name.startswith("text.")]:

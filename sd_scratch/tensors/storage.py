@@ -4,9 +4,6 @@ Written all or not at all; read a tensor at a time.
 """
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import write_file
+from sd_scratch.files import new_folder, write_file
 
 MANIFEST = "manifest.json"
 SHARD = 256_000_000  # bytes, about
@@ -74,12 +71,6 @@ def opened(path: Path) -> Iterator[Any]:
         raise damaged(path, str(error)) from None
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raise ScratchError where something is there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already - name a new folder")
-
-
 def write_folder(
     folder: Path, files: Mapping[str, Mapping[str, Tensor]], manifest: Mapping[str, Any]
 ) -> None:
@@ -87,22 +78,11 @@ def write_folder(
 
     Raises ScratchError where something is there already, or cannot be written.
     """
-    check_new_folder(folder)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with new_folder(folder) as part:
         for name, tensors in files.items():
             whole = {key: value.detach().contiguous() for key, value in tensors.items()}
             write_file(part / name, save(whole))
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        write_file(part / MANIFEST, text.encode())
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(part, folder)
-    except OSError as error:
-        raise ScratchError(f"cannot write {folder} - {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_file(part / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def shards(values: Mapping[Key, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from sd_scratch.errors import ScratchError
-from sd_scratch.files import check_target, write_file, write_numbered
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import (
+    check_new_folder,
+    check_target,
+    new_folder,
+    read_file,
+    write_file,
+    write_numbered,
+)
 
 
 def numbered(folder: Path) -> Iterator[Path]:
@@ -127,3 +134,60 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ScratchError, match="permission denied"):
         check_target(tmp_path / "a.png")
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "deep" / "a") as part:
+        write_file(part / "one", b"1")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "deep") == []
+    with new_folder(tmp_path / "deep" / "a") as part:
+        write_file(part / "one", b"1")
+        assert not (tmp_path / "deep" / "a").exists()
+    assert os.listdir(tmp_path / "deep" / "a") == ["one"]
+    with pytest.raises(UsageError, match="there already"), new_folder(tmp_path / "deep" / "a"):
+        pass
+
+
+def test_a_folder_is_replaced_where_it_holds_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old.txt").touch()
+    with new_folder(tmp_path / "a", ("*.txt",)) as part:
+        write_file(part / "new.txt", b"1")
+    assert os.listdir(tmp_path / "a") == ["new.txt"]
+    (tmp_path / "a" / "thesis.doc").touch()
+    with pytest.raises(UsageError, match=r"holds thesis\.doc"):
+        check_new_folder(tmp_path / "a", ("*.txt",))
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+
+
+def test_a_folder_that_appears_in_the_meantime_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there already"), new_folder(tmp_path / "a") as part:
+        write_file(part / "ours", b"1")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "theirs").touch()
+    assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["theirs"]
+
+
+def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    with pytest.raises(UsageError, match="symbolic link"):
+        write_file(tmp_path / "a", b"1", overwrite=True)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_reading_waits_for_nothing_and_reads_no_more_than_asked(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_file(tmp_path / "a", 5) == b"12345"
+    for path, reason in (
+        (tmp_path / "a", "larger than 4 bytes"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        (Path("/dev/zero"), "a device or a pipe"),
+        (tmp_path, "a folder, not a file"),
+        (tmp_path / "none", "no such file"),
+        (Path("a\0b"), "not a path"),
+        (Path("a\ud800"), "not a path"),
+    ):
+        with pytest.raises(ScratchError, match=reason):
+            read_file(path, 4)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_scratch.cli.output import DEFAULT, Output, slug
+from sd_scratch.cli.output import DEFAULT, Output, check_folder, slug
 from sd_scratch.errors import ScratchError, UsageError
 
 VALUES = {
@@ -155,3 +155,56 @@ def test_slugs_are_safe_names(text: str, name: str) -> None:
 
 def test_the_default_is_a_template() -> None:
     assert Output(DEFAULT).numbered
+
+
+def test_a_name_that_would_be_too_long_is_cut_in_its_texts() -> None:
+    values = {**VALUES, "prompt": "very long prompt " * 20}
+    output = Output("{prompt}{prompt}{prompt}{prompt}-{seed:020}.png")
+    output.check()
+    name = output.save(b"x", values)
+    assert len(name) < 256 and name.endswith("-" + "7".zfill(20) + ".png")
+    with pytest.raises(UsageError, match="name is too long"):
+        Output("x" * 230 + "{prompt}{model}.png")
+
+
+def test_an_unrelated_file_beside_a_template_means_nothing() -> None:
+    Path("x.png").symlink_to("/dev/null")
+    assert save("{seed}.png") == ["7.png"]
+
+
+def test_what_may_not_be_replaced_is_not_replaced_at_the_last_moment() -> None:
+    output = Output("a.png", overwrite=True)
+    output.check()
+    Path("a.png").symlink_to("/dev/null")
+    with pytest.raises(UsageError, match="symbolic link"):
+        output.save(b"x", VALUES)
+
+
+def test_a_plain_default_takes_a_free_name() -> None:
+    names = [Output(None, default="samples.png", fields=()) for _ in range(2)]
+    assert [output.save(b"x") for output in names] == ["samples.png", "samples-1.png"]
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.png", ".gif"), ("a.png", ".safetensors")])
+def test_each_kind_of_output_has_an_ending(name: str, suffix: str) -> None:
+    with pytest.raises(UsageError, match=f"end the name with {suffix}"):
+        Output(name, suffix=suffix, fields=())
+
+
+def test_folders_are_checked_first() -> None:
+    Path("file").touch()
+    Path("full").mkdir()
+    Path("full/a").touch()
+    Path("link").symlink_to("elsewhere")
+    for folder, reason in (
+        ("file", "is there already"),
+        ("full", "or give --overwrite"),
+        (".", "is there already"),
+        ("link", "symbolic link"),
+        ("file/new", "is a file, not a folder"),
+    ):
+        with pytest.raises(ScratchError, match=reason):
+            check_folder(Path(folder), overwrite=False)
+    check_folder(Path("full"), overwrite=True)
+    check_folder(Path("new/deep"), overwrite=False)
+    assert Path("new").is_dir() and not Path("new/deep").exists()

@@ -1,6 +1,7 @@
 """Traces on disk, and runs made again from them."""
 
 import json
+import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -108,8 +109,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(stored, tmp_path, monke
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "replace", full)
-    with pytest.raises(ScratchError, match="cannot write .* No space left"):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ScratchError, match="cannot write .* the disk is full"):
         trace.save(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 

@@ -54,10 +54,11 @@ class Results:
         complete = folder is not None and (folder / SETTINGS).exists()
         if complete and resume and not grows:
             raise UsageError(f"{folder} is complete - there is nothing to go on with")
-        if complete and not (overwrite or self.goes_on):
+        full = folder is not None and folder.is_dir() and any(folder.iterdir())
+        if full and not (overwrite or self.goes_on):
+            what = "results already" if complete else "other files"
             raise UsageError(
-                f"{folder} holds results already - nothing was made - give --overwrite, or another "
-                "folder",
+                f"{folder} holds {what} - nothing was made - give --overwrite, or another folder"
             )
         check_target((folder or DEFAULT) / SETTINGS)
 
