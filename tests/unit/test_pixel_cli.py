@@ -12,7 +12,7 @@ from sd_scratch.checkpoints import pixel_model
 from sd_scratch.cli import Parser, main, sample
 from sd_scratch.errors import UsageError
 from sd_scratch.training.pixels import ddpm
-from sd_scratch.training.pixels.datasets import DATA_SETS
+from sd_scratch.training.pixels.datasets import DATA_SETS, DataRow
 from sd_scratch.training.pixels.idx import write_idx
 from sd_scratch.training.pixels.train import train_ddpm
 from sd_scratch.training.settings import Budget
@@ -250,3 +250,20 @@ def test_the_data_command_reads_what_it_fetched(tmp_path, monkeypatch, capsys):
     (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").write_bytes(b"")
     assert run("data", "mnist") == 1
     assert "cut short" in capsys.readouterr().err
+
+
+def test_a_row_is_all_that_a_data_set_takes(tmp_path, monkeypatch, capsys):
+    """Trained, sampled, judged and scored by the name that it was given from outside."""
+    row = DataRow("Patterns.", lambda folder: digit_data(), {"better": BETTER}, JUDGE)
+    monkeypatch.setitem(DATA_SETS, "patterns", row)
+    out = tmp_path / "run"
+    arguments = ["--data", tmp_path, "--batch", 8]
+    assert run("train", "patterns", "--out", out, "--max-steps", 2, *arguments) == 0
+    steps = ["--stage", "classifier", "--max-steps", 2]
+    assert run("train", "patterns", "--out", out, *steps, *arguments) == 0
+    model = ["--evaluate", out / "model", "--classifier", out / "classifier", "--count", 10]
+    assert run("train", "patterns", *model, "--steps", 2, "--data", tmp_path) == 0
+    assert "class accuracy, 9" in capsys.readouterr().out
+    assert run("sample", "patterns", "-m", out / "model", "-b", 1, "-o", tmp_path / "x.png") == 0
+    assert "Patterns." in (out / "model" / "README.md").read_text()
+    assert run("data", "patterns") == 2

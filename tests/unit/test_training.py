@@ -443,7 +443,9 @@ def test_there_are_no_epochs_where_every_picture_is_new(tmp_path: Path) -> None:
         train(Line(), CONFIG, Budget(epochs=1), tmp_path)
 
 
-def test_the_program_of_the_page_runs() -> None:
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    program = page.split("```python run\n")[1].split("```")[0]
-    exec(compile(program, "docs/training.md", "exec"), {})
+PROGRAMS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").split("```python run\n")[1:]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["a task", "a data set"])
+def test_the_programs_of_the_page_run(program: str) -> None:
+    exec(compile(program.split("```")[0], "docs/training.md", "exec"), {})

@@ -6,7 +6,7 @@ they are called.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,7 +222,7 @@ def find_preset(data: str, variant: str = "better") -> PixelPreset:
         raise UsageError(
             f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}",
         )
-    return variants[variant]
+    return replace(variants[variant], data=data)
 
 
 def load_data(name: str, folder: Path | None = None) -> "DataSet":
