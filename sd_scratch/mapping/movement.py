@@ -151,6 +151,8 @@ def read_path(texts: Sequence[str], landmarks: int) -> list[Place]:
 def make_plane(prompts: Sequence[Prompt], count: int = 2) -> Plane:
     """The plane (or line, or space) of some prompts. Raises ScratchError as `principal_components`."""
     check_count(len(prompts), count)
+    chunks = max(len(prompt.encoding.chunks) for prompt in prompts)
+    prompts = [prompt.padded(chunks) for prompt in prompts]
     rows = torch.cat([prompt.context for prompt in prompts]).flatten(1)
     components = principal_components(rows, count)
     return Plane(tuple(prompts), components, components.project(rows.cpu()))

@@ -104,7 +104,8 @@ class Rendering:
             return make()
         settings = sorted((key, _plain(value)) for key, value in self.settings.items())
         contexts = [_plain(prompt) for prompt in prompts]
-        facts = (what, contexts, list(seeds or self.noise.seeds), self.size, settings)
+        noise = [_digest(self.noise.latent), self.noise.t, self.noise.drawing]
+        facts = (what, contexts, list(seeds or self.noise.seeds), noise, self.size, settings)
         name = hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
         found = self.state.read(name)
         if found is None:
@@ -123,7 +124,7 @@ class Rendering:
             latent = self.noise.latent.expand(len(prompts), -1, -1, -1)
             noise = replace(self.noise, latent=latent, seeds=self.noise.seeds * len(prompts))
         else:
-            noise = self.model.noise(list(seeds), *self.size)
+            noise = self.model.noise(list(seeds), *self.size, self.noise.drawing)
         for step in self.model.steps(list(prompts), noise, **self.settings):
             self.on_step(len(prompts))
             yield step
@@ -141,8 +142,11 @@ class Rendering:
 
 
 def _plain(value: object) -> str:
-    """A setting as text that says which one it is: a prompt by its vectors."""
+    """A setting as text that says which one it is: a prompt by its text and its vectors."""
     if not isinstance(value, Prompt):
         return str(value)
-    vectors = value.context.detach().float().cpu().numpy().tobytes()
-    return hashlib.sha256(vectors).hexdigest()
+    return f"{value.text} {value.syntax} {value.clip_skip} {_digest(value.context)}"
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().float().cpu().numpy().tobytes()).hexdigest()

@@ -42,9 +42,29 @@ class TextAttention:
     @property
     def tokens(self) -> list[str]:
         """What stands at each of the text encoder's positions."""
-        texts = [token.text for token in self.prompt.encoding.tokens]
-        rest = self.probs.shape[-1] - len(texts) - 2
-        return [START, *texts, END, *[PADDING] * rest]
+        encoding = self.prompt.encoding
+        texts = [PADDING] * len(encoding.ids)
+        for start in self._starts:
+            texts[start] = START
+        for end in self._ends:
+            texts[end] = END
+        for token in encoding.tokens:
+            texts[token.position] = token.text
+        return texts
+
+    @property
+    def _starts(self) -> list[int]:
+        return list(range(0, len(self.prompt.encoding.ids), self.prompt.encoding.length))
+
+    @property
+    def _ends(self) -> list[int]:
+        """Behind the last token of every chunk."""
+        encoding = self.prompt.encoding
+        places = [token.position for token in encoding.tokens]
+        return [
+            1 + max((p for p in places if start < p < start + encoding.length), default=start)
+            for start in self._starts
+        ]
 
     def layers(self, chosen: Sequence[int] = ()) -> list[int]:
         """Those of the chosen layers that were read, all without any; clip skip leaves out the last."""
@@ -63,9 +83,8 @@ class TextAttention:
         """
         positions = [list(word.positions) for word in self.prompt.words]
         if special:
-            end = len(self.prompt.encoding.tokens) + 1
-            padding = list(range(end + 1, self.probs.shape[-1]))
-            positions = [[0], *positions, [end], padding]
+            padding = [i for i, text in enumerate(self.tokens) if text == PADDING]
+            positions = [self._starts, *positions, self._ends, padding]
         return combine(self.probs, positions)
 
     def received(self, special: bool = False) -> Tensor:
@@ -77,8 +96,15 @@ def text_attention(model: StableDiffusion, text: str, *, clip_skip: int = 1) -> 
     """Read a prompt, and note who looks at whom. Raises ScratchError as `StableDiffusion.prompt`."""
     with model.record(PROBS, branch="cond") as trace:
         prompt = model.prompt(text, clip_skip=clip_skip)
-    layers = [trace[name].tensor[0].float().cpu() for name in trace.names]
-    return TextAttention(prompt, torch.stack(layers))
+    layers = [trace[name].tensor.float().cpu() for name in trace.names]
+    return TextAttention(prompt, torch.stack([_in_one(layer) for layer in layers]))
+
+
+def _in_one(probs: Tensor) -> Tensor:
+    """``[..., chunks, heads, N, N]`` as ``[heads, chunks N, chunks N]``: the text encoder reads a long
+    prompt's chunks one by one, so that no token of one looks at another's."""
+    chunks = probs.reshape(-1, *probs.shape[-3:]).transpose(0, 1)  # [heads, chunks, N, N]
+    return torch.stack([torch.block_diag(*head) for head in chunks])  # type: ignore[no-untyped-call]
 
 
 def combine(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:

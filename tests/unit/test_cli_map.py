@@ -393,6 +393,8 @@ def test_results_are_not_replaced_unless_asked(run, capsys):
         (["perturb", "a cat and a cat", "-w", "cat"], "stands 2 times in the prompt"),
         (["gradient", "a cat and a cat", "-w", "cat:3"], "there is no number 3"),
         (["adjust", PROMPT + " AND a cat", "-w", "red"], "AND at character"),
+        (["perturb", "a [red:blue:0.5] star"], "another one at another step"),
+        (["heat", PROMPT, "--ask", "a [cat|dog]"], "another one at another step"),
         (["perturb", "!"], "no words to map"),
         (["adjust", PROMPT, "--lambdas", ""], "the list is empty"),
         (["adjust", PROMPT, "--lambdas", "1,x"], "'x' is not a number"),

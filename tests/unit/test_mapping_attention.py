@@ -143,3 +143,23 @@ def test_what_is_not_there_is_told(model, rendering):
     prompt = model.prompt(TEXT)
     with pytest.raises(ScratchError, match="no branch 'cond'"):
         record_heat(rendering.with_settings(guidance=0.0), prompt, prompt.words)
+
+
+def test_a_long_prompts_chunks_do_not_look_at_each_other(model):
+    long, last = "a red circle on a blue square " * 12, "a green star"
+    read = text_attention(model, long + last)
+    count, length = len(read.prompt.encoding.chunks), read.prompt.encoding.length
+    assert count == 2 and read.probs.shape[-1] == 2 * length == len(read.tokens)
+    assert (
+        not read.probs[..., :length, length:].any() and not read.probs[..., length:, :length].any()
+    )
+    assert torch.allclose(read.probs.sum(dim=-1), torch.ones(()), atol=1e-5)
+    assert read.tokens.count("<start>") == read.tokens.count("<end>") == 2
+    for token in read.prompt.encoding.tokens:
+        assert read.tokens[token.position] == token.text
+    between = read.between_words(special=True)
+    assert torch.allclose(between.sum(dim=-1), torch.ones(()), atol=1e-5)
+    # The second chunk is read as a prompt of its own.
+    second = [t.text for t in read.prompt.encoding.tokens if t.position > length]
+    alone = text_attention(model, " ".join(second))
+    assert torch.allclose(alone.probs, read.probs[..., length:, length:], atol=1e-5)

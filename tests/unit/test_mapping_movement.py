@@ -95,3 +95,12 @@ def test_places_alongs_visit_every_corner_and_are_even():
     for count, frames in ((1, 5), (3, 2)):
         with pytest.raises(ScratchError, match="two places at least"):
             places_along(corners[:count], frames)
+
+
+def test_a_long_prompt_and_short_ones_share_a_plane():
+    model = tiny_model()
+    prompts = [model.prompt(text) for text in ("a red circle, " * 30, "a dog", "a cat")]
+    plane = make_plane(prompts)
+    assert len({prompt.context.shape for prompt in plane.landmarks}) == 1
+    at = plane.at(plane.places[1])
+    assert torch.allclose(at.context[:, :77], prompts[1].context, atol=1e-5)

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     session = Session(args)
     args.clip = args.clip or CLIP_OF.get(session.layout.config.name, DEFAULT_CLIP)
     for text in args.prompt:
-        session.words(text, [])
+        session.words(text, [], changing=True)
     results = session.results("noise", grows=True, shared=processes > 1)
     clip = None
     if args.clip != WITHOUT:

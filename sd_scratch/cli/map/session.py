@@ -27,7 +27,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.text.chunks import encode_prompt
+from sd_scratch.text.chunks import changes_in, encode_prompt
 from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.tokenizer import Word
 
@@ -91,13 +91,18 @@ class Session:
             log.warning(f"prompt: {note}")
         return Prompt(text, encoding, nothing, nothing)
 
-    def words(self, text: str, names: Sequence[str]) -> list[Word]:
+    def words(self, text: str, names: Sequence[str], *, changing: bool = False) -> list[Word]:
         """The words that are meant, all of the prompt's without names.
 
-        Raises ScratchError for a word that is not there, cut off or there twice, and for a prompt
-        without any.
+        Raises ScratchError for a word that is not there, cut off or there twice, for a prompt without
+        any, and unless `changing` for one that is another text at another step.
         """
         prompt = self.read(text)
+        if not changing and changes_in(text, self.recipe.syntax or "a1111"):
+            raise UsageError(
+                f"the prompt '{text}' is another one at another step, so that its words have no one place "
+                "- use one without [from:to:when] and [a|b]"
+            )
         if not names and not prompt.words:
             raise UsageError("the prompt has no words to map")
         return [find_word(prompt, name) for name in names] or list(prompt.words)
