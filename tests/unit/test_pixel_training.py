@@ -94,7 +94,7 @@ def test_the_papers_schedule_is_the_original_one():
     beta = (0.02 - 1e-4) * t / 400 + 1e-4
     alpha_bar = (1 - beta).log().cumsum(0).exp()
     assert (task_schedule.alpha_bar.double() - alpha_bar).abs().max() < 1e-6
-    assert task_schedule.timesteps(400) == list(range(400, 0, -1))
+    assert task_schedule.ladder(400).timesteps == tuple(range(400, 0, -1))
     assert float(alpha_bar[400].sqrt()) == pytest.approx(0.1315, abs=5e-4)
     assert preset.model.network.last_timestep == 400 and preset.model.first_timestep == 1
 
@@ -224,7 +224,7 @@ def test_the_number_of_timesteps_is_a_setting(tmp_path):
     preset = with_timesteps(find_preset("cifar10", "paper-64"), 1000)
     model = preset.model
     schedule = ddpm.Schedule(model.schedule)
-    assert schedule.timesteps(model.steps) == list(range(1000, 0, -1))
+    assert schedule.ladder(model.steps).timesteps == tuple(range(1000, 0, -1))
     assert model.network.last_timestep == 1000
     beta = (0.02 - 1e-4) * torch.arange(1001, dtype=torch.float64) / 1000 + 1e-4
     assert (schedule.betas.double() - beta).abs().max() < 1e-8
