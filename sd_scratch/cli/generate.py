@@ -97,6 +97,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
     way.add_argument(
         "--schedule",
+        "--scheduler",
         metavar="NAME",
         help="of noise levels: karras, trailing, ...; sd-scratch doctor lists them",
     )

@@ -11,7 +11,7 @@ from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
-from sd_scratch.diffusion.sampler_names import find_sampler
+from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
@@ -78,6 +78,9 @@ def read_request(args: argparse.Namespace) -> Recipe:
         dtype=args.dtype,
         model=args.model,
     )
+    if args.like in ("a1111", "comfy") and recipe.schedule is None and recipe.sampler is not None:
+        automatic = "Automatic" if args.like == "a1111" else "Uniform"
+        recipe = recipe.over(schedule=a1111_schedule(recipe.sampler, automatic) or None)
     recipe = ask_for_adapters(
         args, recipe, given is not None, read_prompts(args) if prompt_file else []
     )

@@ -3,6 +3,7 @@
 import re
 
 from sd_scratch.diffusion.samplers import SAMPLERS
+from sd_scratch.diffusion.spacing import SPACINGS
 
 SCHEDULES = ("karras", "exponential", "polyexponential")  # that A1111 wrote behind a sampler's name
 
@@ -18,6 +19,23 @@ OTHERS = {
     "unipcmultistep": "unipc",
     "deismultistep": "deis",
 }
+
+
+AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"}
+
+
+def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
+    """Our name of a schedule of A1111's for a sampler; "" for one that is not here.
+
+    Its samplers from k-diffusion spread timesteps from the last to the first, or what "Automatic" is
+    for them; the others have the model's own spacing, which is None.
+    """
+    if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
+        return None if written in ("Automatic", "Uniform") else ""
+    if written == "Automatic":
+        written = "Karras" if sampler in AUTOMATIC_KARRAS else "Uniform"
+    name = "linspace" if written == "Uniform" else written.casefold().replace(" ", "_")
+    return name if name in SPACINGS else ""
 
 
 def find_sampler(written: str) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sd_scratch.diffusion.noise import Drawing
+from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import OWN, SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
@@ -44,8 +45,7 @@ RNG_NAMES = {
     "CUDA": "nv",
 }  # of A1111 and stable-diffusion.cpp
 
-A1111_SCHEDULES = {"karras": "Karras", OWN: None}
-AUTOMATIC_KARRAS = {"dpmpp_2m"}  # whose schedule A1111 takes for "Automatic"
+A1111_SCHEDULES = {"karras": "Karras", "linspace": "Uniform", OWN: None}
 
 Option = bool | int | float | str
 
@@ -307,19 +307,17 @@ class _Settings:
         if written is None:
             return None, {}, None
         # Before version 1.9 the spacing was a part of the name: "DPM++ 2M Karras".
-        base = written.removesuffix(" Karras")
-        names = {name.casefold(): ours for ours, name in A1111_SAMPLERS.items()}
-        name = names.get(base.casefold(), base)
+        name, named = find_sampler(written)
         known = SAMPLERS[name].options if name in SAMPLERS else {}
         options: dict[str, Option] = {}
         eta = self.number("Eta DDIM" if name == "ddim" else "Eta", 0.0, 1.0)
         if eta is not None and "eta" in known:
             options["eta"] = eta
-        spacing = self.left.get("Schedule type", "Karras" if base != written else "Automatic")
-        karras = spacing == "Karras" or (spacing == "Automatic" and name in AUTOMATIC_KARRAS)
-        if spacing in ("Karras", "Automatic", "Uniform"):
+        spacing = self.left.get("Schedule type", (named or "Automatic").capitalize())
+        schedule = a1111_schedule(name, spacing)
+        if schedule != "":
             self.take("Schedule type")
-        return name, options, "karras" if karras else None
+        return name, options, schedule or None
 
     def emphasis(self) -> dict[str, str | None]:
         """What A1111 calls its emphasis; where it says nothing, it is its own."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
+from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
 
 OWN, A1111 = "sd_scratch", "parameters"  # keywords
@@ -27,7 +28,7 @@ def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
 
 
 def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's.
+    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's, ComfyUI's and InvokeAI's.
 
     Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
     sizes are limited, every value is checked, and nothing that it names is opened.
@@ -40,7 +41,12 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
         return recipe_from_json(texts[OWN], str(path)), ()
     if A1111 in texts:
         return recipe_from_parameters(texts[A1111], str(path))
-    if "workflow" in others or "prompt" in others:
+    more, _ = read_texts(path, (COMFY, INVOKE)) if others & {COMFY, INVOKE} else ({}, others)
+    if INVOKE in more:
+        return recipe_from_invoke(more[INVOKE], str(path))
+    if COMFY in more:
+        return recipe_from_comfy(more[COMFY], str(path))
+    if "workflow" in others:
         raise ScratchError(
             f"{path} - holds a graph of ComfyUI's (its texts {', '.join(sorted(others))[:80]}), which"
             " cannot be repeated here - give the prompt and settings themselves"

@@ -8,13 +8,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sd_scratch.cli import main
-from sd_scratch.diffusion.sampler_names import find_sampler
+from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
 from sd_scratch.pipeline.differences import MEANING, differences
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture
+from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> Non
         sampler="euler_a",
         syntax="a1111",
         emphasis="a1111",
+        schedule="linspace",
         rng="cpu",
     )
     (tmp_path / "ours.png").write_bytes(encode_picture(Image.new("RGB", (8, 8)), ours))
@@ -109,3 +111,109 @@ def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> Non
     assert json.loads(capsys.readouterr().out)["differences"][0]["name"] == "rng"
     assert main(["explain", words[2], words[2]]) == 0
     assert "nothing separates" in capsys.readouterr().out
+
+
+def graph(**changes: dict) -> str:
+    """ComfyUI's own first workflow with a LoRA, and with other inputs where they are named."""
+    nodes = {
+        "3": ("KSampler", {"seed": 5, "steps": 20, "cfg": 8, "sampler_name": "euler_ancestral",
+              "scheduler": "karras", "denoise": 1, "model": ["10", 0], "positive": ["6", 0],
+              "negative": ["7", 0], "latent_image": ["5", 0]}),
+        "4": ("CheckpointLoaderSimple", {"ckpt_name": "sub\\v1-5.safetensors"}),
+        "5": ("EmptyLatentImage", {"width": 512, "height": 768, "batch_size": 1}),
+        "6": ("CLIPTextEncode", {"text": "a (red:1.2) star", "clip": ["11", 0]}),
+        "7": ("CLIPTextEncode", {"text": "dog", "clip": ["11", 0]}),
+        "8": ("VAEDecode", {"samples": ["3", 0], "vae": ["4", 2]}),
+        "9": ("SaveImage", {"filename_prefix": "x", "images": ["8", 0]}),
+        "10": ("LoraLoader", {"lora_name": "stars.safetensors", "strength_model": 0.8,
+               "strength_clip": 0.5, "model": ["4", 0], "clip": ["4", 1]}),
+        "11": ("CLIPSetLastLayer", {"stop_at_clip_layer": -2, "clip": ["10", 1]}),
+    }  # fmt: skip
+    made = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
+    for key, inputs in changes.items():
+        number = key.removeprefix("n")
+        made.setdefault(number, {"class_type": inputs.get("class_type"), "inputs": {}})
+        made[number]["class_type"] = inputs.get("class_type", made[number]["class_type"])
+        made[number]["inputs"] |= inputs
+    return json.dumps(made)
+
+
+def read_text(tmp_path: Path, keyword: str, text: str) -> tuple[Recipe, tuple[str, ...]]:
+    info = PngInfo()
+    info.add_text(keyword, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    return read_recipe(tmp_path / "a.png")
+
+
+def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
+    recipe, left = read_text(tmp_path, "prompt", graph())
+    assert left == ()
+    assert recipe == Recipe(
+        "a (red:1.2) star",
+        "dog",
+        seed=5,
+        steps=20,
+        sampler="euler_a",
+        schedule="karras",
+        guidance=8.0,
+        width=512,
+        height=768,
+        clip_skip=2,
+        model="v1-5",
+        loras=(LoraUse("stars", 0.8, 0.5),),
+        **DIALECTS["comfy"].settings,
+    )
+    _, left = read_text(
+        tmp_path, "prompt", graph(n3={"scheduler": "beta"}, n12={"class_type": "FreeU"})
+    )
+    assert left == ("scheduler beta", "node FreeU")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n3": {"denoise": 0.5}}, "a start from another picture"),
+        ({"n3": {"steps": "20"}}, "node 3 - `steps`"),
+        ({"n3": {"positive": ["99", 0]}}, "no node for 'positive'"),
+        ({"n3": {"class_type": "KSamplerAdvanced"}}, "0 nodes called KSampler"),
+        (
+            {"n6": {"class_type": "ConditioningCombine"}},
+            "a node ConditioningCombine for 'positive'",
+        ),
+        ({"n10": {"model": ["10", 0]}}, "round in a circle"),
+        ({"n6": {"text": ["3", 0]}}, "`text` must be a text"),
+    ],
+)
+def test_other_graphs_are_refused_by_what_is_in_them(
+    tmp_path: Path, changes: dict, reason: str
+) -> None:
+    with pytest.raises(ScratchError, match=reason):
+        read_text(tmp_path, "prompt", graph(**changes))
+
+
+def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
+    data = {
+        "generation_mode": "txt2img", "positive_prompt": "a star", "negative_prompt": "", "seed": 7,
+        "steps": 30, "scheduler": "dpmpp_2m_k", "cfg_scale": 7.5, "width": 512, "height": 512,
+        "clip_skip": 0, "rand_device": "cpu", "model": {"name": "v1-5", "key": "x"}, "loras": [],
+        "seamless_x": True, "app_version": "5.0",
+    }  # fmt: skip
+    recipe, left = read_text(tmp_path, "invokeai_metadata", json.dumps(data))
+    assert (recipe.sampler, recipe.schedule, recipe.rng, recipe.model) == (
+        "dpmpp_2m",
+        "karras",
+        "cpu",
+        "v1-5",
+    )
+    assert (recipe.seed, recipe.steps, recipe.guidance, recipe.clip_skip) == (7, 30, 7.5, 1)
+    assert left == ("seamless_x",)
+    with pytest.raises(ScratchError, match="not made from text alone"):
+        read_text(tmp_path, "invokeai_metadata", json.dumps(data | {"generation_mode": "img2img"}))
+    with pytest.raises(ScratchError, match="`seed` must be"):
+        read_text(tmp_path, "invokeai_metadata", json.dumps(data | {"seed": -1}))
+
+
+def test_the_schedule_that_a1111_takes() -> None:
+    assert a1111_schedule("dpmpp_2m") == "karras" and a1111_schedule("euler") == "linspace"
+    assert a1111_schedule("ddim") is None and a1111_schedule("ddim", "Karras") == ""
+    assert a1111_schedule("euler", "KL Optimal") == "" and a1111_schedule("nothing") is None

@@ -173,10 +173,10 @@ def test_variations_and_the_noise_of_later_steps() -> None:
         ("DPM++ 2M", "dpmpp_2m", {}, "karras"),
         ("DPM++ 2M Karras", "dpmpp_2m", {}, "karras"),
         ("LMS Karras", "lms", {}, "karras"),
-        ("LMS, Schedule type: Automatic", "lms", {}, None),
-        ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}, None),
+        ("LMS, Schedule type: Automatic", "lms", {}, "linspace"),
+        ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}, "linspace"),
         ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}, None),
-        ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}, None),
+        ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}, "linspace"),
         ("Restart", "Restart", {}, None),
     ],
 )
