@@ -6,6 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def endings() -> list[signal.Signals]:
+    """The signals that ask a program to end: termination, and a hang-up unless it is ignored (nohup)."""
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    ignored = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
+    return [signal.SIGTERM] if ignored or hang_up is None else [signal.SIGTERM, hang_up]
+
+
 class Stop:
     """Whether a run should end at the next place where it loses nothing."""
 

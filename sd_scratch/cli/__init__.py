@@ -22,8 +22,9 @@ import sd_scratch
 from sd_scratch.cli.console import console, report_error
 from sd_scratch.cli.options import add_message_arguments
 from sd_scratch.errors import UsageError
+from sd_scratch.stop import endings
 
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells say it
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return BROKEN_PIPE
-    except SystemExit as stop:  # from argparse after --help, or from SIGTERM
+    except SystemExit as stop:  # from argparse after --help, or from a signal
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:
         return report_error(error, debug)
@@ -150,16 +151,18 @@ def _discard_output() -> None:
 
 @contextlib.contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """SIGTERM unwinds the program like an exception, so that temporary files are removed."""
+    """A termination or a hang-up unwinds the program like an exception, so that temporary files are
+    removed."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(TERMINATED)
+        raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {name: signal.signal(name, stop) for name in endings()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)

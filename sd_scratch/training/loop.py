@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.stop import Stop
+from sd_scratch.stop import Stop, endings
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
 from sd_scratch.training.lock import only_run
@@ -164,7 +164,7 @@ def train(
         held = _start(run, resume)
         with (
             Journal(folder, run.step, held, silent=not leads) as journal,
-            stop.on_signals(*_endings()),
+            stop.on_signals(signal.SIGINT, *endings()),
         ):
             watch = _Watch(run, journal, keep if leads else 0, on_step)
             used = _take_steps(run, budget, watch, stop, clock or task.team.clock)
@@ -201,15 +201,6 @@ def _start(run: Run, resume: bool) -> str:
         )
     run.restore(state)
     return state.held
-
-
-def _endings() -> list[signal.Signals]:
-    """The signals that end a run with a state; a hang-up does not where it is ignored (nohup)."""
-    endings = [signal.SIGINT, signal.SIGTERM]
-    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
-    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
-        endings.append(hang_up)
-    return endings
 
 
 class _Watch:

@@ -106,19 +106,20 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_sigterm_unwinds_like_an_exception() -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_termination_unwinds_like_an_exception(name: str, status: int) -> None:
     done = python(
         "import os, signal\n"
         "from sd_scratch.cli import doctor, main\n"
         "def run(args):\n"
         "    try:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"        os.kill(os.getpid(), signal.{name})\n"
         "    finally:\n"
         "        print('tidied up')\n"
         "doctor.run = run\n"
         "raise SystemExit(main(['doctor']))"
     )
-    assert done.returncode == 143
+    assert done.returncode == status
     assert done.stdout.split() == [b"tidied", b"up"]
     assert done.stderr == b""
 
