@@ -1,11 +1,13 @@
 """Kills a small training again and again, at random moments, and resumes it: is anything lost?
 
-    python scripts/kill_training.py [--kills 200] [--seed 0]
+    python scripts/kill_training.py [--kills 200] [--damage 1000] [--seed 0]
 
 Every process trains the same tiny network and is killed (SIGKILL) after a random time: while it starts,
 steps, writes a state, writes its journal, or reads both again. Every third may write files of a few
 kilobytes at most, as on a full disk. At the end the run has to equal one that was left alone: weights,
 average and optimiser bit for bit, and in the journal every row once.
+
+`--damage N` changes the newest of two states in N ways; the older one has to be taken each time.
 """
 
 import argparse
@@ -138,9 +140,39 @@ def differences(a: Path, b: Path) -> list[str]:
     return found
 
 
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """A file with a bit turned, cut short, made longer, or with bytes taken out, put in or changed."""
+    place, some = rng.randrange(len(data)), rng.randbytes(rng.randint(1, 50))
+    return rng.choice(
+        [
+            data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :],
+            data[:place],
+            data + some,
+            data[:place] + data[place + len(some) :],
+            data[:place] + some + data[place:],
+            data[:place] + some + data[place + len(some) :],
+        ]
+    )
+
+
+def take_the_older(folder: Path, times: int, seed: int) -> int:
+    """How often the older of two states was taken, of `times` that the newest was damaged."""
+    train(Sum(), CONFIG, Budget(steps=5), folder)
+    newest, rng, taken = folder / "state-000000005.pt", random.Random(seed), 0
+    data = newest.read_bytes()
+    for _ in range(times):
+        while (other := damaged(data, rng)) == data:
+            pass
+        newest.write_bytes(other)
+        state = load_state(folder)
+        taken += state is not None and state.step == 4
+    return taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damage", type=int, default=0, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of the run (default: 12 for each kill)")
     args = parser.parse_args()
@@ -152,9 +184,14 @@ def main() -> None:
         count = kill_and_resume(cut, steps, args.kills, args.seed)
         train(Sum(), CONFIG, Budget(steps=steps), whole)
         found = differences(whole, cut)
+        taken = (
+            take_the_older(Path(folder) / "damaged", args.damage, args.seed) if args.damage else 0
+        )
     print(f"{count.killed} kills ({count.on_a_full_disk} of them on a full disk), {steps} steps")
     print("; ".join(found[:10]) or "bit-equal, and every row of the journal once")
-    sys.exit(1 if found or count.killed < args.kills else 0)
+    if args.damage:
+        print(f"{args.damage} damaged states: the older one was taken {taken} times")
+    sys.exit(1 if found or count.killed < args.kills or taken < args.damage else 0)
 
 
 if __name__ == "__main__":

@@ -358,11 +358,12 @@ def test_damaged_lines_of_a_journal_are_left_out(
 def test_a_run_that_is_killed_at_random_moments_equals_one_that_is_not(tmp_path: Path) -> None:
     """`scripts/kill_training.py` does the same as often as one likes."""
     script = ROOT / "scripts" / "kill_training.py"
-    command = [sys.executable, str(script), "--kills", "6", "--seed", "1"]
+    command = [sys.executable, str(script), "--kills", "6", "--damage", "100", "--seed", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bit-equal, and every row of the journal once" in done.stdout
+    assert "100 damaged states: the older one was taken 100 times" in done.stdout
 
 
 def test_a_leader_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
