@@ -1,9 +1,11 @@
 """A data set of ten patterns, and presets small enough to learn them in a test."""
 
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sd_scratch.config import (
     ClassifierConfig,
@@ -82,3 +84,15 @@ def digits(count: int, side: int = SIDE, channels: int = 1, seed: int = 0) -> La
 
 def digit_data(side: int = SIDE, channels: int = 1) -> DataSet:
     return DataSet(digits(160, side, channels, seed=1), digits(40, side, channels, seed=2))
+
+
+def write_idx(path: Path, values: Tensor) -> None:
+    """Write a uint8 tensor as a plain IDX file."""
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    path.write_bytes(header + values.contiguous().numpy().tobytes())
+
+
+def write_batch(path: Path, data: LabelledImages) -> None:
+    """Write pictures and labels as one binary batch."""
+    records = torch.cat([data.labels.to(torch.uint8)[:, None], data.images.flatten(1)], dim=1)
+    path.write_bytes(records.contiguous().numpy().tobytes())

@@ -13,10 +13,9 @@ from sd_scratch.cli import Parser, main, sample
 from sd_scratch.errors import UsageError
 from sd_scratch.training.pixels import ddpm
 from sd_scratch.training.pixels.datasets import DATA_SETS, DataRow
-from sd_scratch.training.pixels.idx import write_idx
 from sd_scratch.training.pixels.train import train_ddpm
 from sd_scratch.training.settings import Budget
-from tests.digits import BETTER, JUDGE, PAPER_TINY, digit_data, digits
+from tests.digits import BETTER, JUDGE, PAPER_TINY, digit_data, digits, write_idx
 
 TINY = ["--batch", "8", "--max-steps", "2"]
 

@@ -10,10 +10,7 @@ from PIL import Image
 
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.training.pixels.batches import Batches, mirror_half, shift_each
-from sd_scratch.training.pixels.cifar import (
-    read_batches,
-    write_batch,
-)
+from sd_scratch.training.pixels.cifar import read_batches
 from sd_scratch.training.pixels.datasets import (
     BATCHES,
     CIFAR10,
@@ -22,10 +19,10 @@ from sd_scratch.training.pixels.datasets import (
     data_folder,
     load_data,
 )
-from sd_scratch.training.pixels.idx import read_idx, write_idx
+from sd_scratch.training.pixels.idx import read_idx
 from sd_scratch.training.pixels.images import to_pixels
 from sd_scratch.training.pixels.pictures import kept_for_tests, read_pictures
-from tests.digits import digits
+from tests.digits import digits, write_batch, write_idx
 
 
 def write_mnist(folder: Path, packed: bool = True) -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import sd_scratch.pipeline.stable_diffusion
-from sd_scratch.training.pixels.idx import write_idx
-from tests.digits import digits
+from tests.digits import digits, write_idx
 from tests.tiny import tiny_model
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "walkthroughs").glob("*.md"))

@@ -51,9 +51,3 @@ def _read_batch(path: Path, class_names: tuple[str, ...]) -> LabelledImages:
     records = torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8)).view(count, RECORD)
     images = records[:, 1:].reshape(count, CHANNELS, SIDE, SIDE)
     return LabelledImages(images, records[:, 0].long(), class_names, str(path))
-
-
-def write_batch(path: Path, data: LabelledImages) -> None:
-    """Write pictures and labels as one binary batch."""
-    records = torch.cat([data.labels.to(torch.uint8)[:, None], data.images.flatten(1)], dim=1)
-    path.write_bytes(records.contiguous().numpy().tobytes())

@@ -69,12 +69,6 @@ def read_idx_sets(folder: Path, class_names: tuple[str, ...]) -> DataSet:
     return DataSet(train, test)
 
 
-def write_idx(path: Path, values: Tensor) -> None:
-    """Write a uint8 tensor as a plain IDX file."""
-    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, UNSIGNED_BYTE, values.ndim, *values.shape)
-    path.write_bytes(header + values.contiguous().numpy().tobytes())
-
-
 def _find(folder: Path, name: str) -> Path:
     """The file as it is published, gzipped, or unpacked."""
     plain = folder / name
