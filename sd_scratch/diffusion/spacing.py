@@ -4,6 +4,7 @@ Spacings of timesteps, and spacings of sigmas between the ends that the model's 
 """
 
 import difflib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -32,21 +33,76 @@ def trailing(T: int, steps: int, offset: int) -> list[float]:
     return [float(t) - 1.0 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
 
 
+def sgm_uniform(T: int, steps: int, offset: int) -> list[float]:
+    """From T - 1 down in strides of (T - 1) / steps, 0 left out: what Stability's generative-models do."""
+    timesteps = np.linspace(T - 1, 0, steps + 1)[:-1]
+    return [float(t) for t in (np.floor(timesteps) if steps >= T else timesteps)]
+
+
 def karras(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> list[float]:
     """Even steps in sigma^(1/rho) (Karras et al. 2022, equation 5): small ones near the image."""
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return [(high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(steps)]
 
 
+def exponential(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
+    """Even steps in log sigma (k-diffusion)."""
+    return [math.exp(u) for u in _even(math.log(sigma_max), math.log(sigma_min), steps)]
+
+
+def polyexponential(
+    sigma_max: float, sigma_min: float, steps: int, rho: float = 1.5
+) -> list[float]:
+    """Steps in log sigma that grow towards the noise: even ones, to the power of `rho` (k-diffusion, whose
+    own default, 1, is `exponential`)."""
+    low, high = math.log(sigma_min), math.log(sigma_max)
+    return [math.exp(low + share**rho * (high - low)) for share in _even(1.0, 0.0, steps)]
+
+
+def beta(
+    sigma_max: float, sigma_min: float, steps: int, a: float = 0.6, b: float = 0.6
+) -> list[float]:
+    """Quantiles of a Beta distribution, dense at both ends (Lee et al. 2024, arXiv:2407.12173), between the two
+    sigmas, as A1111 and diffusers have it; others put the same quantiles on timesteps."""
+    # With x = sin^2(angle) the density x^(a-1) (1-x)^(b-1) has no poles, and a sum serves as its integral.
+    angles = np.linspace(0.0, math.pi / 2, 200_001)
+    middles = (angles[1:] + angles[:-1]) / 2
+    mass = np.sin(middles) ** (2 * a - 1) * np.cos(middles) ** (2 * b - 1)
+    share = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum()
+    quantiles = np.sin(np.interp(_even(1.0, 0.0, steps), share, angles)) ** 2
+    return [sigma_min + float(q) * (sigma_max - sigma_min) for q in quantiles]
+
+
+AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+
+
+def align_your_steps(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
+    """The sigmas that Sabour et al. 2024 (arXiv:2404.14507) found for SD 1.5, for other counts interpolated in log
+    sigma. They are numbers of that model: the two ends of the model's own are not used."""
+    places = np.linspace(0.0, 1.0, len(AYS))
+    logs = np.interp(np.linspace(0.0, 1.0, steps), places, np.log(AYS))
+    return [float(sigma) for sigma in np.exp(logs)]
+
+
+def _even(first: float, last: float, count: int) -> list[float]:
+    """`count` numbers from `first` to `last`, evenly; a single one is the first."""
+    return [first + i / max(count - 1, 1) * (last - first) for i in range(count)]
+
+
 TIMESTEP_SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
     "leading": leading,
     "linspace": linspace,
     "trailing": trailing,
+    "sgm_uniform": sgm_uniform,
 }
 """``f(T, steps, offset)``: falling timesteps in 0..T-1. A model's configuration names one as its own."""
 
 SIGMA_SPACINGS: dict[str, Callable[[float, float, int], list[float]]] = {
     "karras": karras,
+    "exponential": exponential,
+    "polyexponential": polyexponential,
+    "beta": beta,
+    "ays": align_your_steps,
 }
 """``f(sigma_max, sigma_min, steps)``: falling sigmas with these ends."""
 

@@ -12,13 +12,21 @@ from torch import Tensor
 
 from sd_scratch.diffusion.samplers.ddim import ddim
 from sd_scratch.diffusion.samplers.ddpm import ddpm
+from sd_scratch.diffusion.samplers.deis import deis
+from sd_scratch.diffusion.samplers.dpm2 import dpm2, dpm2_a
 from sd_scratch.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from sd_scratch.diffusion.samplers.dpmpp_2s_a import dpmpp_2s_a
+from sd_scratch.diffusion.samplers.dpmpp_multistep_sde import dpmpp_2m_sde, dpmpp_3m_sde
+from sd_scratch.diffusion.samplers.dpmpp_sde import dpmpp_sde
 from sd_scratch.diffusion.samplers.euler import euler
 from sd_scratch.diffusion.samplers.euler_a import euler_a
 from sd_scratch.diffusion.samplers.heun import heun
+from sd_scratch.diffusion.samplers.lcm import lcm
 from sd_scratch.diffusion.samplers.lms import lms
 from sd_scratch.diffusion.samplers.pndm import pndm
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Step, Steps, walk
+from sd_scratch.diffusion.samplers.tcd import tcd
+from sd_scratch.diffusion.samplers.unipc import unipc
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
 
@@ -109,6 +117,50 @@ SAMPLERS: dict[str, Sampler] = {
             "second order multistep; good in 20 steps",
             sigma_space=True,
         ),
+        Sampler("dpm2", dpm2, "DPM2", "second order; two model calls a step", sigma_space=True),
+        Sampler(
+            "dpm2_a", dpm2_a, "DPM2 a", "DPM2 with fresh noise at every step", sigma_space=True
+        ),
+        Sampler(
+            "dpmpp_2s_a",
+            dpmpp_2s_a,
+            "DPM++ 2S a",
+            "second order with fresh noise; two model calls a step",
+            sigma_space=True,
+        ),
+        Sampler(
+            "dpmpp_sde",
+            dpmpp_sde,
+            "DPM++ SDE",
+            "the stochastic equation; two model calls a step",
+            sigma_space=True,
+        ),
+        Sampler(
+            "dpmpp_2m_sde",
+            dpmpp_2m_sde,
+            "DPM++ 2M SDE",
+            "the stochastic equation from two answers",
+            sigma_space=True,
+        ),
+        Sampler(
+            "dpmpp_3m_sde",
+            dpmpp_3m_sde,
+            "DPM++ 3M SDE",
+            "the stochastic equation from three answers; wants many steps",
+            sigma_space=True,
+        ),
+        Sampler(
+            "unipc",
+            unipc,
+            "UniPC",
+            "predictor and corrector, orders 1 to 3; good in 10 steps",
+            sigma_space=True,
+        ),
+        Sampler(
+            "deis", deis, "DEIS", "linear multistep in log sigma, orders 1 to 3", sigma_space=True
+        ),
+        Sampler("lcm", lcm, "LCM", "for models distilled to consistency: 1 to 8 steps"),
+        Sampler("tcd", tcd, "TCD", "the same with less fresh noise, for TCD's models"),
     )
 }
 

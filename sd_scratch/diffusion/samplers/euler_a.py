@@ -8,11 +8,15 @@ Katherine Crowson's k-diffusion. The noise that is put back has the variance of 
 so that eta = 1 on the schedule's own sigmas is DDPM with its small variance, in other coordinates.
 """
 
-import math
-
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
+from sd_scratch.diffusion.samplers.sigma_space import (
+    ancestral,
+    predict_at,
+    resume,
+    sigma_step,
+    to_sigma_space,
+)
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
 from sd_scratch.diffusion.schedule import Ladder
 
@@ -27,8 +31,7 @@ def euler_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: fl
     x = to_sigma_space(x_t, sigmas[0])
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]
-        up = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
-        down = math.sqrt(sigma_next**2 - up**2)
+        down, up = ancestral(sigma, sigma_next, eta)
         prediction = predict_at(model, x, sigma, t, ladder)
         x_next = x + (down - sigma) * prediction.eps
 

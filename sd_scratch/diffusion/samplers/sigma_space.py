@@ -33,6 +33,15 @@ def resume(x_next: Tensor, sent: Tensor | None, sigma: float) -> Tensor:
     return x_next if sent is None else to_sigma_space(sent, sigma)
 
 
+def ancestral(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
+    """How far down a step goes, and how much fresh noise it adds to stand at `sigma_next`: (down, up).
+
+    The noise has `eta` times the standard deviation of DDPM's posterior (k-diffusion), eta from 0 to 1.
+    """
+    up = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
+    return math.sqrt(sigma_next**2 - up**2), up
+
+
 def alpha_bar_of(sigma: float) -> float:
     return 1.0 / (sigma**2 + 1.0)
 
