@@ -78,9 +78,15 @@ class UNetConfig:
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     cross_attention: tuple[bool, ...] = (True, True, True, False)  # per level, finest first
     layers_per_block: int = 2
-    num_attention_heads: int = 8
+    num_attention_heads: int | tuple[int, ...] = 8  # or one number for each level
     cross_attention_dim: int = 768
     norm_num_groups: int = 32
+    use_linear_projection: bool = False  # around the transformers, in place of 1x1 convolutions
+
+    def heads(self, level: int) -> int:
+        """How many heads the attention of a level has, the finest being 0."""
+        heads = self.num_attention_heads
+        return heads if isinstance(heads, int) else heads[level]
 
 
 @dataclass(frozen=True)

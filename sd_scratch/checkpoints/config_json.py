@@ -101,7 +101,7 @@ def unet_config(fields: Fields) -> UNetConfig:
     )
     _check_divides(fields, "norm_num_groups", config.norm_num_groups, widths)
     attending = [w for w, on in zip(widths, cross_attention, strict=True) if on] + [widths[-1]]
-    _check_divides(fields, "attention_head_dim", config.num_attention_heads, attending)
+    _check_divides(fields, "attention_head_dim", config.heads(0), attending)
     return config
 
 

@@ -98,24 +98,35 @@ class TransformerBlock(Tapped):
 
 
 class SpatialTransformer(Tapped):
-    """A transformer over all positions of a feature map, between two 1x1 convolutions."""
+    """A transformer over all positions of a feature map, between two 1x1 convolutions (in SD 2.x
+    linear layers, which are the same but for the shape of their weights)."""
 
-    def __init__(self, channels: int, heads: int, context_dim: int, groups: int) -> None:
+    def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
+        channels, groups = config.block_out_channels[level], config.norm_num_groups
+        heads, context_dim = config.heads(level), config.cross_attention_dim
+        linear = config.use_linear_projection
         self.norm = nn.GroupNorm(groups, channels, eps=TRANSFORMER_EPS)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim)])
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         B, C, H, W = x.shape
         x = self.tap("in", x)
-        h = self.tap("proj_in", self.proj_in(self.tap("norm", self.norm(x))))
+        h = self.tap("proj_in", _project(self.proj_in, self.tap("norm", self.norm(x))))
         h = h.flatten(2).transpose(1, 2)  # [B, H*W, C]
         for block in self.transformer_blocks:
             h = block(h, context)
         h = h.transpose(1, 2).reshape(B, C, H, W)
-        return self.tap("out", x + self.tap("proj_out", self.proj_out(h)))
+        return self.tap("out", x + self.tap("proj_out", _project(self.proj_out, h)))
+
+
+def _project(layer: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution, or a linear layer in its place, on ``[B, C, H, W]``."""
+    linear = isinstance(layer, Linear)
+    out: Tensor = layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if linear else layer(x)
+    return out
 
 
 class DownBlock(nn.Module):
@@ -153,13 +164,8 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(
             [ResnetBlock(width, width, groups, RESNET_EPS, time_dim) for _ in range(2)]
         )
-        self.attentions = nn.ModuleList(
-            [
-                SpatialTransformer(
-                    width, config.num_attention_heads, config.cross_attention_dim, groups
-                )
-            ]
-        )
+        last = len(config.block_out_channels) - 1
+        self.attentions = nn.ModuleList([SpatialTransformer(config, last)])
 
     def forward(self, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
         h = self.resnets[0](h, time)
@@ -206,14 +212,8 @@ class UpBlock(Tapped):
 
 def _transformers(config: UNetConfig, level: int, count: int) -> nn.ModuleList:
     """One transformer for each residual block of a level, or none where the level has no attention."""
-    channels, heads = config.block_out_channels[level], config.num_attention_heads
-    context_dim, groups = config.cross_attention_dim, config.norm_num_groups
-    return nn.ModuleList(
-        [
-            SpatialTransformer(channels, heads, context_dim, groups)
-            for _ in range(count if config.cross_attention[level] else 0)
-        ]
-    )
+    count = count if config.cross_attention[level] else 0
+    return nn.ModuleList([SpatialTransformer(config, level) for _ in range(count)])
 
 
 class UNet(Tapped):

@@ -20,6 +20,7 @@ def reference_unet(config: UNetConfig) -> UNet2DConditionModel:
             down_block_types=down,
             up_block_types=up,
             attention_head_dim=config.num_attention_heads,
+            use_linear_projection=config.use_linear_projection,
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
         )

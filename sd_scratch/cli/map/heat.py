@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     session = Session(args)
     words = session.words(args.ask or args.prompt, args.word)
     layers = choose_layers(session.cross_attention_layers(), args.layers)
-    check_heads(args.heads, session.layout.config.unet.num_attention_heads)
+    check_heads(args.heads, session.layout.config.unet.heads(0))
     results = session.results("heat")
     prompt = session.encode(args.prompt)
     asked = session.encode(args.ask) if args.ask else None
