@@ -1,6 +1,8 @@
 """Other tools' names and conventions, and what separates two pictures."""
 
+import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sd_scratch.cli import main
+from sd_scratch.cli.generate import add_arguments
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
@@ -217,3 +220,19 @@ def test_the_schedule_that_a1111_takes() -> None:
     assert a1111_schedule("dpmpp_2m") == "karras" and a1111_schedule("euler") == "linspace"
     assert a1111_schedule("ddim") is None and a1111_schedule("ddim", "Karras") == ""
     assert a1111_schedule("euler", "KL Optimal") == "" and a1111_schedule("nothing") is None
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", ["features.md", "dialects.md", "prompts.md"])
+def test_pages_name_flags_and_files_that_are_there(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags | {"--json"}
+    for path in re.findall(r"tests/[\w/]+\.py", text):
+        assert (DOCS.parent / path).is_file(), path
+    for path in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (DOCS / path).exists(), path

@@ -157,3 +157,18 @@ def test_what_a_model_cannot_read(model):
         model.prompt("a", emphasis="x")
     with pytest.raises(UsageError, match="AND"):
         model.prompt("a AND b")
+
+
+@pytest.mark.parametrize("emphasis", ["a1111", "comfy", "none"])
+def test_weights_act_in_their_direction_on_what_the_shipped_model_looks_at(emphasis):
+    model = sd.load()
+    text, word = "a large red star to the left of a small blue ring on a white background", "ring"
+
+    def attention(weight):
+        prompt = model.prompt(text.replace(word, f"({word}:{weight})"), emphasis=emphasis)
+        reduce = [sd.heads(), sd.words(word)]
+        with model.record("unet.*.attn2.probs", branch="cond", reduce=reduce) as trace:
+            model.generate(prompt, model.noise(3), sampler="ddim", steps=2)
+        return sum(float(trace[name].tensor.mean()) for name in trace.names)
+
+    assert attention(0.7) < attention(1.0) < attention(1.3)
