@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 import sd_scratch
-from sd_scratch.cli.console import console, report_error
+from sd_scratch.cli.console import Escaping, console, report_error
 from sd_scratch.cli.options import add_message_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.stop import endings
@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (failed), 2 (bad usage) or 130 (interrupted)."""
     arguments = [_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
-    _protect_streams()
     try:
-        with _terminated_cleanly():
+        with _protected_streams(), _terminated_cleanly():
             args = _parser(arguments).parse_args(arguments)
             with console(quiet="quiet" in args, verbose="verbose" in args or debug):
                 code: int = importlib.import_module(args.module).run(args)
@@ -136,11 +135,31 @@ def _dashes(word: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _protect_streams() -> None:
-    """Characters that the terminal's encoding lacks are written as escapes, not raised about."""
+@contextlib.contextmanager
+def _protected_streams() -> Iterator[None]:
+    """Streams that are there, and show what the terminal's encoding lacks, and what a terminal would
+    obey, as escapes. A stream that was closed swallows what is written."""
+    before = sys.stdout, sys.stderr
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:  # and its number must not become that of a file
+            handle = os.open(os.devnull, os.O_WRONLY)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+    sys.stdout, sys.stderr = (
+        open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
+        if stream is None
+        else stream
+        for stream in before
+    )
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout = Escaping(sys.stdout)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def _discard_output() -> None:

@@ -4,12 +4,13 @@ Every floor says what it has to say through `logging`; here it is decided what t
 """
 
 import logging
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sd_scratch.errors import ScratchError, UsageError
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 PREFIXES = {logging.DEBUG: "", logging.INFO: "", logging.WARNING: "warning: "}
+
+OUT_OF_MEMORY = (  # in what PyTorch says, on a CPU, on CUDA and on MPS
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+)
+# All but tab and line feed of the C0 and C1 sets, lone surrogates, line ends, turns of direction.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 log = logging.getLogger("sd_scratch")
 
@@ -56,10 +65,10 @@ def report_error(error: Exception, debug: bool = False) -> int:
     if isinstance(error, ScratchError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    # PyTorch has an error of its own for its devices; by name, so as not to import it for that.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
         line = (
-            "out of memory - use a smaller --width, --height or --batch-size, or --dtype bfloat16"
+            "out of memory - lower what is computed at once: --width, --height, --batch-size (--batch,"
+            " --batch-count), or --dtype bfloat16"
         )
     else:
         line = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
@@ -68,7 +77,26 @@ def report_error(error: Exception, debug: bool = False) -> int:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    return escaped(" ".join(text.split()))
+
+
+def escaped(text: str) -> str:
+    """A text without what a terminal obeys: control characters, and those that turn the direction."""
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class Escaping:
+    """A stream whose texts come from files of strangers, names of tensors and settings among them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(escaped(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def progress_bar(total: int, description: str) -> "tqdm[None]":

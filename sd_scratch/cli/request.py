@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sd_scratch.checkpoints.shipped import list_shipped
-from sd_scratch.checkpoints.source import HUB_ID
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import read_file
 from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.adapters import take_tags
 from sd_scratch.pipeline.dialects import speak
@@ -107,14 +107,11 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     if args.prompt is not None or args.prompt_option is not None:
         raise UsageError("the prompt was given twice: in its place and with --prompt-file")
     try:
-        with path.open("rb") as file:
-            text = file.read(FILE_LIMIT + 1).decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"--prompt-file {path} - cannot be read: {error.strerror}") from None
+        text = read_file(path, FILE_LIMIT).decode("utf-8-sig")
+    except ScratchError as error:
+        raise UsageError(f"--prompt-file {error}") from None
     except UnicodeDecodeError:
         raise UsageError(f"--prompt-file {path} - not UTF-8 text") from None
-    if len(text) > FILE_LIMIT:
-        raise UsageError(f"--prompt-file {path} - larger than {FILE_LIMIT:,} bytes")
     prompts = []
     for number, line in enumerate(text.split("\n"), start=1):
         try:
@@ -170,19 +167,19 @@ def sampler_options(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _recipe_in(path: Path, model: str | None) -> Recipe:
-    """The recipe in a picture. The model that it names is used only where the name cannot be a path."""
+    """The recipe in a picture. Of models it may choose those with names of their own: shipped ones and
+    ``sd15``. A hub id would be a download, and a path a file, that nobody here asked for."""
     recipe, left = read_recipe(path)
     if left:
         log.warning(f"settings in {path} that are not repeated: {', '.join(left)[:200]}")
-    name = recipe.model or "an unnamed model"
-    named = recipe.model in (*list_shipped(), "sd15")
-    on_hub = bool(HUB_ID.fullmatch(recipe.model or "")) and not Path(name).exists()
-    if model is None and not named and not on_hub:
+    if model is None and recipe.model not in (*list_shipped(), "sd15"):
+        name = recipe.model or "an unnamed model"
         weights = f" (hash {recipe.model_hash})" if recipe.model_hash else ""
         raise UsageError(
-            f"{path} was made by {name}{weights} - a picture cannot choose a file - name it with -m",
+            f"{path} was made by {name[:100]}{weights} - a picture cannot choose a file or a download -"
+            " name the model with -m"
         )
-    return recipe
+    return replace(recipe, revision=None)
 
 
 def _drawn(seed: int | None) -> int | None:

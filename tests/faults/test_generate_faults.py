@@ -399,15 +399,21 @@ def test_a_picture_cannot_choose_a_file(capsys, monkeypatch, name: str) -> None:
     Path("folder/model").mkdir(parents=True)
     picture = stranger(Recipe(prompt="a", model=name))
     assert main(["generate", "--from-image", picture, "--device=cpu"]) == 2
-    assert "a picture cannot choose a file - name it with -m" in capsys.readouterr().err
+    assert (
+        "a picture cannot choose a file or a download - name the model with -m"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_picture_may_name_a_model_of_the_hub(monkeypatch) -> None:
+def test_a_picture_chooses_neither_a_model_of_the_hub_nor_a_revision(monkeypatch, capsys) -> None:
     asked = []
     monkeypatch.setattr(load, "read_layout", lambda source, **o: asked.append((source, o)) or 1 / 0)
     picture = stranger(Recipe(prompt="a", model="owner/name", revision="abc"))
+    assert main(["generate", "--from-image", picture, "--device=cpu"]) == 2
+    assert "cannot choose a file or a download" in capsys.readouterr().err
+    picture = stranger(Recipe(prompt="a", model="sd15", revision="../../x"))
     assert main(["generate", "--from-image", picture, "--device=cpu"]) == 1
-    assert asked == [("owner/name", {"revision": "abc", "offline": False})]
+    assert asked == [("sd15", {"revision": None, "offline": False})]
 
 
 def test_hostile_settings_in_a_picture(refused) -> None:
