@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sd_scratch.version import __version__
 
 if TYPE_CHECKING:
+    from sd_scratch.diffusion.noise import Drawing as Drawing
     from sd_scratch.errors import ScratchError
     from sd_scratch.pipeline.control import Control as Control
     from sd_scratch.pipeline.image_noise import ImageNoise as ImageNoise
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Control": "sd_scratch.pipeline.control",
+    "Drawing": "sd_scratch.diffusion.noise",
     "ImageNoise": "sd_scratch.pipeline.image_noise",
     "PixelDiffusion": "sd_scratch.pipeline.pixel_diffusion",
     "Prompt": "sd_scratch.pipeline.prompt",
@@ -65,6 +67,7 @@ _HOMES |= dict.fromkeys(_TENSORS, "sd_scratch.tensors")
 
 __all__ = [
     "Control",
+    "Drawing",
     "ImageNoise",
     "PixelDiffusion",
     "Prompt",
