@@ -5,7 +5,8 @@ import re
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import SPACINGS
 
-SCHEDULES = ("karras", "exponential", "polyexponential")  # that A1111 wrote behind a sampler's name
+# That A1111 wrote behind a sampler's name, and stable-diffusion.cpp does.
+SCHEDULES = ("karras", "exponential", "polyexponential", "discrete")
 
 # What is not the same letters but for case, signs, "ancestral" and "scheduler".
 OTHERS = {

@@ -310,10 +310,20 @@ class _Settings:
         name, named = find_sampler(written)
         known = SAMPLERS[name].options if name in SAMPLERS else {}
         options: dict[str, Option] = {}
+        automatic = "Automatic"
+        if self.left.get("Version", "").startswith("stable-diffusion.cpp"):
+            automatic = "Uniform"
+            self.take("Guidance")  # of other models
+            if name == "ddim":  # whose eta it writes for every sampler, inf where nothing was said
+                self.left["Eta DDIM"] = self.left.get("Eta", "inf")
+            if self.left.get("Eta DDIM") == "inf":
+                self.take("Eta DDIM")
+            self.take("Eta")
         eta = self.number("Eta DDIM" if name == "ddim" else "Eta", 0.0, 1.0)
         if eta is not None and "eta" in known:
             options["eta"] = eta
-        spacing = self.left.get("Schedule type", (named or "Automatic").capitalize())
+        spacing = self.left.get("Schedule type", (named or automatic).capitalize())
+        spacing = "Uniform" if spacing == "Discrete" else spacing
         schedule = a1111_schedule(name, spacing)
         if schedule != "":
             self.take("Schedule type")

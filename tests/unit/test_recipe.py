@@ -157,6 +157,29 @@ def test_noise_from_a_graphics_card_is_told() -> None:
     assert "RNG" in recipe_from_parameters(A1111.replace("RNG: CPU", "RNG: std"), "x.png")[1]
 
 
+def test_pictures_of_stable_diffusion_cpp() -> None:
+    line = (
+        "Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, Eta: {}, Seed: 42, Size: 512x512, Model: "
+        "v1-5.ckpt, RNG: cuda, Sampler: {}, Version: stable-diffusion.cpp master"
+    )
+    for eta, sampler, ours, options, schedule in (
+        ("inf", "euler_a", "euler_a", {}, "linspace"),
+        ("0.000000", "euler_a karras", "euler_a", {}, "karras"),
+        ("0.000000", "dpm++2m discrete", "dpmpp_2m", {}, "linspace"),
+        ("inf", "dpm++2m", "dpmpp_2m", {}, "linspace"),
+        ("inf", "ddim", "ddim", {}, None),
+        ("0.500000", "ddim", "ddim", {"eta": 0.5}, None),
+    ):
+        recipe, left = recipe_from_parameters("a cat\n" + line.format(eta, sampler), "x.png")
+        assert left == ()
+        assert (recipe.sampler, recipe.sampler_options, recipe.schedule) == (
+            ours,
+            options,
+            schedule,
+        )
+        assert (recipe.rng, recipe.seed, recipe.guidance) == ("nv", 42, 7.0)
+
+
 def test_variations_and_the_noise_of_later_steps() -> None:
     line = "ENSD: 31337, Variation seed: 5, Variation seed strength: 0.25, RNG: NV"
     recipe = settings(line)
