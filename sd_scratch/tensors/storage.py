@@ -3,22 +3,38 @@
 Written all or not at all; read a tensor at a time.
 """
 
+import io
 import json
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import new_folder, write_file
+from sd_scratch.files import new_folder, open_file, read_file, write_file
 
 MANIFEST = "manifest.json"
 SHARD = 256_000_000  # bytes, about
+MAX_HEADER = 64_000_000  # bytes
 MAX_MANIFEST = 64_000_000  # bytes
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -61,14 +77,52 @@ class Stored(MutableMapping[Key, Tensor]):
                 raise damaged(path, f"{missing[0]} is missing")
 
 
+class _File:
+    """A safetensors file that is read, never mapped: one that is cut while mapped kills the process."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= MAX_HEADER:
+            raise ValueError("no safetensors file")
+        header = json.loads(file.read(length).decode())
+        header.pop("__metadata__", None)
+        self._places: dict[str, tuple[torch.dtype, list[int], int, int]] = {}
+        for key, entry in header.items():
+            dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            if not all(type(n) is int and n >= 0 for n in [*shape, begin, end]):
+                raise ValueError(f"the entry of {key}")
+            if not (8 + length <= begin <= end <= size) or (
+                end - begin != math.prod(shape) * dtype.itemsize
+            ):
+                raise ValueError(f"{key} is cut off or of another size")
+            self._places[key] = dtype, shape, begin, end
+
+    def keys(self) -> Iterable[str]:
+        return self._places.keys()
+
+    def get_tensor(self, key: str) -> Tensor:
+        dtype, shape, begin, end = self._places[key]
+        data = torch.empty(end - begin, dtype=torch.uint8)
+        self._file.seek(begin)
+        if end > begin and self._file.readinto(data.numpy().data) < end - begin:  # type: ignore[attr-defined]
+            raise ValueError(f"{key} is cut off")
+        return data.view(dtype).reshape(shape)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[_File]:
     """A safetensors file for reading; what is wrong with it is said in one line."""
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
+        with open_file(path) as file:
+            yield _File(file)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, f"{type(error).__name__} {error}") from None
+    except ScratchError as error:
+        raise damaged(path, str(error).removeprefix(f"{path} - ")) from None
 
 
 def write_folder(
@@ -107,12 +161,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(f"{folder} is no trace - it has no {MANIFEST}")
     try:
-        if path.stat().st_size > MAX_MANIFEST:
-            raise damaged(path, "it is far too large")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{folder} is no trace - it has no {MANIFEST}") from None
+        manifest = json.loads(read_file(path, MAX_MANIFEST).decode())
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no JSON, {error}") from None
     if not isinstance(manifest, dict):

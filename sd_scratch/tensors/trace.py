@@ -215,7 +215,7 @@ class Trace:
                 inputs=read_tensors(folder / INPUTS),
                 branch=manifest["branch"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise damaged(folder / MANIFEST, f"{type(error).__name__} {error}") from None
         values.check()
         return trace
