@@ -1,9 +1,10 @@
 """A stored trace, read as a run that can be made again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -21,6 +22,28 @@ SAME_MACHINE = (
     "torch",
     "version",
 )
+
+
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+Arguments = ParamSpec("Arguments")
+Read = TypeVar("Read")
+
+
+def one_line(read: Callable[Arguments, Read]) -> Callable[Arguments, Read]:
+    """For a method of `StoredRun`: a value of another kind than a trace holds is said in one line."""
+
+    @wraps(read)
+    def typed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Read:
+        try:
+            return read(*args, **kwargs)
+        except DAMAGE as error:
+            run, reason = args[0], f"{type(error).__name__} {error}"[:100]
+            raise ScratchError(
+                f"{run.folder} is damaged: its {read.__name__} cannot be read ({reason})"  # type: ignore[attr-defined]
+                " - record the trace again"
+            ) from None
+
+    return typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +75,28 @@ class StoredRun:
         return self.trace.facts[key]
 
     @property
+    @one_line
     def seeds(self) -> tuple[int, ...]:
         return tuple(int(seed) for seed in self.fact("seeds"))
 
     @property
+    @one_line
     def drawing(self) -> dict[str, Any]:
         """How its seeds became noise; older traces say nothing, as there was one way."""
         return dict(self.trace.facts.get("drawing", {}))
 
     @property
+    @one_line
     def noise(self) -> Tensor:
         if "noise" not in self.trace.inputs:
             raise ScratchError(f"{self.folder} has lost the noise that its run started from")
-        return self.trace.inputs["noise"]
+        noise = self.trace.inputs["noise"]
+        if noise.ndim != 4 or not noise.is_floating_point():
+            raise ValueError(f"noise of {tuple(noise.shape)}, {noise.dtype}")
+        return noise
 
     @property
+    @one_line
     def prompts(self) -> dict[str, list[StoredPrompt]]:
         return {
             branch: [
@@ -83,10 +113,12 @@ class StoredRun:
             for branch, prompts in self.fact("prompts").items()
         }
 
+    @one_line
     def t(self, schedule: Schedule) -> float:
         """The timestep that the run began at; older traces began with pure noise and say nothing."""
         return float(self.trace.facts.get("t", len(schedule) - 1))
 
+    @one_line
     def settings(self, schedule: Schedule) -> dict[str, Any]:
         """The arguments of `StableDiffusion.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
@@ -100,8 +132,10 @@ class StoredRun:
             spacing = schedule.ladder_from_plain(spacing)
         return {**chosen, "schedule": spacing, **options}
 
-    def edits(self) -> Iterator[tuple[list[str], ReadyEdit, dict[str, Any]]]:
+    @one_line
+    def edits(self) -> list[tuple[list[str], ReadyEdit, dict[str, Any]]]:
         """Globs, edit, and where it acts."""
+        found = []
         for plain in self.trace.edits:
             if plain["function"] is None:
                 raise ScratchError(
@@ -113,8 +147,11 @@ class StoredRun:
                 "steps": slice(*steps["slice"]) if isinstance(steps, dict) else steps,
                 "branch": plain["branch"],
             }
-            yield plain["globs"], edit_from_plain(plain["function"], self.trace.inputs), where
+            ready = edit_from_plain(plain["function"], self.trace.inputs)
+            found.append((plain["globs"], ready, where))
+        return found
 
+    @one_line
     def check(self, machine: dict[str, Any]) -> None:
         """Refuse weights and precisions that are not those of the trace."""
         for key, what in (("weights", "weights"), ("dtype", "precision")):
@@ -124,6 +161,7 @@ class StoredRun:
                     f" and this model has {machine[key]} - load the same model"
                 )
 
+    @one_line
     def compare(self, latent: str, machine: dict[str, Any]) -> None:
         """Refuse a picture that is not the stored one, on a machine that is."""
         same = all(self.fact(key) == machine[key] for key in SAME_MACHINE)

@@ -1,5 +1,6 @@
 """Traces on disk, and runs made again from them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sd_scratch.config import ScheduleConfig
+from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.replay import StoredRun
 from sd_scratch.tensors import (
     Trace,
     ablate,
@@ -216,3 +220,30 @@ def test_a_changed_manifest_is_noticed(model, copy):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ScratchError, match="nothing about 'seeds'"):
         model.replay(copy)
+
+
+def test_a_file_that_is_cut_after_the_trace_was_opened_is_told(stored, tmp_path):
+    shutil.copytree(stored[1], tmp_path / "cut")
+    trace = Trace.load(tmp_path / "cut")
+    for path in (tmp_path / "cut").glob("values-*.safetensors"):
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ScratchError, match=r"\A[^\n]*is damaged[^\n]*cut off[^\n]*\Z"):
+        for name in trace.names:
+            trace[name].tensor  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], [None], {"a": None}, {"cond": [{}]}, -1e400])
+@pytest.mark.parametrize(
+    "key", ["seeds", "prompts", "drawing", "edits", "sampler_options", "control"]
+)
+def test_facts_of_another_kind_are_one_line_or_read(stored, tmp_path, key, value):
+    shutil.copytree(stored[1], tmp_path / "odd")
+    path = tmp_path / "odd" / "manifest.json"
+    plain = json.loads(path.read_text())
+    (plain if key == "edits" else plain["run"])[key] = value
+    path.write_text(json.dumps(plain))
+    with contextlib.suppress(ScratchError):
+        run = StoredRun.read(tmp_path / "odd")
+        assert run.seeds is not None and run.prompts is not None and run.drawing is not None
+        assert run.edits() is not None
+        run.settings(Schedule(ScheduleConfig()))
