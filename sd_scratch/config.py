@@ -111,6 +111,8 @@ class ScheduleConfig:
     timestep_spacing: str = "leading"
     steps_offset: int = 1
     set_alpha_to_one: bool = False
+    rescale_betas_zero_snr: bool = False
+    trained_betas: tuple[float, ...] = ()  # in the place of a schedule's, one for each timestep
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class ModelConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sample_size: int = 512  # pixels along one side of the pictures that it was trained on
     sampler: str = "pndm"
+    sampler_options: Mapping[str, str] = field(default_factory=dict, hash=False)  # of that sampler
+    spacing: str | None = None  # that sampler's, where it is not the schedule's timestep_spacing
     steps: int = 50
     guidance: float = 7.5
     others: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of further parts, by name

@@ -64,9 +64,23 @@ class Fields:
     ScratchError names the file, the key and what was expected.
     """
 
-    def __init__(self, data: dict[str, Any], where: str) -> None:
+    def __init__(self, data: dict[str, Any], where: str, warnings: list[str] | None = None) -> None:
         self.data = data
         self.where = where
+        self.warnings: list[str] = [] if warnings is None else warnings
+
+    def warn(self, key: str, consequence: str) -> None:
+        """Note what a value asks for and does not get; nested objects share the list `warnings`."""
+        self.warnings.append(f"{self.where} - `{key}`: {_short(self.data[key])} {consequence}")
+
+    def spread(self, levels: int, *keys: str) -> "Fields":
+        """The same with a list of `levels` equal values as that value, for these keys."""
+        data = dict(self.data)
+        for key in keys:
+            value = data.get(key)
+            if isinstance(value, list) and value == [value[0]] * levels:
+                data[key] = value[0]
+        return Fields(data, self.where, self.warnings)
 
     def fail(self, key: str, expected: str) -> NoReturn:
         found = _short(self.data[key]) if key in self.data else "nothing"
@@ -113,6 +127,13 @@ class Fields:
             self.fail(key, f"a list of 1 to {longest} integers from {low} to {high}")
         return tuple(value)
 
+    def numbers(self, key: str, low: float, high: float, longest: int) -> tuple[float, ...]:
+        values: Any = self.data.get(key)
+        if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= longest:
+            self.fail(key, f"a list of 1 to {longest} numbers from {low:g} to {high:g}")
+        each = [Fields({key: value}, self.where).number(key, low, high) for value in values]
+        return tuple(each)
+
     def strings(self, key: str, allowed: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
         value = self.data.get(key, default)
         if not isinstance(value, (list, tuple)) or not all(v in allowed for v in value):
@@ -124,7 +145,7 @@ class Fields:
         value = self.data.get(key, {})
         if not isinstance(value, dict):
             self.fail(key, "an object")
-        return Fields(value, f"{self.where} - `{key}`")
+        return Fields(value, f"{self.where} - `{key}`", self.warnings)
 
     def only(self, key: str, *allowed: object) -> None:
         """Refuse any value but `allowed`: the networks here can express no other."""

@@ -8,4 +8,5 @@ CLIP_SKIP = (1, 24)
 LORA_SCALE = (-100.0, 100.0)
 
 RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 DTYPES = ("float32", "float16", "bfloat16")

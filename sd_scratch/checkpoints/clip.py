@@ -180,7 +180,7 @@ def _stored(folder: Path) -> Mapping[str, StoredTensor]:
         return read_header(folder / WEIGHTS).tensors
     if not (folder / PICKLE).is_file():
         raise ScratchError(f"{folder} - holds neither {WEIGHTS} nor {PICKLE}")
-    return read_pickle(folder / PICKLE)
+    return read_pickle(folder / PICKLE).tensors
 
 
 def prepare(pixels: Tensor, side: int) -> Tensor:

@@ -5,9 +5,11 @@ file that it names is looked up. What the networks here cannot express is refuse
 weights that load into the wrong network give noise and no error.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from sd_scratch.checkpoints import keys
 from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
@@ -15,69 +17,29 @@ from sd_scratch.json_file import Fields
 ONLY_SD1 = "only Stable Diffusion 1.x is supported"
 MAX_WIDTH = 16384
 MAX_LEVELS = 8
+LATENT_SIZE = 64  # cells along one side, where a file does not say
 
 DOWN_PLAIN, DOWN_CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
 UP_PLAIN, UP_CROSS = "UpBlock2D", "CrossAttnUpBlock2D"
-MID_CROSS = "UNetMidBlock2DCrossAttn"
 
-# Keys whose other values change the network: key -> the values that are Stable Diffusion 1.x.
-# Zero and one are given as int and as float, since JSON does not tell them apart.
-UNET_FIXED: dict[str, tuple[object, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
-    "addition_time_embed_dim": (None,),
-    "attention_type": ("default",),
-    "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "class_embeddings_concat": (False,),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "cross_attention_norm": (None,),
-    "downsample_padding": (1,),
-    "dual_cross_attention": (False,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "flip_sin_to_cos": (True,),
-    "freq_shift": (0, 0.0),
-    "mid_block_only_cross_attention": (None, False),
-    "mid_block_scale_factor": (1, 1.0),
-    "mid_block_type": (MID_CROSS,),
-    "norm_eps": (1e-5,),
-    "num_attention_heads": (None,),
-    "num_class_embeds": (None,),
-    "only_cross_attention": (False,),
-    "projection_class_embeddings_input_dim": (None,),
-    "resnet_out_scale_factor": (1, 1.0),
-    "resnet_skip_time_act": (False,),
-    "resnet_time_scale_shift": ("default",),
-    "reverse_transformer_layers_per_block": (None,),
-    "time_cond_proj_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "time_embedding_dim": (None,),
-    "time_embedding_type": ("positional",),
-    "timestep_post_act": (None,),
-    "transformer_layers_per_block": (1,),
-    "upcast_attention": (False, None),
-    "use_linear_projection": (False,),
-}
-
-VAE_FIXED: dict[str, tuple[object, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "latents_mean": (None,),
-    "latents_std": (None,),
-    "mid_block_add_attention": (True,),
-    "shift_factor": (None,),
-    "use_post_quant_conv": (True,),
-    "use_quant_conv": (True,),
-}
+# What diffusers takes as one value or as a list with one for each level.
+PER_LEVEL = (
+    "attention_head_dim",
+    "cross_attention_dim",
+    "layers_per_block",
+    "num_attention_heads",
+    "only_cross_attention",
+    "reverse_transformer_layers_per_block",
+    "transformer_layers_per_block",
+)
 
 
 def unet_config(fields: Fields) -> UNetConfig:
     """`unet/config.json`. Absent keys mean diffusers' defaults."""
-    for key, allowed in UNET_FIXED.items():
-        fields.only(key, *allowed)
     widths = fields.integers("block_out_channels", 4, MAX_WIDTH, MAX_LEVELS, (320, 640, 1280, 1280))
     levels = len(widths)
+    fields = fields.spread(levels, *PER_LEVEL)
+    keys.UNET.check(fields)
     down = fields.strings(
         "down_block_types", (DOWN_CROSS, DOWN_PLAIN), [DOWN_CROSS] * (levels - 1) + [DOWN_PLAIN]
     )
@@ -105,10 +67,25 @@ def unet_config(fields: Fields) -> UNetConfig:
     return config
 
 
+def latent_size(fields: Fields) -> int:
+    """Cells along one side of the pictures that a U-Net was trained on, from `unet/config.json`."""
+    size: Any = fields.data.get("sample_size")
+    if isinstance(size, list) and len(size) == 2:
+        if size[0] != size[1]:
+            fields.warn("sample_size", "has two sides: the first is the default for both")
+        fields = Fields(fields.data | {"sample_size": size[0]}, fields.where)
+    elif size is None:
+        return LATENT_SIZE
+    cells = fields.integer("sample_size", 1, 1024)
+    version = re.match(r"(\d+)\.(\d+)", str(fields.data.get("_diffusers_version", "")))
+    before_0_9 = version is not None and (int(version[1]), int(version[2])) < (0, 9)
+    # Fine-tunes of Stable Diffusion 1.x carried 32 until then, and mean 64.
+    return LATENT_SIZE if before_0_9 and cells < LATENT_SIZE else cells
+
+
 def autoencoder_config(fields: Fields) -> AutoencoderConfig:
     """`vae/config.json`. Absent keys mean diffusers' defaults."""
-    for key, allowed in VAE_FIXED.items():
-        fields.only(key, *allowed)
+    keys.VAE.check(fields)
     widths = fields.integers("block_out_channels", 4, MAX_WIDTH, MAX_LEVELS, (64,))
     for key, block in (
         ("down_block_types", "DownEncoderBlock2D"),
@@ -130,7 +107,11 @@ def autoencoder_config(fields: Fields) -> AutoencoderConfig:
 
 
 def text_encoder_config(fields: Fields) -> TextEncoderConfig:
-    """`text_encoder/config.json`. Absent keys mean transformers' defaults."""
+    """`text_encoder/config.json`, also of a whole CLIP. Absent keys mean transformers' defaults."""
+    keys.TEXT.check(fields)
+    if "text_config" in fields.data and fields.data.get("model_type") == "clip":
+        fields = fields.nested("text_config")
+        keys.TEXT.check(fields)
     config = TextEncoderConfig(
         vocab_size=fields.integer("vocab_size", 1, 1_000_000, 49408),
         hidden_size=fields.integer("hidden_size", 1, MAX_WIDTH, 512),

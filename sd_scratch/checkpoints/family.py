@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sd_scratch.checkpoints.key_rules import TEXT, UNET, VAE, with_text_prefix
+from sd_scratch.checkpoints.key_rules import TEXT, UNET, VAE, usual_name
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.errors import ScratchError
 
@@ -43,14 +43,25 @@ def family(tensors: Mapping[str, StoredTensor]) -> str:
     marked = _first_mark(MARKS, tensors)
     if marked:
         return marked
-    present = {with_text_prefix(key) for key in tensors}
-    if not all(any(key.startswith(f"{p}.") for key in present) for p in (UNET, VAE, TEXT)):
+    if len(missing := _missing(tensors)) > 1:
         return _first_mark(PARTIAL, tensors)
+    if missing:
+        return f"a Stable Diffusion checkpoint without its {missing[0]}"
     context = unet_context(tensors)
     if context in (1024, 2048):
         return {1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}[context]
     shape = tensors[CONV_IN].shape if CONV_IN in tensors else ()
     return SUPPORTED_INPUTS.get(shape[1], "") if len(shape) == 4 else SD1
+
+
+def _missing(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """The networks of which the file has not a tensor."""
+    prefixes = {"U-Net": UNET, "VAE": VAE, "text encoder": TEXT}
+    return [
+        f"{title} ({prefix}.*)"
+        for title, prefix in prefixes.items()
+        if not any(usual_name(key).startswith(f"{prefix}.") for key in tensors)
+    ]
 
 
 def unet_context(tensors: Mapping[str, StoredTensor]) -> int | None:

@@ -14,18 +14,19 @@ diffusers' and transformers' names, so almost nothing is renamed.
 import re
 from pathlib import Path
 
+from sd_scratch.checkpoints import keys
 from sd_scratch.checkpoints.config_json import ONLY_SD1
-from sd_scratch.checkpoints.folder_files import choose_weights
+from sd_scratch.checkpoints.folder_files import choose_pickle, choose_weights, plain_names
 from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.model_json import model_config
 from sd_scratch.checkpoints.parts import PARTS, Part, parts_of
+from sd_scratch.checkpoints.pickle_file import read_weights
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
-from sd_scratch.checkpoints.sniff import sniff_file
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, read_json
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".ckpt")
 INDEX_LIMIT = 16 << 20  # bytes
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 # The autoencoder's attention as diffusers named it in 2022.
 OLD_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -40,16 +41,18 @@ def read_folder(path: Path, name: str = "") -> Layout:
     """
     _check_family(path)
     scheduler_file = path / "scheduler" / "scheduler_config.json"
-    index_file = path / "model_index.json"
+    warnings: list[str] = []
+    index = _fields(path / "model_index.json", warnings, optional=True)
+    keys.INDEX.check(index)
     config = model_config(
         name or path.name,
         parts={
-            name: _fields(path / part.folder / "config.json")
+            name: _fields(path / part.folder / "config.json", warnings)
             for name, part in PARTS.items()
             if part.needed or (path / part.folder).is_dir()
         },
-        scheduler=_fields(scheduler_file) if scheduler_file.is_file() else None,
-        settings=_fields(index_file, optional=True).nested("sd_scratch"),
+        scheduler=_fields(scheduler_file, warnings) if scheduler_file.is_file() else None,
+        settings=index.nested("sd_scratch"),
     )
 
     parts: dict[str, StoredPart] = {}
@@ -66,6 +69,8 @@ def read_folder(path: Path, name: str = "") -> Layout:
         notes += [note] if note else []
 
     tokenizer = path / "tokenizer"
+    for name in TOKENIZER_FILES:
+        keys.TOKENIZER.check(_fields(tokenizer / name, warnings, optional=True))
     return Layout(
         kind="folder",
         path=path,
@@ -73,6 +78,7 @@ def read_folder(path: Path, name: str = "") -> Layout:
         parts=parts,
         ignored=tuple(ignored),
         notes=tuple(notes),
+        warnings=tuple(warnings),
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
 
@@ -81,9 +87,12 @@ def weights_of(path: Path, part: Part) -> tuple[dict[str, StoredTensor], str]:
     """A network's tensors by their names in the files, and a remark where a variant was used."""
     present = {f"{part.folder}/{file.name}" for file in (path / part.folder).iterdir()}
     chosen = choose_weights(present, part)
+    if not chosen and (pickle := choose_pickle(present, part)):
+        return dict(read_weights(path / pickle).tensors), f"{pickle} used"
     if not chosen:
         raise _no_weights(path / part.folder, part.stem)
-    note = f"{chosen[0]} used" if ".fp16" in chosen[0] else ""
+    plain = chosen[0] in {f"{part.folder}/{name}" for name in plain_names(part)}
+    note = "" if plain else f"{chosen[0]} used"
     if not chosen[0].endswith(".json"):
         return dict(read_header(path / chosen[0]).tensors), note
     return _read_shards(path / chosen[0]), note
@@ -116,12 +125,12 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _fields(file: Path, optional: bool = False) -> Fields:
+def _fields(file: Path, warnings: list[str], optional: bool = False) -> Fields:
     if not file.is_file():
         if optional:
             return Fields({}, str(file))
         raise ScratchError(f"{file} - missing - download the whole folder, with every config.json")
-    return Fields(read_json(file), str(file))
+    return Fields(read_json(file), str(file), warnings)
 
 
 def _check_family(path: Path) -> None:
@@ -139,9 +148,6 @@ def _check_family(path: Path) -> None:
 
 
 def _no_weights(folder: Path, stem: str) -> ScratchError:
-    pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix in PICKLE_SUFFIXES]
-    if pickles:
-        return ScratchError(f"{folder / pickles[0]} - {sniff_file(folder / pickles[0])}")
     return ScratchError(f"{folder} - no {stem}.safetensors in it - download the folder again")
 
 

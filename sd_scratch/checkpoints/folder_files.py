@@ -4,24 +4,47 @@ import re
 
 from sd_scratch.checkpoints.parts import Part
 
-VARIANTS = ("", ".fp16")  # the first that exists is used, whole
+FIRST = ("", "fp16")  # the variants that are taken before any other
+
+
+def plain_names(part: Part) -> tuple[str, str]:
+    """The weights of no variant: whole, and the index of shards."""
+    return f"{part.stem}.safetensors", f"{part.stem}.safetensors.index.json"
 
 
 def choose_weights(names: set[str], part: Part) -> list[str]:
     """Which files of a folder's listing hold a network's weights, none for a folder without them; for
-    shards the index comes first. `names` are relative to the folder, with forward slashes."""
-    folder, stem = part.folder, part.stem
-    for variant in VARIANTS:
-        whole = f"{folder}/{stem}{variant}.safetensors"
-        if whole in names:
-            return [whole]
-        # Where the variant stands in the names of shards has changed from version to version.
-        shard = re.compile(rf"{folder}/{stem}(\.fp16)?-\d+-of-\d+(\.fp16)?\.safetensors")
-        for index in (
-            f"{folder}/{stem}.safetensors.index{variant}.json",
-            f"{folder}/{stem}{variant}.safetensors.index.json",
-        ):
-            if index in names:
-                shards = [name for name in names if shard.fullmatch(name)]
-                return [index, *sorted(n for n in shards if (".fp16" in n) == bool(variant))]
+    shards the index comes first. The first variant that is there is used, whole: none, fp16, then any
+    other by its name. `names` are relative to the folder, with forward slashes."""
+    stem = re.escape(f"{part.folder}/{part.stem}")
+    # Where the variant stands in the names of shards and of their index has changed between versions.
+    whole = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.safetensors")
+    index = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.safetensors\.index(?:\.(?P<w>[\w-]+))?\.json")
+    shard = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?-\d+-of-\d+(?:\.(?P<w>[\w-]+))?\.safetensors")
+
+    def by_variant(pattern: re.Pattern[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in sorted(names):
+            if match := pattern.fullmatch(name):
+                groups = match.groupdict()
+                found.setdefault(groups["v"] or groups.get("w") or "", []).append(name)
+        return found
+
+    files, indices, shards = by_variant(whole), by_variant(index), by_variant(shard)
+    for variant in dict.fromkeys([*FIRST, *sorted({*files, *indices})]):
+        if variant in files:
+            return files[variant]
+        if variant in indices:
+            return [indices[variant][0], *shards.get(variant, [])]
     return []
+
+
+def choose_pickle(names: set[str], part: Part) -> str:
+    """The pickle that holds a network's weights, "" for a folder without one: what a folder has instead
+    of a safetensors file. transformers calls it after the library."""
+    stem = "pytorch_model" if part.stem == "model" else part.stem
+    for variant in ("", *(f".{variant}" for variant in FIRST if variant)):
+        name = f"{part.folder}/{stem}{variant}.bin"
+        if name in names:
+            return name
+    return ""

@@ -31,6 +31,10 @@ VAE_ATTENTION = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
+MIXED_ATTENTION = re.compile(
+    rf"({re.escape(VAE)}\.(?:en|de)coder\.mid\.attn_1\.)"
+    rf"({'|'.join(map(re.escape, VAE_ATTENTION))})(\.weight|\.bias)"
+)
 
 
 @dataclass(frozen=True)
@@ -177,11 +181,16 @@ def is_vae_attention(key: str) -> bool:
     return attention and key.endswith(".weight") and "group_norm" not in key
 
 
-def with_text_prefix(key: str) -> str:
-    """Text-encoder keys of NovelAI-type files lack ``text_model.``; the usual name of such a key."""
+def usual_name(key: str) -> str:
+    """A single file's key as the layout spells it: without the wrapper of a compiled module, with the
+    ``text_model.`` that files of NovelAI's type lack, and with the autoencoder's attention as CompVis
+    named it where diffusers' names are used."""
+    key = key.replace("_orig_mod.", "")
     outer = TEXT.removesuffix("text_model")
     if key.startswith(outer) and not key.startswith(TEXT):
         return f"{TEXT}.{key[len(outer) :]}"
+    if match := MIXED_ATTENTION.fullmatch(key):
+        return f"{match[1]}{VAE_ATTENTION[match[2]]}{match[3]}"
     return key
 
 

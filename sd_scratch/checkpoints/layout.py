@@ -35,6 +35,7 @@ class Layout:
     ignored: tuple[str, ...] = ()  # keys that are known and not used, such as EMA weights
     unknown: tuple[str, ...] = ()  # keys that belong to none of the networks
     notes: tuple[str, ...] = ()  # remarks for the summary line
+    warnings: tuple[str, ...] = ()  # what the checkpoint says that is not followed
     tokenizer: Path | None = None  # a tokenizer's folder, where the checkpoint brings one
 
     @property

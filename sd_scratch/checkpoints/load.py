@@ -1,7 +1,8 @@
 """From a source (a name, a folder, a file, a hub id) to networks that are ready to run."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.single_file import read_single_file
 from sd_scratch.checkpoints.source import locate
 from sd_scratch.config import ModelConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.diffusion.prediction import PREDICTION_TYPES
+from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def load_components(
     memory_format: torch.memory_format = torch.channels_last,
     offline: bool = False,
     force: bool = False,
+    prediction: str | None = None,
+    zero_snr: bool = False,
 ) -> Components:
     """Load a text-to-image model.
 
@@ -91,9 +98,13 @@ def load_components(
     `memory_format`, by default the one in which convolutions are fastest. `force` skips the check that
     the weights fit into free memory.
 
+    `prediction` (``epsilon``, ``v_prediction`` or ``sample``) says what the network predicts, and
+    `zero_snr` that its schedule ends in pure noise, whatever the checkpoint says.
+
     Raises ScratchError, in one line, for everything that is wrong with the source.
     """
     layout = read_layout(source, revision=revision, offline=offline)
+    layout = with_schedule(layout, prediction, zero_snr)
     return build_components(layout, str(source), dtype, torch.device(device), memory_format, force)
 
 
@@ -107,6 +118,20 @@ def read_layout(
     return read_single_file(place.path, place.name)
 
 
+def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False) -> Layout:
+    """The checkpoint with another prediction type, or zero terminal SNR, than it says itself."""
+    schedule = layout.config.schedule
+    if prediction is not None:
+        if prediction not in PREDICTION_TYPES:
+            known = ", ".join(PREDICTION_TYPES)
+            raise UsageError(f"{prediction!r} is nothing that a network predicts - choose {known}")
+        schedule = replace(schedule, prediction_type=prediction)
+    if zero_snr:
+        schedule = replace(schedule, rescale_betas_zero_snr=True)
+    Schedule(schedule)  # raises for what cannot be
+    return replace(layout, config=replace(layout.config, schedule=schedule))
+
+
 def build_components(
     layout: Layout,
     source: str,
@@ -116,6 +141,8 @@ def build_components(
     force: bool = False,
 ) -> Components:
     """Check every part of a checkpoint against its network, then fill them one after the other."""
+    for warning in layout.warnings:
+        log.warning(warning)
     networks = {
         name: empty(stored.part.network, stored.config) for name, stored in layout.parts.items()
     }

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sd_scratch.checkpoints.config_json import ONLY_SD1, name_family
+from sd_scratch.checkpoints.config_json import ONLY_SD1, latent_size, name_family
 from sd_scratch.checkpoints.parts import PARTS, parts_of
-from sd_scratch.checkpoints.scheduler_json import schedule_config
+from sd_scratch.checkpoints.scheduler_json import Scheduler, schedule_config, schedule_json
 from sd_scratch.config import ModelConfig, ScheduleConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
@@ -27,13 +27,18 @@ def model_config(
     configs = {part: PARTS[part].read(fields) for part, fields in parts.items()}
     config = ModelConfig.of(configs)
     _check_fit(config, parts["unet"])
-    schedule, sampler = schedule_config(scheduler) if scheduler else (ScheduleConfig(), "pndm")
+    said = Scheduler(ScheduleConfig(), "pndm", {}, None)
+    if scheduler is not None:
+        said = schedule_config(scheduler)
+    own_sampler = settings.text("sampler", r"[a-z0-9_]{1,32}", said.sampler)
     return replace(
         config,
         name=settings.text("name", r"[\w.-]{1,80}", name),
-        schedule=schedule,
-        sample_size=parts["unet"].integer("sample_size", 1, 1024, 64) * config.vae.downscale,
-        sampler=settings.text("sampler", r"[a-z0-9_]{1,32}", sampler),
+        schedule=said.schedule,
+        sample_size=latent_size(parts["unet"]) * config.vae.downscale,
+        sampler=own_sampler,
+        sampler_options=said.options if own_sampler == said.sampler else {},
+        spacing=said.spacing if own_sampler == said.sampler else None,
         steps=settings.integer("steps", *STEPS, 50),
         guidance=settings.number("guidance", *GUIDANCE, 7.5),
     )
@@ -42,6 +47,12 @@ def model_config(
 def model_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """The networks' configurations as their folders hold them, by the names of these."""
     return {part.folder: part.write(config) for part in parts_of(config).values()}
+
+
+def scheduler_json(config: ModelConfig) -> dict[str, Any]:
+    """What `schedule_config` reads back."""
+    said = Scheduler(config.schedule, config.sampler, dict(config.sampler_options), config.spacing)
+    return schedule_json(said)
 
 
 def settings_json(config: ModelConfig) -> dict[str, Any]:

@@ -1,17 +1,64 @@
-"""Reading PyTorch's pickles (`.bin`, `.pt`, `.ckpt`) without running what a stranger wrote in them."""
+"""Reading PyTorch's pickles (`.ckpt`, `.pt`, `.bin`) without running what a stranger wrote in them.
 
+A pickle is a program. PyTorch's restricted reader runs it with a list of what it may call: here that is
+what makes tensors, and stand-ins for what training programs left in their checkpoints. There is no way
+around the list. An archive that would inflate, or a tensor that is larger than what is stored of it, is
+refused: a file of a kilobyte can ask for terabytes.
+"""
+
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sd_scratch.checkpoints.safetensors_file import DTYPES, StoredTensor
+from sd_scratch.checkpoints.safetensors_file import (
+    DTYPES,
+    TENSOR_LIMIT,
+    Header,
+    StoredTensor,
+    read_header,
+)
+from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
 from sd_scratch.errors import ScratchError
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ENTRY = re.compile(
+    r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.data/serialization_id|\.format_version"
+    r"|\.storage_alignment)"
+)
+WRAPPERS = 2  # of tables called state_dict around the tensors
+ELSEWHERE = "find a .safetensors version"
+
+
+class _StandIn:
+    """In the place of an object that a training program left behind: takes anything, keeps nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> "_StandIn":
+        return object.__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _nothing(*_: object) -> None:
+    """In the place of a function."""
+
+
+STAND_INS: list[tuple[Any, str]] = [
+    (_StandIn, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (_StandIn, "pytorch_lightning.callbacks.early_stopping.EarlyStopping"),
+    (_StandIn, "pytorch_lightning.callbacks.base.Callback"),
+    (_StandIn, "numpy.dtype"),
+    (_StandIn, "numpy.dtypes.Float64DType"),
+    (_nothing, "numpy.core.multiarray.scalar"),
+    (_nothing, "numpy._core.multiarray.scalar"),
+    (_nothing, "_codecs.encode"),
+]
 
 
 @dataclass(frozen=True)
@@ -30,17 +77,95 @@ class HeldTensor(StoredTensor):
         return self.tensor
 
 
-def read_pickle(path: Path) -> Mapping[str, StoredTensor]:
-    """The tensors of a state dict, by PyTorch's restricted reader, which runs no code.
+def read_weights(path: Path) -> Header:
+    """The tensors of a `.safetensors` file or of a pickle, whichever it is, whatever its name says.
 
-    Raises ScratchError for a damaged file, one that wants more than tensors, or holds no state dict.
+    Raises ScratchError, in one line, for anything else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        with path.open("rb") as file:
+            kind = sniff(file.read(PEEK)) if path.is_file() else ""
+    except OSError:
+        kind = ""  # `read_header` says what is wrong
+    return read_pickle(path) if kind == PICKLE else read_header(path)
+
+
+def read_pickle(path: Path) -> Header:
+    """The tensors of a state dict, at most two tables called ``state_dict`` deep.
+
+    Raises ScratchError for a damaged file, one that wants to call more than what makes tensors, and one
+    that holds no tensors by their names.
+    """
+    content = load_pickle(path)
+    for _ in range(WRAPPERS):
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
+    if not isinstance(content, Mapping):
         raise ScratchError(
-            f"{path} - cannot be read ({type(error).__name__}) - download it again"
+            f"{path} - holds a {type(content).__name__} and no weights by their names"
+        )
+    tensors = {
+        key: HeldTensor.of(path, key, whole(path, key, value))
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if not 0 < len(tensors) <= TENSOR_LIMIT:
+        raise ScratchError(f"{path} - holds {len(tensors):,} tensors - not a model of this kind")
+    others = [key for key in content if key not in tensors]
+    note = ""
+    if others:
+        note = (
+            f"{len(others)} entries, such as {str(others[0])[:40]!r}, are no tensors and not used"
+        )
+    return Header(path, tensors, {}, note)
+
+
+def load_pickle(path: Path) -> Any:
+    """What a pickle holds. Raises ScratchError, which lists what it wants to call and may not."""
+    try:
+        _check_archive(path)
+        # Opened here: by a path PyTorch goes by the ending, and reads some as another format.
+        allowed = torch.serialization.safe_globals([nn.ParameterDict, *STAND_INS])
+        with path.open("rb") as file, allowed:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except ScratchError:
+        raise
+    except Exception as error:  # a damaged archive or pickle can raise anything
+        wanted = _wanted(path)
+        reason = f"it wants to call {wanted}" if wanted else " ".join(str(error).split())[:120]
+        raise ScratchError(
+            f"{path} - a pickle that holds more than tensors, or is damaged ({reason}) - {ELSEWHERE}"
         ) from None
-    if not isinstance(state, dict):
-        raise ScratchError(f"{path} - holds a {type(state).__name__} and no weights by their names")
-    return {k: HeldTensor.of(path, k, v) for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def whole(path: Path, key: str, tensor: Tensor) -> Tensor:
+    """The tensor itself, if all of it is stored. Raises ScratchError for sparse ones, and for those that
+    repeat what is stored: to copy such a tensor can take any amount of memory."""
+    held = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else -1
+    if tensor.is_meta or tensor.numel() * tensor.element_size() > held:
+        raise ScratchError(f"{path} - {key or 'its tensor'} is not stored whole - {AGAIN}")
+    return tensor.detach()
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch stores its archives without compression and under names of its own."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries) or not all(ENTRY.fullmatch(name) for name in names):
+        raise ScratchError(f"{path} - an archive with files that PyTorch does not write - {AGAIN}")
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ScratchError(f"{path} - a compressed archive, which PyTorch does not write - {AGAIN}")
+
+
+def _wanted(path: Path) -> str:
+    """What an archive's pickle wants to call beside what it may, found without calling it."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # only archives are looked into, and damaged ones can raise anything
+        return ""
+    known = {name for _, name in STAND_INS}
+    return ", ".join(sorted(name[:60] for name in names if name not in known)[:5])

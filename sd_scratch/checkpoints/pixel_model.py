@@ -19,7 +19,6 @@ from sd_scratch.checkpoints.build import C, N, check, check_memory, empty, fill,
 from sd_scratch.checkpoints.config_json import MAX_WIDTH
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
-from sd_scratch.checkpoints.scheduler_json import BETA_SCHEDULES, PREDICTION_TYPES, SPACINGS
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.config import (
     ClassifierConfig,
@@ -28,6 +27,9 @@ from sd_scratch.config import (
     PixelUNetConfig,
     ScheduleConfig,
 )
+from sd_scratch.diffusion.prediction import PREDICTION_TYPES
+from sd_scratch.diffusion.schedule import BETA_SCHEDULES
+from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
@@ -230,9 +232,9 @@ def _schedule(fields: Fields) -> ScheduleConfig:
         num_train_timesteps=steps,
         beta_start=fields.number("beta_start", 0.0, 1.0),
         beta_end=fields.number("beta_end", 0.0, 1.0),
-        beta_schedule=fields.choice("beta_schedule", BETA_SCHEDULES),
+        beta_schedule=fields.choice("beta_schedule", tuple(BETA_SCHEDULES)),
         prediction_type=fields.choice("prediction_type", PREDICTION_TYPES),
-        timestep_spacing=fields.choice("timestep_spacing", SPACINGS),
+        timestep_spacing=fields.choice("timestep_spacing", tuple(TIMESTEP_SPACINGS)),
         steps_offset=fields.integer("steps_offset", 0, steps - 1),
         set_alpha_to_one=fields.flag("set_alpha_to_one", False),
     )

@@ -12,8 +12,9 @@ from sd_scratch.checkpoints.family import SD1, SD1_INPAINTING, family
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
-from sd_scratch.checkpoints.safetensors_file import Header, StoredTensor, read_header
-from sd_scratch.checkpoints.single_file import read_single_file
+from sd_scratch.checkpoints.pickle_file import read_weights
+from sd_scratch.checkpoints.safetensors_file import Header, StoredTensor
+from sd_scratch.checkpoints.single_file import read_single_file, usual_tensors
 from sd_scratch.checkpoints.source import locate
 from sd_scratch.errors import ScratchError
 
@@ -45,6 +46,7 @@ class Report:
     ignored: tuple[str, ...]
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     problem: str = ""
     not_finite: tuple[str, ...] | None = None
 
@@ -73,6 +75,7 @@ class Report:
                 f"{'not finite':<14}{_some(self.not_finite) if self.not_finite else 'none'}"
             )
         lines += [f"note          {note}" for note in self.notes]
+        lines += [f"warning       {warning}" for warning in self.warnings]
         lines += [f"problem       {self.problem}"] if self.problem else []
         return lines
 
@@ -95,8 +98,8 @@ def inspect(
         unet, vae = layout.config.unet, layout.config.vae
         kind = SD1 if unet.in_channels == vae.latent_channels else SD1_INPAINTING
         return _known(str(source), layout, kind, check)
-    header = read_header(place.path)
-    kind = family(header.tensors)
+    header = read_weights(place.path)
+    kind = family(usual_tensors(header))
     try:
         layout = read_single_file(place.path, place.name)
     except ScratchError as error:
@@ -129,6 +132,7 @@ def _known(source: str, layout: Layout, kind: str, check: bool) -> Report:
         ignored=layout.ignored,
         unknown=tuple(unknown),
         notes=layout.notes,
+        warnings=layout.warnings,
         problem=problem,
         not_finite=not_finite(tensors) if check else None,
     )

@@ -83,6 +83,23 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
+class ScaledTensor(StoredTensor):
+    """Numbers of eight bits that mean `scale` times themselves: one scale, or one for each row."""
+
+    scale: StoredTensor
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def read(self, buffer: Tensor | None = None) -> Tensor:
+        scale = self.scale.read().float()
+        if scale.numel() > 1:
+            scale = scale.reshape(-1, *[1] * (len(self.shape) - 1))
+        return super().read(buffer).float() * scale
+
+
+@dataclass(frozen=True)
 class Header:
     """What a `.safetensors` file holds: its tensors by name, and its free-text metadata."""
 
@@ -101,7 +118,9 @@ def read_header(path: Path) -> Header:
     """
     text, start = _header_text(path)
     entries = parse_json(text, f"{path} (header)")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}  # null is an empty one to the library, too
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ScratchError(f"{path} - its `__metadata__` is not an object of texts - {AGAIN}")
     if not 0 < len(entries) <= TENSOR_LIMIT:
         raise ScratchError(f"{path} - lists {len(entries):,} tensors - not a model of this kind")
     tensors = {key: _entry(path, key, entry, start) for key, entry in entries.items()}

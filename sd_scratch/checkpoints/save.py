@@ -14,10 +14,9 @@ from torch import Tensor
 
 from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
 from sd_scratch.checkpoints.load import Components
-from sd_scratch.checkpoints.model_json import settings_json
+from sd_scratch.checkpoints.model_json import scheduler_json, settings_json
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
-from sd_scratch.checkpoints.scheduler_json import schedule_json
 from sd_scratch.checkpoints.single_file import config_metadata
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
@@ -60,7 +59,7 @@ def save_folder(
         _remove_other_weights(place, part.stem, written)
         _write_json(place / "config.json", part.write(config))
     components.tokenizer.save(folder / "tokenizer")
-    scheduler = schedule_json(config.schedule, config.sampler)
+    scheduler = scheduler_json(config)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
         **MODEL_INDEX,

@@ -1,4 +1,4 @@
-"""The single-file layout of CompVis and A1111: one `.safetensors` file with all three networks.
+"""The single-file layout of CompVis and A1111: one file, safetensors or a pickle, with all three networks.
 
     model.diffusion_model.*                       the U-Net
     first_stage_model.*                           the VAE
@@ -15,19 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from sd_scratch.checkpoints.build import empty
+from sd_scratch.checkpoints.config_json import LATENT_SIZE
 from sd_scratch.checkpoints.family import check_family
 from sd_scratch.checkpoints.infer import Shapes
-from sd_scratch.checkpoints.key_rules import is_ignored, single_file_names, with_text_prefix
+from sd_scratch.checkpoints.key_rules import is_ignored, single_file_names, usual_name
+from sd_scratch.checkpoints.keys import MARKERS, METADATA
 from sd_scratch.checkpoints.layout import Layout, StoredPart
-from sd_scratch.checkpoints.model_json import model_config, model_json, settings_json
+from sd_scratch.checkpoints.model_json import (
+    model_config,
+    model_json,
+    scheduler_json,
+    settings_json,
+)
 from sd_scratch.checkpoints.parts import PARTS, parts_of
-from sd_scratch.checkpoints.safetensors_file import Header, StoredTensor, read_header
-from sd_scratch.checkpoints.scheduler_json import schedule_json
-from sd_scratch.config import ModelConfig
+from sd_scratch.checkpoints.pickle_file import read_weights
+from sd_scratch.checkpoints.safetensors_file import Header, ScaledTensor, StoredTensor
+from sd_scratch.config import ModelConfig, ScheduleConfig
+from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
 
 METADATA_KEY = "sd_scratch"
-LATENT_SIZE = 64  # cells along one side, where a file does not say
+# What the metadata of https://github.com/Stability-AI/ModelSpec calls the three predictions.
+MODELSPEC = {
+    "epsilon": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "sample": "sample",
+}
+SCALES, INPUT_SCALES = (".scale_weight", ".weight_scale"), (".scale_input", ".input_scale")
 
 
 def read_single_file(path: Path, name: str = "") -> Layout:
@@ -35,10 +50,11 @@ def read_single_file(path: Path, name: str = "") -> Layout:
 
     Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x by its name.
     """
-    header = read_header(path)
-    check_family(path, header.tensors)
-    tensors = {with_text_prefix(key): tensor for key, tensor in header.tensors.items()}
-    config = _config(header, tensors, name or path.stem)
+    header = read_weights(path)
+    tensors = usual_tensors(header)
+    check_family(path, tensors)
+    warnings: list[str] = []
+    config = _config(header, tensors, name or path.stem, warnings)
 
     parts: dict[str, StoredPart] = {}
     used: set[str] = set()
@@ -52,7 +68,7 @@ def read_single_file(path: Path, name: str = "") -> Layout:
             ours.removeprefix(f"{part_name}."): tensors[theirs] for ours, theirs in found.items()
         }
         parts[part_name] = StoredPart(part, part_config, stored)
-    rest = [key for key in tensors if key not in used]
+    rest = [key for key in tensors if key not in used and not MARKERS.knows(key)]
     return Layout(
         kind="single file",
         path=path,
@@ -61,20 +77,48 @@ def read_single_file(path: Path, name: str = "") -> Layout:
         ignored=tuple(key for key in rest if is_ignored(key)),
         unknown=tuple(key for key in rest if not is_ignored(key)),
         notes=(header.note,) if header.note else (),
+        warnings=tuple(warnings),
     )
+
+
+def usual_tensors(header: Header) -> dict[str, StoredTensor]:
+    """A single file's tensors by the layout's own names, eight-bit weights with their scales.
+
+    Raises ScratchError where two tensors would have one name, or a scale fits no weight.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for key, tensor in header.tensors.items():
+        name = usual_name(key)
+        if name in tensors:
+            raise ScratchError(
+                f"{header.path} - {key} and {tensors[name].key} are the same tensor, twice"
+            )
+        tensors[name] = tensor
+    for name in [name for name in tensors if name.endswith(SCALES)]:
+        scale, weight = tensors.pop(name), name.rpartition(".")[0] + ".weight"
+        scaled = tensors.get(weight)
+        if scaled is None or scale.numel not in (1, scaled.shape[0]) or not scale.is_floating:
+            raise ScratchError(
+                f"{header.path} - the scale {name} fits no weight - quantised in a way unknown here"
+            )
+        tensors[weight] = ScaledTensor(**vars(scaled), scale=scale)
+    # What activations were to be scaled by; here they are computed in full precision.
+    return {name: t for name, t in tensors.items() if not name.endswith(INPUT_SCALES)}
 
 
 def config_metadata(config: ModelConfig) -> dict[str, str]:
     """A model's configuration for the header of a single file, as `read_single_file` reads it back."""
     parts = {
         **model_json(config),
-        "scheduler": schedule_json(config.schedule, config.sampler),
+        "scheduler": scheduler_json(config),
         "settings": settings_json(config),
     }
     return {METADATA_KEY: json.dumps(parts)}
 
 
-def _config(header: Header, tensors: Mapping[str, StoredTensor], name: str) -> ModelConfig:
+def _config(
+    header: Header, tensors: Mapping[str, StoredTensor], name: str, warnings: list[str]
+) -> ModelConfig:
     """From the header's metadata where this package wrote it, else from the tensors' shapes; both are
     read by the rules for a folder's files."""
     where = f"{header.path} (header)"
@@ -82,8 +126,9 @@ def _config(header: Header, tensors: Mapping[str, StoredTensor], name: str) -> M
     if text is None:
         inferred = _inferred(Shapes(header.path, tensors))
         parts = {part: Fields(data, where) for part, data in inferred.items()}
-        return model_config(name, parts, None, Fields({}, where))
-    fields = Fields(parse_json(text.encode(), where), where)
+        config = model_config(name, parts, None, Fields({}, where))
+        return replace(config, schedule=_schedule(header, tensors, warnings))
+    fields = Fields(parse_json(text.encode(), where), where, warnings)
     parts = {
         part.name: fields.nested(part.folder)
         for part in PARTS.values()
@@ -99,3 +144,19 @@ def _inferred(shapes: Shapes) -> dict[str, dict[str, Any]]:
     config = ModelConfig.of(configs)
     config = replace(config, sample_size=LATENT_SIZE * config.vae.downscale)
     return {name: part.write(config) for name, part in parts_of(config).items()}
+
+
+def _schedule(
+    header: Header, tensors: Mapping[str, StoredTensor], warnings: list[str]
+) -> ScheduleConfig:
+    """Stable Diffusion 1.x's, changed as marker tensors and the metadata say."""
+    where = f"{header.path} (header)"
+    METADATA.check(metadata := Fields(dict(header.metadata), where, warnings))
+    MARKERS.check(Fields({key: key for key in tensors if MARKERS.knows(key)}, where, warnings))
+    kind = metadata.data.get("modelspec.prediction_type", "epsilon")
+    if kind not in MODELSPEC:
+        metadata.warn("modelspec.prediction_type", "is not known here and not followed")
+    return ScheduleConfig(
+        prediction_type="v_prediction" if "v_pred" in tensors else MODELSPEC.get(kind, "epsilon"),
+        rescale_betas_zero_snr="ztsnr" in tensors,
+    )

@@ -6,10 +6,7 @@ PEEK = 64  # bytes
 HEADER_LIMIT = 16 << 20  # bytes; the header of Stable Diffusion 1.x has some 150 kB
 
 AGAIN = "download it again"
-PICKLE = (
-    "a pickle checkpoint (.ckpt, .pt, .bin), which can run code when it is opened and is not read here"
-    " - convert it to .safetensors, or download that version of it"
-)
+PICKLE = "a pickle (.ckpt, .pt, .bin), where a safetensors file is wanted"
 # How files begin (white space and case aside) that are often found in place of a model.
 SIGNATURES = (
     (b"version https://git-lfs", f"a git-lfs pointer, not the file - run git lfs pull, or {AGAIN}"),

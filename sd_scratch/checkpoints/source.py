@@ -26,8 +26,13 @@ def locate(source: str | Path, *, revision: str | None = None, offline: bool = F
     Raises ScratchError listing the places looked at when there is nothing.
     """
     text = str(source)
+    if not text.strip():
+        raise UsageError("an empty name of a model - give a name, a path or a hub id")
     shipped = shipped_model(text)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text} - there is no such user on this machine") from None
     if shipped is not None:
         return Place(shipped, text)
     if path.is_dir():
@@ -37,7 +42,13 @@ def locate(source: str | Path, *, revision: str | None = None, offline: bool = F
     if text == "sd15" or _may_be_hub_id(text):
         from sd_scratch.checkpoints.hub import download
 
-        return Place(download(text, revision=revision, offline=offline), text.split("/")[-1])
+        try:
+            folder = download(text, revision=revision, offline=offline)
+        except ScratchError as error:
+            near = [] if text == "sd15" else _neighbours(text, path)
+            hint = f" - or did you mean {' or '.join(near)}?" if near else ""
+            raise type(error)(f"{error}{hint}") from None
+        return Place(folder, text.split("/")[-1])
     raise _not_found(text, path)
 
 
@@ -47,10 +58,7 @@ def _may_be_hub_id(text: str) -> bool:
 
 def _not_found(text: str, path: Path) -> ScratchError:
     names = [*list_shipped(), "sd15"]
-    neighbours = []
-    if path.parent.is_dir():
-        neighbours = [str(path.parent / p.name) for p in path.parent.iterdir()]
-    near = difflib.get_close_matches(text, [*names, *neighbours], n=3, cutoff=0.6)
+    near = _neighbours(text, path, *names)
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
@@ -60,3 +68,11 @@ def _not_found(text: str, path: Path) -> ScratchError:
         f"{text} - no such model; looked for {path.absolute()} and in {weights_folder()} - {hint}"
         " For a model of the hub: hf download OWNER/NAME, then -m OWNER/NAME",
     )
+
+
+def _neighbours(text: str, path: Path, *names: str) -> list[str]:
+    """The names, and the files and folders beside `path`, that are spelt nearly as `text`."""
+    beside = []
+    if path.parent.is_dir():
+        beside = [str(path.parent / place.name) for place in path.parent.iterdir()]
+    return difflib.get_close_matches(text, [*names, *beside], n=3, cutoff=0.6)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sd_scratch.checkpoints.layout import Layout
-from sd_scratch.checkpoints.load import Components, build_components, read_layout
+from sd_scratch.checkpoints.load import Components, build_components, read_layout, with_schedule
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import add_adapters
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
@@ -42,6 +42,7 @@ def load_model(
     set_threads(args.threads)
     source = recipe.model or DEFAULT_MODEL
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
+    layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
     recipe = complete(recipe, layout.config, options)
     check_text_to_image(layout.config, source)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import DTYPES, SEED, SIDE
+from sd_scratch.limits import DTYPES, PREDICTION_TYPES, SEED, SIDE
 
 CELL = 8  # pixels that one latent cell covers
 
@@ -97,6 +97,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
     )
     add_source_arguments(group)
+    group.add_argument(
+        "--prediction",
+        choices=PREDICTION_TYPES,
+        help="what the network predicts, where the checkpoint does not say or is wrong",
+    )
+    group.add_argument(
+        "--zsnr", action="store_true", help="zero terminal SNR: the schedule ends in pure noise"
+    )
     group.add_argument(
         "--force", action="store_true", help="load even if memory seems too small for it"
     )

@@ -77,6 +77,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
         text_cleaning=args.text_cleaning,
         dtype=args.dtype,
         model=args.model,
+        prediction=args.prediction,
+        zero_snr=args.zsnr or None,
     )
     if args.like in ("a1111", "comfy") and recipe.schedule is None and recipe.sampler is not None:
         automatic = "Automatic" if args.like == "a1111" else "Uniform"
@@ -148,7 +150,10 @@ def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) ->
     )
     recipe = defaults.over(**recipe.known)
     sampler = get_sampler(recipe.sampler or config.sampler)
-    chosen = {**recipe.sampler_options, **options}
+    own = config.sampler_options if sampler.name == config.sampler else {}
+    if recipe.schedule is None and sampler.name == config.sampler:
+        recipe = replace(recipe, schedule=config.spacing)
+    chosen = {**own, **recipe.sampler_options, **options}
     typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
     recipe = replace(recipe, sampler_options=typed)
     _warn(recipe, config)

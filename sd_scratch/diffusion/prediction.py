@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+from sd_scratch import limits
+
+PREDICTION_TYPES = limits.PREDICTION_TYPES
 """What a network may predict, as diffusers names it: eps, v or x0."""
 
 

@@ -25,7 +25,7 @@ from sd_scratch.diffusion.spacing import SIGMA_SPACINGS, TIMESTEP_SPACINGS, chec
 from sd_scratch.errors import ScratchError, UsageError
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
-
+SMALLEST_ALPHA_BAR = 2.0**-24
 
 LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale")
 
@@ -108,9 +108,18 @@ class Schedule:
     def __init__(self, config: ScheduleConfig) -> None:
         _check(config)
         self.config = config
-        betas = BETA_SCHEDULES[config.beta_schedule](config)
+        betas = torch.tensor(config.trained_betas, dtype=torch.float64)
+        if not config.trained_betas:
+            betas = BETA_SCHEDULES[config.beta_schedule](config)
+        alpha_bar = (1.0 - betas).cumprod(0)
+        if config.rescale_betas_zero_snr:
+            # Of pure noise there is no finite sigma; the clamp is diffusers', a sigma of 4096.
+            alpha_bar = zero_terminal_snr(alpha_bar).clamp(min=SMALLEST_ALPHA_BAR)
+            betas = 1.0 - alpha_bar / torch.cat(
+                [torch.ones(1, dtype=torch.float64), alpha_bar[:-1]]
+            )
         self.betas = betas.float()
-        self.alpha_bar = (1.0 - betas).cumprod(0).float()
+        self.alpha_bar = alpha_bar.float()
         exact = ((1.0 - self.alpha_bar.double()) / self.alpha_bar.double()).sqrt()
         self.sigmas = exact.float()
         self._sigmas, self._log_sigmas = exact.numpy(), exact.log().numpy()
@@ -224,6 +233,14 @@ class Schedule:
         return noised(x0, noise, self.alpha_bar.to(x0.device)[t.to(x0.device)])
 
 
+def zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
+    """Shift and scale sqrt(alpha_bar) so that nothing but noise is left at T - 1, and the first one stays
+    (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    root = alpha_bar.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * first / (first - last)) ** 2
+
+
 def _linear(config: ScheduleConfig) -> Tensor:
     """Ho et al. 2020, section 4."""
     return torch.linspace(
@@ -244,10 +261,17 @@ def _cosine(config: ScheduleConfig) -> Tensor:
     return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
 
 
+def _sigmoid(config: ScheduleConfig) -> Tensor:
+    """A sigmoid from -6 to 6 between the two ends (GeoDiff, Xu et al. 2022, arXiv:2203.02923)."""
+    rise = torch.linspace(-6.0, 6.0, config.num_train_timesteps, dtype=torch.float64).sigmoid()
+    return rise * (config.beta_end - config.beta_start) + config.beta_start
+
+
 BETA_SCHEDULES: dict[str, Callable[[ScheduleConfig], Tensor]] = {
     "linear": _linear,
     "scaled_linear": _scaled_linear,
     "squaredcos_cap_v2": _cosine,
+    "sigmoid": _sigmoid,
 }
 
 
@@ -269,8 +293,27 @@ def _check(config: ScheduleConfig) -> None:
             "schedule: num_train_timesteps must be at least 1 and steps_offset at least 0"
             " - a damaged scheduler_config.json - fetch the file again"
         )
-    if not 0.0 < config.beta_start <= config.beta_end < 1.0:
+    if config.trained_betas:
+        _check_betas(config)
+    elif not 0.0 < config.beta_start <= config.beta_end < 1.0:
         raise ScratchError(
             f"schedule: 0 < beta_start <= beta_end < 1 does not hold for {config.beta_start} and"
             f" {config.beta_end} - a damaged scheduler_config.json - fetch the file again"
+        )
+    if config.rescale_betas_zero_snr and config.prediction_type == "epsilon":
+        raise ScratchError(
+            "schedule: with zero terminal SNR (rescale_betas_zero_snr) the first step is all noise, in"
+            " which a prediction of the noise says nothing of the picture - such a model predicts v"
+        )
+
+
+def _check_betas(config: ScheduleConfig) -> None:
+    if len(config.trained_betas) != config.num_train_timesteps:
+        raise ScratchError(
+            f"schedule: {len(config.trained_betas)} trained_betas for {config.num_train_timesteps}"
+            " timesteps (num_train_timesteps) - a damaged scheduler_config.json"
+        )
+    if not all(0.0 < beta < 1.0 for beta in config.trained_betas):
+        raise ScratchError(
+            "schedule: trained_betas must all lie between 0 and 1 - a damaged scheduler_config.json"
         )

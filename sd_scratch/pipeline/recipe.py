@@ -15,7 +15,16 @@ from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import OWN, SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
-from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED, SIDE, STEPS
+from sd_scratch.limits import (
+    CLIP_SKIP,
+    DTYPES,
+    GUIDANCE,
+    PREDICTION_TYPES,
+    RNGS,
+    SEED,
+    SIDE,
+    STEPS,
+)
 from sd_scratch.pipeline.adapters import (
     ControlUse,
     EmbeddingUse,
@@ -63,6 +72,8 @@ class Recipe:
         revision: the hub commit, for a hub id.
         model_hash: the first 10 hex digits of the weights' sha256.
         dtype: what the networks computed in.
+        prediction, zero_snr: what the network predicts, and whether its schedule ends in pure noise, where
+            that was said in the checkpoint's place.
         loras: what was added to the weights.
         embeddings: what words were added to the vocabulary.
         controls: what ControlNets steered it.
@@ -88,6 +99,8 @@ class Recipe:
     revision: str | None = None
     model_hash: str | None = None
     dtype: str | None = None
+    prediction: str | None = None
+    zero_snr: bool | None = None
     loras: tuple[LoraUse, ...] | None = None
     embeddings: tuple[EmbeddingUse, ...] | None = None
     controls: tuple[ControlUse, ...] | None = None
@@ -215,6 +228,8 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         subseed_strength=fields.number("subseed_strength", 0, 1)
         if "subseed_strength" in data
         else None,
+        prediction=choice("prediction", PREDICTION_TYPES),
+        zero_snr=fields.flag("zero_snr", False) if "zero_snr" in data else None,
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
         controls=controls_from_json(fields, data["controls"]) if "controls" in data else None,
         embeddings=embeddings_from_json(fields, data["embeddings"])
@@ -264,6 +279,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model_hash=settings.take("Model hash"),
         loras=loras or None,
         controls=None,
+        zero_snr=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         rng=settings.rng(),
         ensd=settings.integer("ENSD", *SEED),

@@ -214,6 +214,9 @@ class StableDiffusion:
         """
         sampler = self.config.sampler if sampler is None else sampler
         chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
+        if chosen.name == self.config.sampler:
+            options = {**self.config.sampler_options, **options}
+            schedule = self.config.spacing if schedule is None else schedule
         if steps is None and not isinstance(schedule, Ladder):
             steps = self.config.steps
         ladder = chosen.ladder(self.schedule, steps, schedule)

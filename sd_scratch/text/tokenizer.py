@@ -26,6 +26,7 @@ from sd_scratch.text.vocabulary import (
     Merges,
     Vocabulary,
     number_tokens,
+    read_added,
     read_folder,
     shipped_merges,
     write_folder,
@@ -206,14 +207,16 @@ class Tokenizer:
 
         Raises ScratchError, which names the file, when one is missing, too large or garbled.
         """
-        return cls(*read_folder(Path(folder)), max_length, text_cleaning)
+        vocab, merges = read_folder(Path(folder))
+        added = {p: ids for p, ids in read_added(Path(folder)).items() if p not in vocab}
+        return cls(vocab, merges, max_length, text_cleaning, added)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `from_folder`, transformers and diffusers read.
 
         Raises ScratchError when a file cannot be written.
         """
-        write_folder(Path(folder), self.vocab, self.merges, self.max_length)
+        write_folder(Path(folder), self.vocab, self.merges, self.max_length, self.added)
 
     @property
     def vocab_size(self) -> int:

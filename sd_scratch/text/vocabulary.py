@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,49 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
     return vocab, merges
 
 
-def write_folder(folder: Path, vocab: Vocabulary, merges: Merges, max_length: int) -> None:
+def read_added(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The phrases of a tokenizer's folder that have ids behind the vocabulary's own, such as
+    ``"<cat-toy>"``: of added_tokens.json, tokenizer_config.json or tokenizer.json.
+
+    Raises ScratchError, which names the file, for an entry that is damaged.
+    """
+    added: dict[str, Any] = {}
+    for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json"):
+        if not (file := folder / name).is_file():
+            continue
+        data: dict[str, Any] = parse_json(_read(file), str(file))
+        entries: list[tuple[Any, Any]] = list(data.items())
+        if name == "tokenizer_config.json":
+            decoder = data.get("added_tokens_decoder") or {}
+            entries = [(_content(entry), _number(index)) for index, entry in decoder.items()]
+        elif name == "tokenizer.json":
+            entries = [(_content(e), e.get("id")) for e in data.get("added_tokens") or []]
+        for phrase, index in entries:
+            if not isinstance(phrase, str) or not phrase.strip() or type(index) is not int:
+                raise ScratchError(f"{file} - {phrase!r} is no added token with an id")
+            if not 0 <= index < LARGEST_ID:
+                raise ScratchError(
+                    f"{file} - the id of {phrase!r} is no number from 0 to {LARGEST_ID:,}"
+                )
+            added[phrase] = index
+    return {p: (index,) for p, index in added.items() if p not in (START, END)}
+
+
+def _content(entry: object) -> object:
+    return entry.get("content") if isinstance(entry, dict) else None
+
+
+def _number(text: str) -> object:
+    return int(text) if text.isdecimal() else None
+
+
+def write_folder(
+    folder: Path,
+    vocab: Vocabulary,
+    merges: Merges,
+    max_length: int,
+    added: Mapping[str, tuple[int, ...]],
+) -> None:
     """Write a folder that `read_folder`, transformers and diffusers read, each file atomically.
 
     Raises ScratchError when one cannot be written; the line says why.
@@ -102,6 +144,8 @@ def write_folder(folder: Path, vocab: Vocabulary, merges: Merges, max_length: in
         "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
         "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
     }
+    if own := {phrase: ids[0] for phrase, ids in added.items() if len(ids) == 1}:
+        texts["added_tokens.json"] = json.dumps(own) + "\n"
     for name in texts:
         check_target(folder / name)
     for name, text in texts.items():

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from sd_scratch.checkpoints import scheduler_json
+from sd_scratch.checkpoints import keys, model_json, scheduler_json
 from sd_scratch.checkpoints.config_json import (
-    UNET_FIXED,
-    VAE_FIXED,
     autoencoder_config,
     autoencoder_json,
     text_encoder_config,
@@ -20,17 +18,19 @@ from sd_scratch.checkpoints.config_json import (
 )
 from sd_scratch.checkpoints.model_json import model_config, settings_json
 from sd_scratch.checkpoints.parts import PARTS
-from sd_scratch.checkpoints.scheduler_json import SCHEDULE_FIXED, schedule_config, schedule_json
+from sd_scratch.checkpoints.scheduler_json import schedule_config
 from sd_scratch.config import PRESETS, SD15, ModelConfig, ScheduleConfig, UNetConfig
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.diffusion.schedule import BETA_SCHEDULES, Schedule
+from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import CONFIG_LIMIT, Fields, parse_json, read_json
+from sd_scratch.limits import PREDICTION_TYPES
 
 UNET = unet_json(SD15.unet, 64)
 VAE = autoencoder_json(SD15.vae, 512)
 TEXT = text_encoder_json(SD15.text)
-SCHEDULE = schedule_json(SD15.schedule, "pndm")
+SCHEDULE = model_json.scheduler_json(SD15)
 
 READERS: dict[str, tuple[Callable[[Fields], Any], dict[str, Any]]] = {
     "unet": (unet_config, UNET),
@@ -48,7 +48,10 @@ def whole(config: ModelConfig, **settings: Any) -> ModelConfig:
             name: Fields(part.write(config), f"{part.folder}/config.json")
             for name, part in PARTS.items()
         },
-        Fields(schedule_json(config.schedule, config.sampler), "scheduler_config.json"),
+        Fields(
+            model_json.scheduler_json(config),
+            "scheduler_config.json",
+        ),
         Fields(settings_json(config) | settings, "model_index.json"),
     )
 
@@ -103,13 +106,12 @@ OTHER_VALUES = [
     ("unet", "freq_shift", False),  # equal to 0 in Python, but no number
     ("unet", "flip_sin_to_cos", False),
     ("unet", "upcast_attention", True),
-    ("unet", "transformer_layers_per_block", [1, 1, 1, 1]),
+    ("unet", "transformer_layers_per_block", [1, 1, 1, 2]),
+    ("unet", "transformer_layers_per_block", [1, 1, 1]),
     ("unet", "mid_block_type", "UNetMidBlock2D"),
     ("vae", "use_quant_conv", False),
     ("vae", "shift_factor", 0.1),
     ("vae", "mid_block_add_attention", False),
-    ("schedule", "trained_betas", [0.1, 0.2]),
-    ("schedule", "rescale_betas_zero_snr", True),
 ]
 
 
@@ -123,7 +125,8 @@ def test_what_the_networks_cannot_express_is_refused_by_its_key(
 
 
 @pytest.mark.parametrize(
-    ("part", "fixed"), [("unet", UNET_FIXED), ("vae", VAE_FIXED), ("schedule", SCHEDULE_FIXED)]
+    ("part", "fixed"),
+    [("unet", keys.UNET.refused), ("vae", keys.VAE.refused), ("schedule", keys.SCHEDULER.warned)],
 )
 def test_the_values_of_stable_diffusion_itself_are_accepted(
     part: str, fixed: dict[str, tuple[object, ...]]
@@ -131,7 +134,9 @@ def test_the_values_of_stable_diffusion_itself_are_accepted(
     read, good = READERS[part]
     for key, values in fixed.items():
         for value in values:
-            read(Fields(good | {key: value}, ""))
+            fields = Fields(good | {key: value}, "")
+            read(fields)
+            assert not fields.warnings
 
 
 WRONG = [
@@ -141,7 +146,7 @@ WRONG = [
     ("unet", "in_channels", None, "an integer"),
     ("unet", "in_channels", 0, "an integer"),
     ("unet", "in_channels", 10**30, "an integer"),
-    ("unet", "layers_per_block", [2, 2, 2, 2], "an integer"),
+    ("unet", "layers_per_block", [2, 2, 2, 3], "an integer"),
     ("unet", "attention_head_dim", [5, 10, 20, 20], "an integer"),
     ("unet", "attention_head_dim", 7, "a divisor of the width 320"),
     ("unet", "norm_num_groups", 48, "a divisor of the width 320"),
@@ -169,6 +174,10 @@ WRONG = [
     ("schedule", "num_train_timesteps", 0, "an integer from 1"),
     ("schedule", "steps_offset", 1000, "an integer from 0 to 999"),
     ("schedule", "set_alpha_to_one", 1, "true or false"),
+    ("schedule", "rescale_betas_zero_snr", 1, "true or false"),
+    ("schedule", "trained_betas", 0.1, "a list of"),
+    ("schedule", "trained_betas", [0.1, "0.2"], "a number from 0 to 1"),
+    ("schedule", "trained_betas", [0.1] * 1001, "a list of 1 to 1000"),
 ]
 
 
@@ -190,7 +199,7 @@ def test_absent_keys_mean_the_defaults_of_diffusers_and_transformers() -> None:
     assert autoencoder_config(Fields({}, "")).block_out_channels == (64,)
     text = text_encoder_config(Fields({}, ""))
     assert (text.hidden_size, text.num_attention_heads) == (512, 8)
-    schedule, _ = schedule_config(Fields({}, ""))
+    schedule, *_ = schedule_config(Fields({}, ""))
     assert (schedule.beta_schedule, schedule.beta_start) == ("linear", 0.0001)
 
 
@@ -208,14 +217,14 @@ def test_absent_keys_mean_the_defaults_of_diffusers_and_transformers() -> None:
 def test_the_scheduler_gives_the_sampler(
     class_name: object, sampler: str, spacing: str, alpha_to_one: bool
 ) -> None:
-    schedule, name = schedule_config(Fields({"_class_name": class_name}, ""))
-    assert name == sampler
+    schedule, name, options, of_sigmas = schedule_config(Fields({"_class_name": class_name}, ""))
+    assert (name, options, of_sigmas) == (sampler, {}, None)
     assert schedule.timestep_spacing == spacing
     assert schedule.set_alpha_to_one is alpha_to_one
 
 
 def test_every_scheduler_stands_for_a_sampler_that_exists() -> None:
-    assert {sampler for sampler, _, _ in scheduler_json.SCHEDULERS.values()} <= set(SAMPLERS)
+    assert {kind.sampler for kind in scheduler_json.SCHEDULERS.values()} <= set(SAMPLERS)
 
 
 def test_settings_win_over_the_scheduler() -> None:
@@ -299,9 +308,9 @@ def test_a_configuration_is_small(tmp_path: Path) -> None:
 
 
 def test_schedules_of_every_name_can_be_computed() -> None:
-    for beta_schedule in scheduler_json.BETA_SCHEDULES:
-        for spacing in scheduler_json.SPACINGS:
-            for prediction in scheduler_json.PREDICTION_TYPES:
+    for beta_schedule in BETA_SCHEDULES:
+        for spacing in TIMESTEP_SPACINGS:
+            for prediction in PREDICTION_TYPES:
                 Schedule(
                     ScheduleConfig(
                         beta_schedule=beta_schedule,

@@ -14,7 +14,7 @@ from sd_scratch.checkpoints.key_rules import (
     is_ignored,
     is_vae_attention,
     single_file_names,
-    with_text_prefix,
+    usual_name,
 )
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import PRESETS, SD15, ModelConfig, UNetConfig
@@ -96,10 +96,10 @@ def test_the_table_is_small_and_used_whole() -> None:
 
 def test_text_keys_without_their_prefix_get_it() -> None:
     full = "cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc1.bias"
-    assert with_text_prefix(full) == full
-    assert with_text_prefix(full.replace("text_model.", "")) == full
+    assert usual_name(full) == full
+    assert usual_name(full.replace("text_model.", "")) == full
     other = "model.diffusion_model.out.0.bias"
-    assert with_text_prefix(other) == other
+    assert usual_name(other) == other
 
 
 def test_only_the_attention_of_the_autoencoder_is_a_convolution_there() -> None:

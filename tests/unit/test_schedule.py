@@ -92,7 +92,7 @@ def test_impossible_numbers_of_steps_are_bad_usage(steps: int) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"beta_schedule": "sigmoid"},
+        {"beta_schedule": "exotic"},
         {"timestep_spacing": "karras"},
         {"prediction_type": "flow"},
         {"num_train_timesteps": 0},

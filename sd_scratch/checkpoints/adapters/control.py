@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
+from sd_scratch.checkpoints import keys
 from sd_scratch.checkpoints.adapters.tensor_file import HASH_DIGITS, read_tensor_file
 from sd_scratch.checkpoints.build import check, empty, fill, weights
-from sd_scratch.checkpoints.config_json import UNET_FIXED
-from sd_scratch.checkpoints.folder_files import VARIANTS
+from sd_scratch.checkpoints.folder_files import FIRST
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.key_rules import UNET, single_file_names
 from sd_scratch.checkpoints.load import Components
@@ -81,8 +81,9 @@ def read_control(
 
 
 def _weights_file(folder: Path) -> Path:
-    for variant in VARIANTS:
-        file = folder / f"diffusion_pytorch_model{variant}.safetensors"
+    for variant in FIRST:
+        middle = f".{variant}" if variant else ""
+        file = folder / f"diffusion_pytorch_model{middle}.safetensors"
         if file.is_file():
             return file
     raise ScratchError(f"{folder} - holds no diffusion_pytorch_model.safetensors")
@@ -94,7 +95,7 @@ def _read_config(file: Path, unet: UNetConfig) -> bool:
         fields = Fields(parse_json(file.read_bytes(), str(file)), str(file))
     except OSError as error:
         raise ScratchError(f"{file} - cannot be read: {error.strerror}") from None
-    for key, allowed in UNET_FIXED.items():
+    for key, allowed in keys.UNET.refused.items():
         fields.only(key, *allowed)
     fields.only("attention_head_dim", unet.num_attention_heads)
     fields.only("norm_num_groups", unet.norm_num_groups)

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.hashes import sha256
+from sd_scratch.checkpoints.pickle_file import load_pickle, whole
 from sd_scratch.checkpoints.safetensors_file import DTYPES, read_header
 from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
 from sd_scratch.errors import ScratchError
@@ -76,43 +75,16 @@ def _read_safetensors(path: Path) -> TensorFile:
 
 
 def _read_pickle(path: Path) -> TensorFile:
-    """PyTorch's reader, which builds tensors and plain values and runs no code of the file's."""
-    try:
-        _check_archive(path)
-        # Opened here: by a path PyTorch goes by the ending, and reads some as another format.
-        with path.open("rb") as file, torch.serialization.safe_globals([nn.ParameterDict]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        tensors = dict(_walk(content, "", path, DEPTH))
-    except ScratchError:
-        raise
-    except Exception as error:  # a damaged archive or pickle can raise anything
-        reason = " ".join(str(error).split())[:120]
-        raise ScratchError(
-            f"{path} - a pickle that holds more than tensors, or is damaged ({reason}) - find a"
-            " .safetensors version"
-        ) from None
+    """A pickle's tensors, those in tables within tables too."""
+    tensors = dict(_walk(load_pickle(path), "", path, DEPTH))
     if not tensors:
         raise ScratchError(f"{path} - a pickle without tensors - {AGAIN}")
     return TensorFile(path, tensors, {}, sha256([path])[:HASH_DIGITS])
 
 
-def _check_archive(path: Path) -> None:
-    """PyTorch stores its archives without compression; what inflates is an attack."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ScratchError(f"{path} - a compressed archive, which PyTorch does not write - {AGAIN}")
-
-
 def _walk(value: object, name: str, path: Path, depth: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        held = value.untyped_storage().nbytes() if value.layout == torch.strided else -1
-        if value.numel() * value.element_size() > held:
-            raise ScratchError(f"{path} - {name or 'its tensor'} is not stored whole - {AGAIN}")
-        yield name, value.detach()
+        yield name, whole(path, name, value)
     elif isinstance(value, Mapping | nn.ParameterDict | list | tuple) and depth:
         pairs = enumerate(value) if isinstance(value, list | tuple) else value.items()
         for key, inner in pairs:

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 
 from sd_scratch.checkpoints.build import empty
-from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer
+from sd_scratch.checkpoints.load import (
+    build_components,
+    read_layout,
+    read_tokenizer,
+    with_schedule,
+)
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.map.progress import Progress
@@ -68,7 +73,8 @@ class Session:
         recipe = _recipe(args)
         for text in (recipe.prompt, recipe.negative_prompt):
             check_text(text)
-        self.layout = read_layout(self.source, revision=args.revision, offline=args.offline)
+        layout = read_layout(self.source, revision=args.revision, offline=args.offline)
+        self.layout = with_schedule(layout, args.prediction, args.zsnr)
         self.tokenizer = read_tokenizer(self.layout)
         self.recipe = complete(recipe, self.layout.config, {})
         self._model: StableDiffusion | None = None
