@@ -174,6 +174,8 @@ def sampler_options(args: argparse.Namespace) -> dict[str, str]:
 def _recipe_in(path: Path, model: str | None) -> Recipe:
     """The recipe in a picture. Of models it may choose those with names of their own: shipped ones and
     ``sd15``. A hub id would be a download, and a path a file, that nobody here asked for."""
+    if not path.exists():
+        raise UsageError(f"{path} - cannot be read: no such file")
     recipe, left = read_recipe(path)
     if left:
         log.warning(f"settings in {path} that are not repeated: {', '.join(left)[:200]}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
 from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
@@ -28,7 +29,8 @@ def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
 
 
 def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's, ComfyUI's and InvokeAI's.
+    """The recipe in a PNG file, this package's own text before AUTOMATIC1111's, ComfyUI's and
+    InvokeAI's; or in a JPEG or WebP file, as AUTOMATIC1111 writes it.
 
     Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
     sizes are limited, every value is checked, and nothing that it names is opened.
@@ -36,6 +38,8 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
     Raises:
         ScratchError: no PNG file, a damaged one, or one without a recipe.
     """
+    if comment := read_comment(path):  # of a JPEG or WebP file
+        return recipe_from_parameters(comment, str(path))
     texts, others = read_texts(path, (OWN, A1111))
     if OWN in texts:
         return recipe_from_json(texts[OWN], str(path)), ()

@@ -1,12 +1,13 @@
 """Other tools' names and conventions, and what separates two pictures."""
 
 import argparse
+import contextlib
 import json
 import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from sd_scratch.cli import main
@@ -236,3 +237,35 @@ def test_pages_name_flags_and_files_that_are_there(name: str) -> None:
         assert (DOCS.parent / path).is_file(), path
     for path in re.findall(r"\]\(([^)#]+)\)", text):
         assert (DOCS / path).exists(), path
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode("utf-16-be"),
+        b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode("utf-16-le"),
+        b"ASCII\0\0\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode(),
+    ],
+)
+def test_a1111_s_text_in_jpeg_and_webp(tmp_path: Path, kind: str, comment: bytes) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    Image.new("RGB", (8, 8)).save(tmp_path / f"a.{kind}", exif=exif)
+    recipe, left = read_recipe(tmp_path / f"a.{kind}")
+    assert (recipe.prompt, recipe.steps, recipe.seed, left) == ("naïve 漢字", 3, 4, ())
+
+
+def test_jpegs_without_settings_and_damaged_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(ScratchError, match=r"a\.jpg"):
+        read_recipe(path)
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0x\nSteps: 3"
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    whole = path.read_bytes()
+    for i in range(2, 120, 3):
+        path.write_bytes(whole[:i] + b"\xff\x00" + whole[i + 2 :])
+        with contextlib.suppress(ScratchError):
+            read_recipe(path)
