@@ -138,7 +138,7 @@ class ContextUNet(Tapped):
         h = self.tap("up0", self.up0(h))
         h = self.up1(self.contextembed1(context) * h + self.timeembed1(time), down2)
         h = self.up2(self.contextembed2(context) * h + self.timeembed2(time), down1)
-        return self.tap("eps", self.out(torch.cat([h, x], dim=1)))
+        return self.tap("pred", self.out(torch.cat([h, x], dim=1)))
 
 
 def context_vector(classes: Tensor, num_classes: int) -> Tensor:

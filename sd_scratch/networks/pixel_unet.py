@@ -155,7 +155,7 @@ class UpBlock(nn.Module):
 
 class PixelUNet(Tapped):
     """x_t, timestep and class to the model's prediction, eps or v as the schedule's configuration
-    says; its tensor is named `eps` either way. Class number `num_classes` means no class."""
+    says; its tensor is named `pred` either way. Class number `num_classes` means no class."""
 
     def __init__(self, config: PixelUNetConfig) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class PixelUNet(Tapped):
         for block in self.up_blocks:
             h = block(h, skips, time)
         h = self.tap("norm_out", self.conv_norm_out(h))
-        return self.tap("eps", self.conv_out(F.silu(h)))
+        return self.tap("pred", self.conv_out(F.silu(h)))
 
 
 def start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:

@@ -219,7 +219,7 @@ def _transformers(config: UNetConfig, level: int, count: int) -> nn.ModuleList:
 class UNet(Tapped):
     """The noisy latent, the timestep and the text to the model's prediction.
 
-    The prediction is eps or v, as ``ScheduleConfig.prediction_type`` says; its tensor is named `eps`
+    The prediction is eps or v, as ``ScheduleConfig.prediction_type`` says; its tensor is named `pred`
     either way.
     """
 
@@ -280,4 +280,4 @@ class UNet(Tapped):
         for block in self.up_blocks:
             h = block(h, skips, time, context)
         h = self.tap("norm_out", self.conv_norm_out(h))
-        return self.tap("eps", self.conv_out(F.silu(h)))
+        return self.tap("pred", self.conv_out(F.silu(h)))

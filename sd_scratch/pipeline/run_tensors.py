@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
+from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Sampler, Step
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.networks.controlnet import weighted
@@ -32,7 +33,7 @@ def branches_of(scale: float) -> tuple[str, ...]:
 
 
 class Guidance(Tapped):
-    """Classifier-free guidance with names. Its eps are what the network predicts: eps or v."""
+    """Classifier-free guidance with names. `pred` is what the network predicts: eps, v or x0."""
 
     branched = False  # the two of guidance are not, or no longer, apart
 
@@ -40,18 +41,18 @@ class Guidance(Tapped):
         """``[branches * B, ...]`` -> ``[B, ...]``."""
         branches = branches_of(scale)
         parts = [
-            self.tap(f"eps_{branch}", part)
+            self.tap(f"pred_{branch}", part)
             for branch, part in zip(branches, predictions.chunk(len(branches)), strict=True)
         ]
         if len(parts) == 1:
-            return self.tap("eps", parts[0])
-        eps_uncond, eps_cond = parts
+            return self.tap("pred", parts[0])
+        uncond, cond = parts
         if self.probe is not None:
-            delta = eps_cond - eps_uncond
+            delta = cond - uncond
             edited = self.tap("delta", delta)
             # Only after an edit: adding the difference again is not the same to the last bit.
-            eps_cond = eps_cond if edited is delta else eps_uncond + edited
-        return self.tap("eps", guide(eps_uncond, eps_cond, scale))
+            cond = cond if edited is delta else uncond + edited
+        return self.tap("pred", guide(uncond, cond, scale))
 
 
 class Sampling(Tapped):
@@ -76,6 +77,8 @@ class Sampling(Tapped):
         self.show("alpha_bar", lambda: each(step.alpha_bar))
         self.show("x_t", lambda: step.x_t)
         self.show("x0", lambda: step.x0)
+        self.show("eps", lambda: step.eps)
+        self.show("velocity", lambda: velocity(step.x0, step.eps, step.alpha_bar))
         return self.tap("x_next", step.x_next)
 
 

@@ -71,7 +71,7 @@ TABLES: dict[str, dict[str, str]] = {
         "time_embedding": "time_embedding>",
         "h": "mid_block>",
         "norm_out": "conv_norm_out>",
-        "eps": "conv_out>",
+        "pred": "conv_out>",
     },
     r"vae\..*attentions\.0": {
         **ATTENTION,

@@ -50,9 +50,9 @@ def test_recording_everything_changes_no_bit_of_the_picture(model, sampler):
 
 def test_steps_are_calls_of_the_unet_and_never_collide(model):
     """PNDM asks twice about its second timestep; a trace by timestep would lose an answer."""
-    with model.record("unet.eps", "sampler.x_t", branch="cond") as trace:
+    with model.record("unet.pred", "sampler.x_t", branch="cond") as trace:
         seen = list(model.steps(model.prompt("a cat"), model.noise(1), sampler="pndm", steps=4))
-    eps, x_t = trace["unet.eps"], trace["sampler.x_t"]
+    eps, x_t = trace["unet.pred"], trace["sampler.x_t"]
     assert eps.steps == (0, 1, 2, 3, 4)
     assert eps.t == (751.0, 501.0, 501.0, 251.0, 1.0)
     assert not torch.equal(eps.tensor[1], eps.tensor[2])
@@ -63,16 +63,16 @@ def test_steps_are_calls_of_the_unet_and_never_collide(model):
 
 def test_sampler_and_guidance_tensors_are_what_they_say(model):
     noise = model.noise([3, 4])
-    with model.record("guidance.*", "sampler.*", "unet.x", "unet.eps", "unet.t") as trace:
+    with model.record("guidance.*", "sampler.*", "unet.x", "unet.pred", "unet.t") as trace:
         steps = list(
             model.steps(model.prompt("a cat"), noise, sampler="ddpm", steps=3, guidance=5.0)
         )
     tensor = {name: trace[name].tensor for name in trace.names}
-    uncond, cond = tensor["unet.eps"].unbind(1)
-    assert torch.equal(tensor["guidance.eps_uncond"], uncond)
-    assert torch.equal(tensor["guidance.eps_cond"], cond)
+    uncond, cond = tensor["unet.pred"].unbind(1)
+    assert torch.equal(tensor["guidance.pred_uncond"], uncond)
+    assert torch.equal(tensor["guidance.pred_cond"], cond)
     assert torch.equal(tensor["guidance.delta"], cond - uncond)
-    assert torch.equal(tensor["guidance.eps"], uncond + 5.0 * (cond - uncond))
+    assert torch.equal(tensor["guidance.pred"], uncond + 5.0 * (cond - uncond))
     assert torch.equal(tensor["unet.x"][:, 0], tensor["sampler.x_t"])
     assert torch.equal(tensor["sampler.noise"], noise.latent)
     for key in ("x_t", "x0", "x_next"):
@@ -184,7 +184,7 @@ def test_the_estimate_is_what_a_recording_takes(model, options):
 
 
 def test_means_of_tensors_that_are_made_in_several_places_of_a_step(model):
-    globs = ("unet.h", "guidance.eps", "sampler.x_t")
+    globs = ("unet.h", "guidance.pred", "sampler.x_t")
     with model.record(*globs, reduce=mean_over_steps()) as mean, model.record(*globs) as each:
         model.generate("a cat", model.noise(1), sampler="pndm", steps=4)
     for name in globs:
@@ -340,3 +340,15 @@ def test_a_run_that_is_given_up_leaves_nothing_behind(model):
     with model.record("unet.h", steps=-1) as trace:
         assert torch.equal(model.generate("a cat", model.noise(1), steps=2).latent, plain)
     assert trace["unet.h"].steps == (2,)
+
+
+def test_noise_image_and_velocity_are_one_prediction():
+    """eps, x0 and v of a step say the same, whichever of them the network predicts."""
+    model = tiny_model()
+    names = ("sampler.eps", "sampler.x0", "sampler.velocity", "sampler.x_t", "sampler.alpha_bar")
+    with model.record(*names) as trace:
+        model.generate(model.prompt("a red circle"), model.noise(1), sampler="ddim", steps=3)
+    eps, x0, v, x_t = (trace[name].tensor for name in names[:4])
+    alpha_bar = trace[names[4]].tensor.view(3, 1, 1, 1, 1)
+    assert torch.allclose(alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, x_t, atol=1e-5)
+    assert torch.allclose(alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * v, x0, atol=1e-5)

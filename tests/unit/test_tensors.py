@@ -107,7 +107,7 @@ def test_recording_everything_changes_no_bit(unet, taps, inputs):
         on = unet(*inputs)
     assert torch.equal(on, off)
     assert trace.names == list(taps.tensors())
-    assert torch.equal(trace["unet.eps"].tensor, off)
+    assert torch.equal(trace["unet.pred"].tensor, off)
     assert not probes(unet)
 
 
