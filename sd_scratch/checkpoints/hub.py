@@ -7,6 +7,7 @@ alone and only when a hub id is used, because importing it takes a noticeable pa
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from sd_scratch.checkpoints.folder_files import choose_weights
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.parts import PARTS
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 OPTIONAL_FILES = (
     "model_index.json",
@@ -23,6 +24,7 @@ OPTIONAL_FILES = (
     "tokenizer/merges.txt",
     "tokenizer/tokenizer.json",
 )
+REVISION = re.compile(r"[A-Za-z0-9_][\w.+-]*(?<![.])")  # each part of its name
 TIMEOUT = 10.0  # seconds for the list of a model's files
 
 
@@ -76,6 +78,7 @@ def download(source: str, *, revision: str | None = None, offline: bool = False)
     """
     from huggingface_hub import snapshot_download
 
+    check_revision(revision)
     pin = PINNED.get(source)
     repo = pin.repo if pin else source
     pinned_here = pin is not None and revision in (None, pin.revision)
@@ -96,6 +99,17 @@ def download(source: str, *, revision: str | None = None, offline: bool = False)
     if pin is not None and pinned_here:
         _verify(folder, pin)
     return folder
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise UsageError for what is no name of a branch, a tag or a commit, as git has them: the client
+    makes paths of it."""
+    if revision is None:
+        return
+    parts = revision.split("/")
+    fits = all(REVISION.fullmatch(part) and ".." not in part for part in parts)
+    if not fits or len(revision) > 200:
+        raise UsageError(f"{revision[:60]!r} is no name of a branch, a tag or a commit")
 
 
 def list_cached() -> list[CachedModel]:

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from sd_scratch.cli.options import add_message_arguments, add_source_arguments
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--check", action="store_true", help="look for NaN and infinities, too")
     inspect.set_defaults(act=inspect_model)
 
-    for action in (listing, download, inspect):
+    convert = actions.add_parser(
+        "convert", help="write a model as a folder, or as a .safetensors file"
+    )
+    convert.add_argument("model", help="a name, a file, a folder or a hub id")
+    convert.add_argument("output", type=Path, help="a new folder, or a file NAME.safetensors")
+    convert.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is written")
+    convert.add_argument("--overwrite", action="store_true", help="write over what is there")
+    convert.set_defaults(act=convert_model)
+
+    compare = actions.add_parser("compare", help="say which tensors of two models differ")
+    compare.add_argument("model", help="a name, a file, a folder or a hub id")
+    compare.add_argument("other", help="another one")
+    compare.set_defaults(act=compare_models)
+
+    for action in (listing, download, inspect, convert, compare):
         action.add_argument("--json", action="store_true", help="print JSON")
         add_message_arguments(action)
-    for action in (download, inspect):
+    for action in (download, inspect, convert, compare):
         add_source_arguments(action)
 
 
@@ -96,3 +112,32 @@ def inspect_model(args: argparse.Namespace) -> int:
     report = inspect(args.model, revision=args.revision, offline=args.offline, check=args.check)
     print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(report.lines()))
     return 1 if report.problem or report.not_finite else 0
+
+
+def convert_model(args: argparse.Namespace) -> int:
+    import torch
+
+    from sd_scratch.checkpoints.load import load_components
+    from sd_scratch.checkpoints.save import save_folder, save_single_file
+
+    dtype: torch.dtype = getattr(torch, args.dtype)
+    model = load_components(args.model, revision=args.revision, offline=args.offline)
+    save = save_single_file if args.output.suffix == ".safetensors" else save_folder
+    save(model, args.output, dtype, overwrite=args.overwrite)
+    path = str(args.output)
+    print(json.dumps({"model": args.model, "path": path}) if args.json else path)
+    return 0
+
+
+def compare_models(args: argparse.Namespace) -> int:
+    """Exit status 0 for equal ones, 1 where tensors differ."""
+    from dataclasses import asdict
+
+    from sd_scratch.checkpoints.compare import compare, lines
+
+    found = compare(args.model, args.other, revision=args.revision, offline=args.offline)
+    if args.json:
+        print(json.dumps([asdict(difference) for difference in found], indent=2))
+    else:
+        print("\n".join(lines(found)))
+    return 1 if found else 0
