@@ -54,7 +54,7 @@ def _identity(path: Path) -> str:
 
 
 def _read_cache() -> dict[str, str]:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: nobody's home is known
         data = json.loads(cache_file().read_text())
         if isinstance(data, dict):
             return {str(k): v for k, v in data.items() if isinstance(v, str) and len(v) == 64}
@@ -62,9 +62,9 @@ def _read_cache() -> dict[str, str]:
 
 
 def _write_cache(known: dict[str, str]) -> None:
-    file = cache_file()
-    part = file.with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
+        file = cache_file()
+        part = file.with_suffix(f".{os.getpid()}.part")
         file.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(dict(list(known.items())[-REMEMBERED:]), indent=1))
         os.replace(part, file)
