@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from sd_scratch.errors import ScratchError
     from sd_scratch.pipeline.control import Control as Control
     from sd_scratch.pipeline.image_noise import ImageNoise as ImageNoise
+    from sd_scratch.pipeline.load import load as load
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion as PixelDiffusion
     from sd_scratch.pipeline.pixel_diffusion import load_pixels as load_pixels
     from sd_scratch.pipeline.prompt import Prompt as Prompt
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion as StableDiffusion
-    from sd_scratch.pipeline.stable_diffusion import load as load
     from sd_scratch.tensors import Trace as Trace
     from sd_scratch.tensors import ablate as ablate
     from sd_scratch.tensors import add as add
@@ -43,7 +43,7 @@ _HOMES = {
     "Prompt": "sd_scratch.pipeline.prompt",
     "ScratchError": "sd_scratch.errors",
     "StableDiffusion": "sd_scratch.pipeline.stable_diffusion",
-    "load": "sd_scratch.pipeline.stable_diffusion",
+    "load": "sd_scratch.pipeline.load",
     "load_pixels": "sd_scratch.pipeline.pixel_diffusion",
 }
 _TENSORS = (

@@ -1,5 +1,9 @@
 """What values a run may have, both from the command line and from a file. Inclusive."""
 
+import operator
+from numbers import Real
+from typing import Any
+
 STEPS = (1, 1000)
 GUIDANCE = (-1e9, 1e9)
 SIDE = (8, 8192)  # pixels
@@ -10,3 +14,13 @@ LORA_SCALE = (-100.0, 100.0)
 RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 DTYPES = ("float32", "float16", "bfloat16")
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of Python, numpy or torch as an int, 64.0 too; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError):
+        return int(float(value)) if isinstance(value, Real) and value == value // 1 else None

@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
 def devices() -> dict[str, Any]:
     import torch
 
-    from sd_scratch.cli.machine import available_devices
+    from sd_scratch.pipeline.device import available_devices
 
     found: dict[str, Any] = {"cpu": "always there"}
     for name in available_devices():

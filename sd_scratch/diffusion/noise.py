@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import RNGS
+from sd_scratch.limits import RNGS, whole
 
 MAX_SEED = 2**64 - 1
 
@@ -57,7 +57,7 @@ class NoiseSource:
     """
 
     def __init__(self, seeds: Sequence[int], drawing: Drawing | None = None) -> None:
-        if not seeds:
+        if not len(seeds):
             raise UsageError("no seeds were given - a batch needs one for each image")
         self.seeds = tuple(_check(seed) for seed in seeds)
         self.drawing = drawing or Drawing()
@@ -150,6 +150,7 @@ class Philox:
 
 
 def _check(seed: int) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+    number = whole(seed)
+    if number is None or not 0 <= number <= MAX_SEED:
         raise UsageError(f"seed {seed!r} cannot be used - give a whole number from 0 to {MAX_SEED}")
-    return seed
+    return number

@@ -23,6 +23,7 @@ from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES, noised
 from sd_scratch.diffusion.spacing import SIGMA_SPACINGS, TIMESTEP_SPACINGS, check_spacing
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.limits import whole
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
 SMALLEST_ALPHA_BAR = 2.0**-24
@@ -133,13 +134,14 @@ class Schedule:
         return 1.0 if self.config.set_alpha_to_one else float(self.alpha_bar[0])
 
     def check_steps(self, steps: int | None) -> int:
-        """`steps` itself, or `UsageError` unless it is a whole number from 1 to T."""
-        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= len(self):
+        """`steps` as an int, or `UsageError` unless it is a whole number from 1 to T."""
+        number = whole(steps)
+        if number is None or not 1 <= number <= len(self):
             raise UsageError(
                 f"{steps!r} steps cannot be taken - this model's schedule has {len(self)} timesteps"
                 f" - give a whole number from 1 to {len(self)}",
             )
-        return steps
+        return number
 
     def timesteps(self, steps: int) -> list[int]:
         """The `steps` timesteps to visit, strictly falling, all in 0..T-1.
@@ -164,6 +166,7 @@ class Schedule:
         if spacing is not None:
             check_spacing(spacing)
         named = spacing if spacing in TIMESTEP_SPACINGS else self.config.timestep_spacing
+        steps = self.check_steps(steps)
         timesteps = self._timesteps(steps, named)
         if spacing in SIGMA_SPACINGS:
             high, low = self.sigma_at(timesteps[0]), self.sigma_at(timesteps[-1])

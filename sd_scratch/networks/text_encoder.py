@@ -4,7 +4,7 @@ Radford et al. 2021 (arXiv:2103.00020), section 2.4; 12 layers, 12 heads and 768
 Padding is the end token and is not masked: the U-Net was trained to look at it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -101,16 +101,22 @@ class TextEncoder(Tapped):
         self.encoder = Encoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, token_ids: Tensor, clip_skip: int = 1) -> Tensor:
+    def forward(self, token_ids: Tensor, clip_skip: int | Sequence[int] = 1) -> Tensor:
         """``[B, N]`` token ids -> context ``[B, N, hidden_size]``.
 
         `clip_skip` counts layers from the end as A1111 does: 1 uses all of them, 2 leaves out the
-        last. The final LayerNorm is applied in either case.
+        last. The final LayerNorm is applied in either case. Each row may have a `clip_skip` of its own.
         """
+        skips = {clip_skip} if isinstance(clip_skip, int) else set(clip_skip)
+        depth = self.config.num_hidden_layers + 1 - min(skips)
+        ends: Tensor | None = None  # how many layers each row goes through, where they differ
+        if len(skips) > 1:
+            layers = torch.tensor(clip_skip, device=token_ids.device).reshape(-1, 1, 1)
+            ends = self.config.num_hidden_layers + 1 - layers
         token_ids = self.tap("token_ids", token_ids)
         x = self.embeddings(token_ids)
-        for layer in self.encoder.layers[: self.config.num_hidden_layers + 1 - clip_skip]:
-            x = layer(x)
+        for i, layer in enumerate(self.encoder.layers[:depth]):
+            x = layer(x) if ends is None else torch.where(i < ends, layer(x), x)
         x = self.tap("final_layer_norm", self.final_layer_norm(x))
         self.show("pooled", lambda: at_end(x, token_ids))
         return x

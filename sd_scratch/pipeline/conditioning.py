@@ -1,6 +1,6 @@
 """From texts to what the U-Net reads: encoding prompts, and one context for every step of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,13 +10,19 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.pipeline.emphasis import check_emphasis, weigh
 from sd_scratch.pipeline.prompt import ChangingPrompt, Prompt
-from sd_scratch.pipeline.run_tensors import COND
+from sd_scratch.pipeline.run_tensors import COND, UNCOND
 from sd_scratch.tensors import Taps
 from sd_scratch.text.chunks import changes_in, encode_prompt, stretches
 from sd_scratch.text.tokenizer import Tokenizer
 
 Rows = dict[str, list[Prompt]]
 """For each branch, one prompt for every image."""
+
+
+Texts = str | Prompt | Sequence[str | Prompt]
+"""One text or prompt for all images, or one for each."""
+
+DEFAULTS = (1, "a1111", "a1111")  # clip skip, syntax, emphasis
 
 
 class Conditioning:
@@ -65,10 +71,44 @@ class Conditioning:
             changes=changes,
         )
 
-    def _read(self, chunks: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
+    def _read(self, chunks: Sequence[Sequence[int]], clip_skip: int | Sequence[int]) -> Tensor:
         """``[chunks, N, C]``."""
         x: Tensor = self.text(torch.tensor(chunks, device=self.device), clip_skip)
         return x
+
+    def rows(
+        self,
+        prompt: Texts,
+        negative: Texts | None,
+        batch: int,
+        branches: Sequence[str],
+    ) -> Rows:
+        """For each branch, one prompt for every image."""
+        prompts = self._prompts("prompt", prompt, batch)
+        negatives = self._prompts(
+            "negative", "" if negative is None else negative, batch, prompts[0]
+        )
+        rows = {UNCOND: negatives, COND: prompts}
+        return {branch: rows[branch] for branch in branches}
+
+    def _prompts(
+        self, name: str, given: Texts, batch: int, like: Prompt | None = None
+    ) -> list[Prompt]:
+        """One prompt for every image; texts are encoded with the settings of `like`, or the usual ones."""
+        alone = isinstance(given, str | Prompt)
+        if not alone and not isinstance(given, Iterable):
+            raise UsageError(f"{name}: give a text, a Prompt or a list of them, not {given!r}")
+        texts = [given] * batch if isinstance(given, str | Prompt) else list(given)
+        if len(texts) != batch:
+            raise UsageError(f"{len(texts)} {name}s for {batch} images - give one or {batch}")
+        settings = (like.clip_skip, like.syntax, like.emphasis) if like else DEFAULTS
+        made: dict[str, Prompt] = {}
+        for text in texts:
+            if not isinstance(text, str | Prompt):
+                raise UsageError(f"{name}: give texts or Prompts, not {text!r}")
+            if isinstance(text, str) and text not in made:
+                made[text] = self.prompt(text, *settings)
+        return [made[text] if isinstance(text, str) else text for text in texts]
 
     def of_steps(self, rows: Rows, steps: int) -> tuple[Rows, list[Rows]]:
         """The prompts of a run as a whole, and those of each of its steps; all with as many chunks as
@@ -136,7 +176,8 @@ class Conditioning:
                 )
             return context
         chunks = [chunk for prompt in prompts for chunk in prompt.encoding.chunks]
-        again = self._read(chunks, prompts[0].clip_skip)
+        skips = [prompt.clip_skip for prompt in prompts for _ in prompt.encoding.chunks]
+        again = self._read(chunks, skips)
         if not edited:
             return context
         parts = again.chunk(len(prompts))

@@ -1,9 +1,12 @@
 """`ImageNoise`: a latent that is a picture, noise, or something between."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -99,11 +102,8 @@ class ImageNoise:
             z = self.autoencoder.from_latent(self.latent).to(device, dtype)
             image = self.autoencoder.decode(z)
             if dtype != torch.float32 and not image.isfinite().all():
-                self.autoencoder.float()
-                try:
-                    image = self.autoencoder.decode(z.float())
-                finally:
-                    self.autoencoder.to(dtype)
+                # A copy, because other threads and models may be using this one.
+                image = deepcopy(self.autoencoder).float().decode(z.float())
         if not image.isfinite().all():
             raise ScratchError(
                 "the decoded picture is not finite (NaN or infinity) - the latents or the "
@@ -117,7 +117,38 @@ class ImageNoise:
         return [Image.fromarray(picture) for picture in pixels.cpu().numpy()]
 
 
-def pictures_to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size to ``[B, 3, H, W]`` in -1..1, over white where they are transparent."""
-    arrays = [np.asarray(to_rgb(picture), dtype=np.float32) for picture in pictures]
+Pictures = Image.Image | npt.NDArray[np.uint8] | Sequence[Image.Image | npt.NDArray[np.uint8]]
+"""One picture or several of one size: Pillow's, or 8-bit arrays ``[H, W]`` or ``[H, W, 3]``."""
+
+
+def pictures_to_tensor(pictures: Pictures) -> Tensor:
+    """Pictures of one size to ``[B, 3, H, W]`` in -1..1, over white where they are transparent.
+
+    Raises UsageError for none, for several sizes, and for what is no picture.
+    """
+    if isinstance(pictures, Image.Image) or getattr(pictures, "ndim", 0) in (2, 3):
+        pictures = [pictures]  # type: ignore[list-item]
+    each = [to_rgb(_picture(one)) for one in pictures]
+    if not each:
+        raise UsageError("no picture was given to encode")
+    if len({one.size for one in each}) > 1:
+        sizes = ", ".join(f"{one.width}x{one.height}" for one in each[:5])
+        raise UsageError(
+            f"the pictures to encode have several sizes, {sizes} - give one size at a time"
+        )
+    arrays = [np.asarray(one, dtype=np.float32) for one in each]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def _picture(one: Any) -> Image.Image:
+    if isinstance(one, Image.Image):
+        return one
+    if getattr(one, "dtype", None) == np.uint8:
+        try:
+            return Image.fromarray(one)
+        except (TypeError, ValueError, AttributeError):
+            pass
+    raise UsageError(
+        f"a picture to encode is one of Pillow's or an array [height, width, 3] of uint8, not {type(one).__name__}"
+        f" {tuple(getattr(one, 'shape', ()))}"
+    )

@@ -13,9 +13,11 @@ from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
 from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.limits import whole
 from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps
 
 UNCOND, COND = "uncond", "cond"
+Classes = Sequence[int | str | None]
 BATCH = 100  # pictures that `generate` makes at once
 
 
@@ -51,19 +53,19 @@ class PixelDiffusion:
     @torch.no_grad()
     def steps(
         self,
-        classes: Sequence[int | None],
+        classes: Classes,
         seeds: Sequence[int],
         *,
         sampler: str | None = None,
         steps: int | None = None,
         schedule: str | Ladder | None = None,
         guidance: float | None = None,
-        **options: Any,
+        **options: bool | float | str,
     ) -> Iterator[Step]:
         """From noise to pictures, one `Step` at a time; the last `x_next` are the pictures.
 
         Args:
-            classes: one per picture; None for no class in particular.
+            classes: one per picture, by its number or name; None for no class in particular.
             seeds: one per picture, which draws all its noise from its own.
             sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
             steps: how many, 1 to the schedule's length.
@@ -104,11 +106,9 @@ class PixelDiffusion:
                 )
             yield step
 
-    def generate(
-        self, classes: Sequence[int | None], seeds: Sequence[int], **settings: Any
-    ) -> Tensor:
+    def generate(self, classes: Classes, seeds: Sequence[int], **settings: Any) -> Tensor:
         """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""
-        if not seeds or len(classes) != len(seeds):
+        if not len(seeds) or len(classes) != len(seeds):
             raise UsageError(f"{len(classes)} classes for {len(seeds)} seeds")
         parts = []
         for first in range(0, len(seeds), BATCH):
@@ -123,17 +123,23 @@ class PixelDiffusion:
         low = self.config.low
         return ((x - low) * (2 / (1 - low)) - 1).clamp(-1, 1)
 
-    def _class_rows(self, classes: Sequence[int | None], count: int) -> Tensor:
+    def _class_rows(self, classes: Classes, count: int) -> Tensor:
         if len(classes) != count:
             raise UsageError(f"{len(classes)} classes for {count} seeds")
-        for number in classes:
-            if number is not None and not 0 <= number < self.no_class:
-                raise UsageError(
-                    f"class {number} is not in 0..{self.no_class - 1}"
-                    f" - this model knows {', '.join(self.config.class_names[:20])}",
-                )
-        numbers = [self.no_class if number is None else number for number in classes]
-        return torch.tensor(numbers, device=self.device)
+        return torch.tensor([self._class(one) for one in classes], device=self.device)
+
+    def _class(self, given: int | str | None) -> int:
+        """A class by its number or its name."""
+        if given is None:
+            return self.no_class
+        names = self.config.class_names
+        number = names.index(given) if given in names else whole(given)
+        if number is None or not 0 <= number < self.no_class:
+            raise UsageError(
+                f"class {given} is not in 0..{self.no_class - 1}"
+                f" - this model knows {', '.join(names[:20])}",
+            )
+        return number
 
     def _predict(self, x_t: Tensor, t: float, classes: Tensor, scale: float, call: int) -> Tensor:
         """The guided prediction; both branches in one call, [uncond, cond]."""

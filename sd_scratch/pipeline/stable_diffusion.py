@@ -1,35 +1,35 @@
-"""`StableDiffusion`: text and noise to a picture. The one loop is `StableDiffusion.steps`."""
+"""`StableDiffusion`: text and noise to a picture, step by step in `StableDiffusion.steps`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from sd_scratch.checkpoints import Components, load_components
+from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora, with_adapters
 from sd_scratch.checkpoints.adapters.control import LoadedControl, read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
-from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError
 from sd_scratch.networks.layers import prefer_convolutions
-from sd_scratch.pipeline.conditioning import Conditioning
+from sd_scratch.pipeline.checks import check_side, check_text_to_image
+from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import (
     Control,
     Steering,
     control_name,
     hint_tensor,
 )
-from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.recipe import Option
 from sd_scratch.pipeline.replay import StoredPrompt, StoredRun
 from sd_scratch.pipeline.run_tensors import (
     COND,
@@ -156,25 +156,27 @@ class StableDiffusion:
         which other seed.
         """
         drawing = drawing or Drawing()
-        seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
+        seeds = NoiseSource(tuple(seed) if several else (seed,)).seeds  # type: ignore[arg-type]
         cell = self.config.vae.downscale
         sides = [self.config.sample_size if side is None else side for side in (height, width)]
-        for name, side in zip(("height", "width"), sides, strict=True):
-            check_side(name, side, cell)
-        shape = (self.config.vae.latent_channels, sides[0] // cell, sides[1] // cell)
+        h, w = (
+            check_side(name, side, cell) // cell
+            for name, side in zip(("height", "width"), sides, strict=True)
+        )
+        shape = (self.config.vae.latent_channels, h, w)
         latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
         last = self.config.schedule.num_train_timesteps - 1
         return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
 
     @torch.no_grad()
-    def encode(self, pictures: Image.Image | Sequence[Image.Image], seed: int = 0) -> ImageNoise:
+    def encode(self, pictures: Pictures, seed: int = 0) -> ImageNoise:
         """Pictures of one size to latents at t = 0: the mean of the autoencoder's posterior."""
-        pictures = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
-        for name, side in zip(("width", "height"), pictures[0].size, strict=True):
-            check_side(name, side, self.config.vae.downscale)
         image = pictures_to_tensor(pictures).to(self.device, self.dtype)
+        for name, side in zip(("height", "width"), image.shape[2:], strict=True):
+            check_side(name, side, self.config.vae.downscale)
         latent = self.vae.to_latent(self.vae.encode(image).mean).float()
-        seeds = tuple(seed + i for i in range(len(pictures)))
+        seeds = tuple(seed + i for i in range(len(image)))
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 
     # The loop -------------------------------------------------------------------------------
@@ -182,23 +184,23 @@ class StableDiffusion:
     @unless_recorded
     def steps(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Texts,
         noise: ImageNoise,
         *,
-        negative: Prompt | str = "",
+        negative: Texts | None = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         schedule: str | Ladder | None = None,
         guidance: float | None = None,
         control: Control | Sequence[Control] = (),
-        **options: Any,
+        **options: Option,
     ) -> Iterator[Step]:
         """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
 
         Args:
-            prompt: one for all images, or one per image.
+            prompt: one for all images, or one per image; a text is encoded with the defaults of `prompt`.
             noise: where to start: pure, from `noise`, or half way, from `ImageNoise.noised`.
-            negative: what to steer away from; the empty prompt by default.
+            negative: what to steer away from, likewise; the empty prompt by default.
             sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
             steps: how many, 1 to the length of the model's schedule, counted from pure noise: a run
                 from half way takes the last of them.
@@ -223,7 +225,8 @@ class StableDiffusion:
         count = len(ladder)
         latent, ladder = noise.start(ladder, climbs=chosen.climbs)
         scale = self.config.guidance if guidance is None else guidance
-        rows = self._rows(prompt, negative, len(noise), branches_of(scale))
+        check_text_to_image(self.config, self.components.source)
+        rows = self.conditioning.rows(prompt, negative, len(noise), branches_of(scale))
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
 
@@ -272,13 +275,31 @@ class StableDiffusion:
             self.taps.finish(latent=lambda: digest(step.x_next))
 
     def generate(
-        self, prompt: Prompt | str | Sequence[Prompt], noise: ImageNoise, **settings: Any
+        self,
+        prompt: Texts,
+        noise: ImageNoise,
+        *,
+        negative: Texts | None = None,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+        guidance: float | None = None,
+        control: Control | Sequence[Control] = (),
+        **options: Option,
     ) -> ImageNoise:
         """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
-        if isinstance(prompt, str):
-            prompt = self.prompt(prompt)
         latent = noise.latent
-        for step in self.steps(prompt, noise, **settings):
+        for step in self.steps(
+            prompt,
+            noise,
+            negative=negative,
+            sampler=sampler,
+            steps=steps,
+            schedule=schedule,
+            guidance=guidance,
+            control=control,
+            **options,
+        ):
             latent = step.x_next
         return noise.with_latent(latent, t=0)
 
@@ -299,26 +320,6 @@ class StableDiffusion:
             control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
             eps: Tensor = self.guidance(self.unet(x_t, timestep, context, control).float(), scale)
             return eps
-
-    def _rows(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        negative: Prompt | str,
-        batch: int,
-        branches: Sequence[str],
-    ) -> dict[str, list[Prompt]]:
-        """For each branch, one prompt for every image."""
-        check_text_to_image(self.config, self.components.source)
-        prompts = [prompt] * batch if isinstance(prompt, Prompt) else list(prompt)
-        if len(prompts) != batch:
-            raise ScratchError(f"{len(prompts)} prompts for {batch} images - give one or {batch}")
-        if isinstance(negative, str):
-            first = prompts[0]
-            negative = self.prompt(
-                negative, clip_skip=first.clip_skip, syntax=first.syntax, emphasis=first.emphasis
-            )
-        rows = {UNCOND: [negative] * batch, COND: prompts}
-        return {branch: rows[branch] for branch in branches}
 
     # Every tensor -----------------------------------------------------------------------------
 
@@ -420,30 +421,3 @@ class StableDiffusion:
                 f"context.{branch}.{i}": p.context for i, p in enumerate(prompts) if p.by_hand
             }
         return Run((h, w), calls, len(noise), tuple(rows), rows, facts, inputs)
-
-
-def check_side(name: str, side: int, multiple: int) -> None:
-    """Raise unless `side` pixels is a positive multiple of the autoencoder's cell."""
-    if side > 0 and side % multiple == 0:
-        return
-    below = max(side // multiple, 1) * multiple
-    nearest = f"{below}" if side <= 0 else f"{below} or {below + multiple}"
-    raise UsageError(f"{name} {side} is not a positive multiple of {multiple} - use {nearest}")
-
-
-def check_text_to_image(config: ModelConfig, source: str) -> None:
-    """Raise for a model whose U-Net wants more than a noisy latent."""
-    if config.unet.in_channels != config.vae.latent_channels:
-        raise UsageError(
-            f"{source} is an inpainting checkpoint ({config.unet.in_channels} input channels) - it"
-            " needs a picture and a mask, and cannot make one from text alone - use a text-to-image"
-            " checkpoint",
-        )
-
-
-def load(source: str = "scenes", **options: Any) -> StableDiffusion:
-    """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
-
-    Options are those of `sd_scratch.checkpoints.load_components`, such as ``dtype`` and ``device``.
-    """
-    return StableDiffusion(load_components(source, **options))

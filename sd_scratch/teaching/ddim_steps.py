@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.pipeline.stable_diffusion import StableDiffusion, load
+from sd_scratch.pipeline.load import load
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.teaching.plot import curves
 from sd_scratch.teaching.schedules import SCHEDULES
 from sd_scratch.teaching.table import Table

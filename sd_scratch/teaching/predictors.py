@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from sd_scratch.diffusion.prediction import interpret
-from sd_scratch.pipeline.stable_diffusion import StableDiffusion, load
+from sd_scratch.pipeline.load import load
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.scenes.captions import full_caption
 from sd_scratch.scenes.graph import sample_scene
 from sd_scratch.scenes.render import render

@@ -126,9 +126,8 @@ def test_bad_usage_is_refused_before_weights_are_read(
 def test_a_device_that_is_not_there_is_not_replaced(
     tiny_folder, monkeypatch, capsys, name: str
 ) -> None:
-    from sd_scratch.cli import machine
 
-    monkeypatch.setattr(machine, "available_devices", lambda: ["cpu"])
+    monkeypatch.setattr("sd_scratch.pipeline.device.available_devices", lambda: ["cpu"])
     assert main(["generate", "a", "-m", str(tiny_folder), "--device", name]) == 2
     assert f"--device {name} - not available" in (error := capsys.readouterr().err)
     assert "there is cpu" in error

@@ -11,7 +11,7 @@ from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.tensors import without_weights
 from sd_scratch.cli.trace import span, word_key
-from sd_scratch.pipeline.stable_diffusion import load
+from sd_scratch.pipeline.load import load
 from sd_scratch.tensors import Trace
 from sd_scratch.tensors.listing import MEANINGS, meaning, page
 from tests.tiny import tiny_components, tiny_model

@@ -1,0 +1,36 @@
+"""`load`: a text-to-image model by its name."""
+
+from pathlib import Path
+
+import torch
+
+from sd_scratch.checkpoints import load_components
+from sd_scratch.checkpoints.pixel_model import list_pixel_models
+from sd_scratch.errors import UsageError
+from sd_scratch.pipeline.device import find_device, find_dtype
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+
+def load(
+    source: str | Path = "scenes",
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    revision: str | None = None,
+    offline: bool = False,
+    force: bool = False,
+) -> StableDiffusion:
+    """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
+
+    `device` is ``"auto"`` for the fastest there is, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
+    `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``. For
+    the rest see `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
+    wrong with one of them.
+    """
+    if str(source) in list_pixel_models():
+        raise UsageError(f"{source} is a model of pixels - load it with sd.load_pixels('{source}')")
+    chosen, number = find_device(device), find_dtype(dtype)
+    components = load_components(
+        source, revision=revision, dtype=number, device=chosen, offline=offline, force=force
+    )
+    return StableDiffusion(components)

@@ -1,0 +1,128 @@
+"""What people pass to the Python functions: taken for what it means, or refused by its name."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sd_scratch as sd
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import whole
+from sd_scratch.pipeline.device import find_device, find_dtype
+from tests.tiny import tiny_model
+
+S = {"steps": 2, "sampler": "ddim"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.mark.parametrize(
+    "value", [3, 3.0, np.int64(3), np.uint8(3), np.float32(3), torch.tensor(3), np.array(3)]
+)
+def test_whole_numbers_are_whole_numbers(model, value):
+    assert whole(value) == 3
+    assert torch.equal(model.noise(value).latent, model.noise(3).latent)
+    assert len(list(model.steps("a", model.noise(1), steps=value, sampler="ddim"))) == 3
+
+
+@pytest.mark.parametrize("value", [True, "3", 3.5, float("nan"), float("inf"), None, [3], 2j])
+def test_nothing_else_is(value):
+    assert whole(value) is None
+
+
+def test_several_seeds_and_sides(model):
+    expected = model.noise([0, 1], 64, 64).latent
+    for seeds in (np.arange(2), torch.arange(2), range(2), (0, 1)):
+        assert torch.equal(model.noise(seeds, 64.0, np.int32(64)).latent, expected)
+
+
+def test_texts_are_taken_wherever_prompts_are(model):
+    noise = model.noise([1, 2])
+    cat, dog = model.prompt("a cat"), model.prompt("a dog")
+    want = model.generate([cat, dog], noise, negative=[dog, cat], **S).latent
+    assert torch.equal(
+        model.generate(["a cat", dog], noise, negative=["a dog", "a cat"], **S).latent, want
+    )
+    *_, last = model.steps("a cat", noise, **S)
+    assert torch.equal(last.x_next, model.generate(cat, noise, negative=None, **S).latent)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.generate(["a"] * 3, m.noise([1, 2])), "3 prompts for 2 images"),
+        (lambda m: m.generate([], m.noise(1)), "0 prompts for 1 images"),
+        (lambda m: m.generate(3, m.noise(1)), "prompt: give a text"),
+        (lambda m: m.generate([3], m.noise(1)), "prompt: give texts"),
+        (lambda m: m.generate("a", m.noise(1), negative=7), "negative: give a text"),
+        (lambda m: m.noise("3"), "seed '3'"),
+        (lambda m: m.noise([]), "no seeds"),
+        (lambda m: m.noise(1, "64"), "width '64'"),
+        (lambda m: m.encode([]), "no picture"),
+        (
+            lambda m: m.encode([Image.new("RGB", (64, 64)), Image.new("RGB", (32, 64))]),
+            "64x64, 32x64",
+        ),
+        (lambda m: m.encode("a.png"), "picture to encode"),
+        (lambda m: m.encode(np.zeros((64, 64, 3))), "of uint8"),
+        (lambda m: sd.load("scenes", dtype="float15"), "dtype 'float15'"),
+        (lambda m: sd.load("scenes", device="gpu"), "device gpu"),
+        (lambda m: sd.load("ddpm-mnist"), "load_pixels"),
+    ],
+)
+def test_a_plausible_wrong_call_is_answered_by_name(model, call, message):
+    with pytest.raises(UsageError, match=message):
+        call(model)
+
+
+def test_pictures_as_arrays(model):
+    grey = np.full((64, 64, 3), 99, np.uint8)
+    want = model.encode(Image.fromarray(grey)).latent
+    assert torch.equal(model.encode(grey).latent, want)
+    assert torch.equal(
+        model.encode([grey, grey]).latent[1:], model.encode(grey[None].repeat(2, 0)).latent[1:]
+    )
+
+
+def test_devices_and_dtypes_by_name():
+    assert (
+        find_dtype("bf16") == find_dtype("bfloat16") == find_dtype(torch.bfloat16) == torch.bfloat16
+    )
+    assert find_device("cpu") == find_device(torch.device("cpu")) == torch.device("cpu")
+    assert find_device().type in ("cuda", "mps", "cpu")
+
+
+def test_each_prompt_of_a_batch_keeps_its_clip_skip_under_an_edit(model):
+    prompts = [
+        model.prompt("a cat"),
+        model.prompt("a cat", clip_skip=2),
+        model.prompt("a", clip_skip=3),
+    ]
+    noise = model.noise([1, 2, 3])
+    want = model.generate(prompts, noise, **S).latent
+    with model.edit("text.embeddings.token_embedding", lambda x, at: x.clone()):
+        got = model.generate(prompts, noise, **S).latent
+    assert (got - want).abs().max() < 1e-4
+
+
+def test_decoding_changes_nothing_that_others_see(model):
+    """A decoder that overflows in half precision is not cast where other threads see it."""
+    half = tiny_model()
+    vae = half.vae.half()
+    with torch.no_grad():
+        vae.decoder.conv_in.weight.mul_(3e4)
+    image = model.noise(1)
+    latent = type(image)(image.latent, 0, image.seeds, vae, image.schedule)
+    want, got = latent.decode(), []
+    threads = [threading.Thread(target=lambda: got.append(latent.decode())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4 and all(torch.equal(x, want) for x in got)
+    assert {p.dtype for p in vae.parameters()} == {torch.float16}
