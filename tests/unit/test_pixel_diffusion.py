@@ -133,7 +133,7 @@ def change(folder, **values) -> None:
     [
         ({"kind": "classifier"}, "holds a classifier where"),
         ({"kind": "other"}, "`kind` must be one of"),
-        ({"block_out_channels": [8, 24]}, "does not fit config.json"),
+        ({"block_out_channels": [8, 24]}, "of different models"),
         ({"block_out_channels": [8, 17]}, "a divisor of the width 17"),
         ({"attention": [1, 0]}, "times true or false"),
         ({"class_names": ["a"]}, "a list of 10 names"),
