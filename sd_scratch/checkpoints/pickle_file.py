@@ -82,9 +82,11 @@ def read_weights(path: Path) -> Header:
 
     Raises ScratchError, in one line, for anything else.
     """
+    if not path.is_file():  # to open a FIFO would wait for ever
+        return read_header(path)
     try:
         with path.open("rb") as file:
-            kind = sniff(file.read(PEEK)) if path.is_file() else ""
+            kind = sniff(file.read(PEEK))
     except OSError:
         kind = ""  # `read_header` says what is wrong
     return read_pickle(path) if kind == PICKLE else read_header(path)

@@ -334,7 +334,7 @@ def test_real_adapters_are_told_apart_from_models(shared_data: Path) -> None:
         assert family(read_header(file).tensors) == "a LoRA"
         assert "this is a LoRA - a whole Stable Diffusion 1.x model is needed" in refusal(file)
     for file in (shared_data / "adapters").glob("*.bin"):
-        assert "not a Stable Diffusion checkpoint" in refusal(file)
+        assert "this is a textual inversion embedding" in refusal(file)
 
 
 def test_the_family_of_stable_diffusion_itself(tmp_path: Path) -> None:
