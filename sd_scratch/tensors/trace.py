@@ -218,6 +218,8 @@ class Trace:
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise damaged(folder / MANIFEST, f"{type(error).__name__} {error}") from None
         values.check()
+        if unknown := set(trace.names) - trace.kept.keys():
+            raise damaged(folder / MANIFEST, f"it says nothing about {min(unknown)}")
         return trace
 
     def gradient(self, address: str) -> Recording:

@@ -33,7 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([*GENERATE, "-o", "a.png", "--save-latents", "a.png"], "end the name with .safetensors"),
         ([*GENERATE, "--save-latents", "old.safetensors"], "exists"),
         ([*GENERATE, "-m", ""], "the name is empty"),
-        ([*GENERATE, "-m", "~nobody/x"], "no such user"),
+        ([*GENERATE, "-m", "~no-such-user/x"], "no such user"),
         (["generate", "--from-image", "pipe.png"], "a device or a pipe"),
         (["sample", "mnist", "-o", "old.png"], "exists"),
         (["sample", "mnist", "-o", "link.png", "--overwrite"], "symbolic link"),
