@@ -159,6 +159,7 @@ def test_an_output_that_exists_is_kept(refused) -> None:
 
 def test_outputs_that_are_no_files(refused) -> None:
     os.mkfifo("pipe.png")
+    os.mkfifo("pipe.safetensors")
     Path("real").touch()
     Path("link.png").symlink_to("real")
     Path("folder.png").mkdir()
@@ -166,7 +167,7 @@ def test_outputs_that_are_no_files(refused) -> None:
     assert "symbolic link" in refused("a", "-o", "link.png")
     assert "is a folder" in refused("a", "-o", "folder.png")
     assert "is a file, not a folder" in refused("a", "-o", "real/a.png", code=1)
-    assert "a device or a pipe" in refused("a", "--save-latents", "/dev/null")
+    assert "a device or a pipe" in refused("a", "--save-latents", "pipe.safetensors")
 
 
 def test_too_little_memory_is_refused_unless_forced(generate, monkeypatch, capsys) -> None:
