@@ -73,6 +73,19 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1),
         help="how far, 0 to 1: picture i then has the same seed, and subseed + i",
     )
+    picture.add_argument(
+        "-i",
+        "--init-image",
+        "--init-img",
+        type=Path,
+        metavar="FILE",
+        help="a picture to begin with: PNG, JPEG or WebP, over white where it is transparent",
+    )
+    picture.add_argument(
+        "--strength",
+        type=number(0, 1),
+        help="how much of it is made anew: the share of the steps that are taken (default 0.75)",
+    )
     picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
     picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
     picture.add_argument(
@@ -259,14 +272,22 @@ def make_batches(
         settings["control"] = controls_for(args, recipe)
     first, steps = recipe.seed or 0, recipe.steps or 0
     seeds = range(first, first + args.batch_count)
+    begun, way = None, {key: settings[key] for key in ("sampler", "steps", "schedule")}
+    if recipe.strength is not None:
+        from sd_scratch.cli.init_image import latent_of
+
+        way["strength"] = recipe.strength
+        begun = latent_of(args.init_image, model, recipe)
     with progress_bar(steps * len(seeds), "steps") as bar:
         for start in range(0, len(seeds), args.batch_size):
             chunk = list(seeds[start : start + args.batch_size])
             if recipe.subseed_strength:
                 chunk = [first] * len(chunk)
             noise = model.noise(chunk, recipe.width, recipe.height, recipe.drawing(start))
+            if begun is not None:
+                noise = model.begin(noise.with_latent(begun.expand_as(noise.latent), t=0), **way)
             latent = noise.latent
-            for step in model.steps(prompts[0], noise, **settings):
+            for step in model.steps(prompts[0], noise, **settings) if noise.t else ():
                 latent = step.x_next
                 bar.update(len(chunk))
                 if stop.asked and step.index + 1 < steps:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
+from sd_scratch.cli.init_image import ask_for_init_image
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
@@ -94,6 +95,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         check_spacing(recipe.schedule)
     for text in (recipe.prompt, recipe.negative_prompt):
         check_prompt(text, recipe.syntax or SYNTAXES[0])
+    recipe = ask_for_init_image(args, recipe)
     recipe = _with_seed(recipe, args.batch_count)
     return recipe if recipe.model is not None else _with_default_model(recipe)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
+from sd_scratch.diffusion.prediction import noised
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
@@ -79,14 +80,14 @@ class ImageNoise:
             return (self.latent if scale == 1.0 else scale * self.latent), ladder
         return self.latent, ladder.below(self.t)
 
-    def noised(self, t: int) -> "ImageNoise":
-        """A picture with the noise of timestep `t` added, 0 to the schedule's last, drawn from the seeds
-        (Ho et al. 2020, equation 4)."""
+    def noised(self, t: float) -> "ImageNoise":
+        """A picture with the noise of timestep `t` added, 0 to the schedule's last and whole or not, drawn
+        from the seeds (Ho et al. 2020, equation 4)."""
         if not 0 <= t <= len(self.schedule) - 1:
             raise UsageError(f"t = {t} is no timestep - give 0 to {len(self.schedule) - 1}")
         draw = NoiseSource(self.seeds, self.drawing).draw
         noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
-        return self.with_latent(self.schedule.add_noise(self.latent, noise, t), t)
+        return self.with_latent(noised(self.latent, noise, self.schedule.alpha_bar_at(t)), t)
 
     def decode(self) -> Tensor:
         """The picture ``[B, 3, H, W]``, about -1..1 and not clamped.

@@ -79,6 +79,8 @@ class Recipe:
         controls: what ControlNets steered it.
         syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
         emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
+        init_image, strength: the name of the picture that it began with, without its path, and the share of
+            the steps that were taken from there.
         rng, ensd, subseed, subseed_strength: how the seed becomes noise, see
             `sd_scratch.diffusion.noise.Drawing`.
     """
@@ -110,6 +112,8 @@ class Recipe:
     ensd: int | None = None
     subseed: int | None = None
     subseed_strength: float | None = None
+    init_image: str | None = None
+    strength: float | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -159,6 +163,7 @@ class Recipe:
             "ENSD": self.ensd or None,
             "Variation seed": self.subseed if self.subseed_strength else None,
             "Variation seed strength": self.subseed_strength or None,
+            "Denoising strength": self.strength,
             "Version": f"sd_scratch {__version__}",
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
@@ -225,6 +230,8 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         rng=choice("rng", RNGS),
         ensd=integer("ensd", *SEED),
         subseed=integer("subseed", *SEED),
+        init_image=words("init_image"),
+        strength=fields.number("strength", 0, 1) if "strength" in data else None,
         subseed_strength=fields.number("subseed_strength", 0, 1)
         if "subseed_strength" in data
         else None,
@@ -280,6 +287,8 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         loras=loras or None,
         controls=None,
         zero_snr=None,
+        init_image=None,
+        strength=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         rng=settings.rng(),
         ensd=settings.integer("ENSD", *SEED),

@@ -17,7 +17,7 @@ from sd_scratch.checkpoints.adapters.lora import read_lora
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.pipeline.checks import check_side, check_text_to_image
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
@@ -179,6 +179,29 @@ class StableDiffusion:
         seeds = tuple(seed + i for i in range(len(image)))
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 
+    def begin(
+        self,
+        picture: ImageNoise,
+        strength: float = 0.75,
+        *,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+    ) -> ImageNoise:
+        """A picture with so much noise that a run of `steps` goes on from it for the share `strength` of them
+        (Meng et al. 2021, arXiv:2108.01073): int(steps * strength) steps, as diffusers counts, and one at least.
+
+        `picture` is from `encode`, at t = 0; sampler, steps and schedule are those of the run that follows.
+        Strength 0 is the picture itself. Raises `UsageError` for a strength outside 0..1.
+        """
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
+        if strength == 0.0:
+            return picture
+        chosen, ladder = self._ladder(sampler, steps, schedule)
+        left = max(1, int(len(ladder) * strength))
+        return picture.noised(ladder.timesteps[len(ladder) - left])
+
     # The loop -------------------------------------------------------------------------------
 
     @unless_recorded
@@ -214,14 +237,10 @@ class StableDiffusion:
         Raises:
             ScratchError: bad settings, or latents that are no longer finite.
         """
-        sampler = self.config.sampler if sampler is None else sampler
-        chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
+        chosen, ladder = self._ladder(sampler, steps, schedule)
         if chosen.name == self.config.sampler:
             options = {**self.config.sampler_options, **options}
             schedule = self.config.spacing if schedule is None else schedule
-        if steps is None and not isinstance(schedule, Ladder):
-            steps = self.config.steps
-        ladder = chosen.ladder(self.schedule, steps, schedule)
         count = len(ladder)
         latent, ladder = noise.start(ladder, climbs=chosen.climbs)
         scale = self.config.guidance if guidance is None else guidance
@@ -302,6 +321,18 @@ class StableDiffusion:
         ):
             latent = step.x_next
         return noise.with_latent(latent, t=0)
+
+    def _ladder(
+        self, sampler: str | Sampler | None, steps: int | None, schedule: str | Ladder | None
+    ) -> tuple[Sampler, Ladder]:
+        """The sampler and the ladder that settings mean; what is None is the model's own."""
+        sampler = self.config.sampler if sampler is None else sampler
+        chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
+        if chosen.name == self.config.sampler and schedule is None:
+            schedule = self.config.spacing
+        if steps is None and not isinstance(schedule, Ladder):
+            steps = self.config.steps
+        return chosen, chosen.ladder(self.schedule, steps, schedule)
 
     def _predict(
         self,
