@@ -110,6 +110,7 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_a_termination_unwinds_like_an_exception(name: str, status: int) -> None:
     done = python(
         "import os, signal\n"
+        f"signal.signal(signal.{name}, signal.SIG_DFL)\n"  # the tests may run under nohup
         "from sd_scratch.cli import doctor, main\n"
         "def run(args):\n"
         "    try:\n"
