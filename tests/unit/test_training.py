@@ -271,10 +271,11 @@ def test_a_hang_up_ends_the_run_with_a_state_unless_it_is_ignored(tmp_path: Path
         if step == 3:
             os.kill(os.getpid(), signal.SIGHUP)
 
-    outcome = train(Line(), CONFIG, Budget(steps=6), tmp_path / "a", on_step=on_step)
-    assert outcome.interrupted and outcome.step == 3
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     try:
+        outcome = train(Line(), CONFIG, Budget(steps=6), tmp_path / "a", on_step=on_step)
+        assert outcome.interrupted and outcome.step == 3
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
         outcome = train(Line(), CONFIG, Budget(steps=6), tmp_path / "b", on_step=on_step)
     finally:
         signal.signal(signal.SIGHUP, before)
