@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The course in docs/course: runs its pages, remakes their figures, builds notebooks and a site.
+"""The course in docs/course: runs its pages and remakes their figures.
 
 .venv/bin/python scripts/course.py run 03            a page, its blocks from top to bottom
 .venv/bin/python scripts/course.py figures           docs/course/figures/, made by the pages
@@ -9,10 +9,8 @@
 
 import argparse
 import contextlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -66,63 +64,19 @@ def _figures() -> None:
                 print(f"docs/course/figures/{name}")
 
 
-def _notebooks(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for page in pages():
-        notebook = out / f"{page.stem}.ipynb"
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "jupytext",
-                "--to",
-                "ipynb",
-                "--output",
-                str(notebook),
-                str(page),
-            ],
-            check=True,
-        )
-        print(notebook)
-
-
-def _site(out: Path) -> None:
-    # Links out of docs/ (the README, code) would lead nowhere on the site: they become links to copies.
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "docs"
-        shutil.copytree(DOCS, copy)
-        shutil.copyfile(ROOT / "README.md", copy / "index.md")
-        index = copy / "index.md"
-        index.write_text(
-            re.sub(r"\((?:docs/)([\w./#-]+)\)", r"(\1)", index.read_text(encoding="utf-8"))
-        )
-        shutil.copyfile(ROOT / "mkdocs.yml", Path(folder) / "mkdocs.yml")
-        subprocess.run(
-            [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(out.resolve())],
-            cwd=folder,
-            check=True,
-            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        )
-    print(out / "index.html")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("task", choices=("run", "figures", "notebooks", "site"))
-    parser.add_argument("what", nargs="?", help="a page's number, or the folder that is made")
+    parser.add_argument("task", choices=("run", "figures"))
+    parser.add_argument("what", nargs="?", help="a page's number")
     args = parser.parse_args()
-    if args.task != "figures" and args.what is None:
-        parser.error(f"{args.task} needs a page's number or a folder")
-    if args.task == "run":
-        _run(args.what)
-    elif args.task == "figures":
+    if args.task == "figures":
         _figures()
-    elif args.task == "notebooks":
-        _notebooks(Path(args.what))
+    elif args.what is None:
+        parser.error("which page? - give its number")
     else:
-        _site(Path(args.what))
+        _run(args.what)
 
 
 if __name__ == "__main__":
