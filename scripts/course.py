@@ -8,7 +8,7 @@
 """
 
 import argparse
-import contextlib
+import os
 import re
 import shutil
 import sys
@@ -57,11 +57,13 @@ def _run(number: str) -> None:
 def _figures() -> None:
     FIGURES.mkdir(exist_ok=True)
     for page in pages():
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
             run_page(page)
             for name in figures_of(page):
                 shutil.copyfile(name, FIGURES / name)
                 print(f"docs/course/figures/{name}")
+            os.chdir(ROOT)
 
 
 def main() -> None:
