@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import sd_scratch.pipeline.stable_diffusion
+import sd_scratch.pipeline.load
 from tests.digits import digits, write_idx
 from tests.tiny import tiny_model
 
@@ -27,9 +27,7 @@ def write_digits(folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
     model = tiny_model()
-    monkeypatch.setattr(
-        sd_scratch.pipeline.stable_diffusion, "load", lambda *source, **options: model
-    )
+    monkeypatch.setattr(sd_scratch.pipeline.load, "load", lambda *source, **options: model)
     monkeypatch.setenv("SD_SCRATCH_DATA", str(tmp_path))
     write_digits(tmp_path / "mnist")
     monkeypatch.chdir(tmp_path)
