@@ -86,7 +86,7 @@ def test_a_pickle_of_tensors_is_read_and_nothing_else(theirs, folder, tmp_path, 
     same = clip_scores(load_clip(str(tmp_path)), pixels, "a cat")
     assert torch.equal(same, clip_scores(load_clip(str(folder)), pixels, "a cat"))
     torch.save({"text_model": print}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ScratchError, match="cannot be read"):
+    with pytest.raises(ScratchError, match="more than tensors.*builtins.print"):
         load_clip(str(tmp_path))
 
 
@@ -102,7 +102,7 @@ def test_vit_b_32_has_the_names_and_shapes_of_openais():
     ("change", "message"),
     [
         ('"model_type": "bert"', "`model_type` must be clip"),
-        ('"projection_dim": 25', "the weights do not fit"),
+        ('"projection_dim": 25', "text_projection.weight is 24x32 and the network needs 25x32"),
         ('"projection_dim": "wide"', "`projection_dim` must be an integer"),
     ],
 )
