@@ -188,19 +188,15 @@ class StableDiffusion:
         steps: int | None = None,
         schedule: str | Ladder | None = None,
     ) -> ImageNoise:
-        """A picture with so much noise that a run of `steps` goes on from it for the share `strength` of them
-        (Meng et al. 2021, arXiv:2108.01073): int(steps * strength) steps, as diffusers counts, and one at least.
-
-        `picture` is from `encode`, at t = 0; sampler, steps and schedule are those of the run that follows.
-        Strength 0 is the picture itself. Raises `UsageError` for a strength outside 0..1.
-        """
+        """A picture, from `encode`, with so much noise that a run of these settings goes on from it for the
+        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073): int(steps * strength), as
+        diffusers counts, and one at least. 0 is the picture itself. Raises `UsageError` outside 0..1."""
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
         if strength == 0.0:
             return picture
         chosen, ladder = self._ladder(sampler, steps, schedule)
-        left = max(1, int(len(ladder) * strength))
-        return picture.noised(ladder.timesteps[len(ladder) - left])
+        return picture.noised(ladder.timesteps[-max(1, int(len(ladder) * strength))])
 
     # The loop -------------------------------------------------------------------------------
 
@@ -326,7 +322,7 @@ class StableDiffusion:
         self, sampler: str | Sampler | None, steps: int | None, schedule: str | Ladder | None
     ) -> tuple[Sampler, Ladder]:
         """The sampler and the ladder that settings mean; what is None is the model's own."""
-        sampler = self.config.sampler if sampler is None else sampler
+        sampler = sampler or self.config.sampler
         chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
         if chosen.name == self.config.sampler and schedule is None:
             schedule = self.config.spacing
