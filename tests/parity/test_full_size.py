@@ -80,4 +80,6 @@ def test_vae_moments_and_image(folder, ours):
     posterior = ours.vae.encode(image)
     report("VAE mean", posterior.mean, expected.mean, 1e-4)
     report("VAE logvar", posterior.logvar, expected.logvar, 1e-4)
-    report("VAE image", ours.vae.decode(z), theirs.decode(z).sample, 1e-4)
+    # Processors differ in what they round here, on either side: what counts is how far ours is from the truth.
+    truth = theirs.double().decode(z.double()).sample
+    report("VAE image", ours.vae.decode(z), truth, 1e-4)

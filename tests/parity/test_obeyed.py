@@ -100,6 +100,8 @@ def theirs(folder: Path) -> Tensor:
     "changes",
     [
         {"_class_name": EULER, "use_karras_sigmas": True},
+        {"_class_name": EULER, "use_beta_sigmas": True},
+        {"_class_name": EULER, "use_exponential_sigmas": True},
         {"_class_name": DPM, "use_karras_sigmas": True},
         {"_class_name": "LMSDiscreteScheduler", "use_karras_sigmas": True},
         {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
@@ -156,7 +158,6 @@ def test_a_schedule_is_obeyed(
         ({"_class_name": DPM, "solver_order": 3}, "`solver_order`: 3"),
         ({"_class_name": DPM, "algorithm_type": "sde-dpmsolver++"}, "`algorithm_type`: \"sde"),
         ({"_class_name": DPM, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
-        ({"_class_name": EULER, "use_beta_sigmas": True}, "`use_beta_sigmas`: true"),
         ({"_class_name": EULER, "sigma_max": 20.0}, "`sigma_max`: 20.0"),
         ({"_class_name": EULER, "interpolation_type": "log_linear"}, "`interpolation_type`"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "`variance_type`: \"learned\""),
