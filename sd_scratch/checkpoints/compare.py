@@ -1,8 +1,11 @@
 """Two checkpoints, tensor by tensor: what differs, by how much, and where first in the order of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
 
 from sd_scratch.checkpoints.build import empty, squeezed, weights
 from sd_scratch.checkpoints.layout import Layout
@@ -38,6 +41,37 @@ def compare(
     return found
 
 
+def compare_networks(
+    source: str | Path,
+    networks: Mapping[str, nn.Module],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+) -> list[Difference]:
+    """The same for a checkpoint and networks that are in memory, such as those of a model with adapters."""
+    layout = read_layout(source, revision=revision, offline=offline)
+    held = {f"{part}.{k}": v for part, net in networks.items() for k, v in net.state_dict().items()}
+    found = []
+    for name in dict.fromkeys([*_names(layout), *held]):
+        stored, value = _tensor(layout, name), held.get(name)
+        difference = _difference(name, stored, None if value is None else _Held(value))
+        found += [difference] if difference else []
+    return found
+
+
+class _Held(NamedTuple):
+    """A tensor in memory, read as one of a file is."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    def read(self) -> Tensor:
+        return self.value
+
+
 def lines(found: Sequence[Difference]) -> list[str]:
     """For people: where the two part first, then the largest differences."""
     if not found:
@@ -67,7 +101,9 @@ def _tensor(layout: Layout, name: str) -> StoredTensor | None:
     return layout.parts[part].tensors.get(key) if part in layout.parts else None
 
 
-def _difference(name: str, a: StoredTensor | None, b: StoredTensor | None) -> Difference | None:
+def _difference(
+    name: str, a: StoredTensor | None, b: StoredTensor | _Held | None
+) -> Difference | None:
     if a is None or b is None:
         return Difference(name, None, 0.0, f"is not in the {'first' if a is None else 'second'}")
     sides = min(len(a.shape), len(b.shape))

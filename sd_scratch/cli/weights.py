@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from sd_scratch.cli.compare import add_compare_arguments, compare_models
 from sd_scratch.cli.options import add_message_arguments, add_source_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES
@@ -33,9 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--overwrite", action="store_true", help="write over what is there")
     convert.set_defaults(act=convert_model)
 
-    compare = actions.add_parser("compare", help="say which tensors of two models differ")
-    compare.add_argument("model", help="a name, a file, a folder or a hub id")
-    compare.add_argument("other", help="another one")
+    compare = actions.add_parser("compare", help="which tensors of two models, or runs, differ")
+    add_compare_arguments(compare)
     compare.set_defaults(act=compare_models)
 
     for action in (listing, download, inspect, convert, compare):
@@ -127,17 +127,3 @@ def convert_model(args: argparse.Namespace) -> int:
     path = str(args.output)
     print(json.dumps({"model": args.model, "path": path}) if args.json else path)
     return 0
-
-
-def compare_models(args: argparse.Namespace) -> int:
-    """Exit status 0 for equal ones, 1 where tensors differ."""
-    from dataclasses import asdict
-
-    from sd_scratch.checkpoints.compare import compare, lines
-
-    found = compare(args.model, args.other, revision=args.revision, offline=args.offline)
-    if args.json:
-        print(json.dumps([asdict(difference) for difference in found], indent=2))
-    else:
-        print("\n".join(lines(found)))
-    return 1 if found else 0

@@ -49,7 +49,10 @@ STRANGERS = {  # rooms of one floor that know nothing of each other
 CORE = {"torch", "safetensors", "numpy", "pillow", "tqdm", "regex", "ftfy", "huggingface_hub"}
 IMPORTED_AS = {"pillow": "PIL"}
 # What only some users have, by folder: imported where it is used, never at the top of a file.
-OPTIONAL = {"cli/bench": {"diffusers", "transformers"}}
+OPTIONAL = {
+    "cli/bench": {"diffusers", "transformers"},
+    "cli/compare": {"diffusers", "transformers"},
+}
 
 MAX_LINES = 450
 

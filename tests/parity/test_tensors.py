@@ -1,10 +1,9 @@
 """Every recorded tensor against what the module of the same name makes in diffusers and transformers.
 
-The references are watched by forward hooks. What a name corresponds to is a table: for each leaf the
-reference's submodule, and whether it is what goes in or what comes out.
+The references are watched by forward hooks. What a name corresponds to is the table of
+`sd_scratch.tensors.reference`.
 """
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -16,99 +15,13 @@ from sd_scratch.config import TINY
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.tensors import Recorder, Taps, TensorInfo
+from sd_scratch.tensors import Recorder, Taps
+from sd_scratch.tensors.reference import place, same_form
 from tests.lively import liven
 from tests.parity.references import reference_text_encoder, reference_unet, reference_vae
 
 TOLERANCE = 1e-5
 
-# kind of module -> leaf -> the reference's submodule, below the module of the same name
-RESNET = {
-    "in": "<",
-    "norm1": "norm1>",
-    "conv1": "conv1>",
-    "time": "time_emb_proj>",
-    "norm2": "norm2>",
-    "conv2": "conv2>",
-    "out": ">",
-}
-TRANSFORMER = {
-    "in": "<",
-    "norm": "norm>",
-    "proj_in": "proj_in>",
-    "proj_out": "proj_out>",
-    "out": ">",
-}
-BLOCK = {
-    "resid0": "<",
-    "norm1": "norm1>",
-    "resid1": "norm2<",
-    "norm2": "norm2>",
-    "resid2": "norm3<",
-    "norm3": "norm3>",
-    "resid3": ">",
-}
-ATTENTION = {
-    "q": "to_q>",
-    "k": "to_k>",
-    "v": "to_v>",
-    "z": "to_out.0<",
-    "out": "to_out.0>",
-    "probs": "probs",
-}
-TABLES: dict[str, dict[str, str]] = {
-    r"resnets\.\d": RESNET,
-    r"(down|up)samplers\.0": {"out": ">"},
-    r"unet\..*attentions\.\d": TRANSFORMER,
-    r"transformer_blocks\.0": BLOCK,
-    r"attn[12]": ATTENTION,
-    r"ff": {"value": "net.0.proj>", "gate": "net.0.proj>", "act": "net.0>", "out": "net.2>"},
-    r"up_blocks\.\d": {f"concat.{i}": f"resnets.{i}<" for i in range(3)},
-    r"unet": {
-        "x": "conv_in<",
-        "conv_in": "conv_in>",
-        "time_proj": "time_proj>",
-        "time_embedding": "time_embedding>",
-        "h": "mid_block>",
-        "norm_out": "conv_norm_out>",
-        "pred": "conv_out>",
-    },
-    r"vae\..*attentions\.0": {
-        **ATTENTION,
-        "in": "<",
-        "norm": "group_norm>",
-        "resid_out": ">",
-    },
-    r"vae\.encoder": {"conv_in": "conv_in>", "norm_out": "conv_norm_out>", "conv_out": "conv_out>"},
-    r"vae\.decoder": {"conv_in": "conv_in>", "norm_out": "conv_norm_out>"},
-    r"vae": {
-        "moments": "quant_conv>",
-        "z": "post_quant_conv<",
-        "post_quant_conv": "post_quant_conv>",
-        "image": "decoder>",
-    },
-    r"text": {"final_layer_norm": "final_layer_norm>"},
-    r"text\.embeddings": {
-        "token_embedding": "token_embedding>",
-        "position_embedding": "position_embedding>",
-    },
-    r"text\.encoder\.layers\.\d": {
-        "resid_in": "<",
-        "layer_norm1": "layer_norm1>",
-        "resid_mid": "layer_norm2<",
-        "layer_norm2": "layer_norm2>",
-        "resid_out": ">",
-    },
-    r"text\..*self_attn": {
-        "q": "q_proj>",
-        "k": "k_proj>",
-        "v": "v_proj>",
-        "z": "out_proj<",
-        "out": "out_proj>",
-        "probs": "probs",
-    },
-    r"text\..*mlp": {"pre": "fc1>", "act": "fc2<", "out": "fc2>"},
-}
 # No module of the reference makes these alone; the unit tests tie them to tensors that are here.
 WITHOUT_REFERENCE = {"scores", "result", "t", "context", "mean", "logvar", "token_ids", "pooled"}
 
@@ -143,44 +56,21 @@ class Watcher:
         return scores
 
 
-def place(path: str, leaf: str) -> str | None:
-    """Where in the reference the tensor `leaf` of the module at `path` is seen."""
-    for pattern, table in TABLES.items():
-        if re.fullmatch(rf"(.*\.)?{pattern}", path) and leaf in table:
-            inside = path.partition(".")[2]
-            return (
-                ".".join(part for part in (inside, table[leaf]) if part)
-                .replace(".<", "<")
-                .replace(".>", ">")
-            )
-    return None
-
-
-def same_form(theirs: Tensor, ours: Tensor, info: TensorInfo) -> Tensor:
-    """The reference's tensor with heads, feature maps and halves as ours has them."""
-    if info.leaf in ("value", "gate"):
-        return theirs.chunk(2, dim=-1)[info.leaf == "gate"]
-    if info.leaf == "probs":
-        return theirs.reshape(ours.shape)
-    if "head" in info.axes:
-        return theirs.unflatten(-1, (ours.shape[1], -1)).transpose(1, 2)
-    return theirs.reshape(ours.shape) if theirs.dim() != ours.dim() else theirs.expand_as(ours)
-
-
 def compare(taps: Taps, run: Callable[[], object], watcher: Watcher) -> None:
     with Recorder(taps, "*") as trace:
         run()
-    compared = set()
+    compared, modules = set(), [path[:-1] for path in watcher.seen]
     for name, info in taps.tensors().items():
-        where = place(info.path, info.leaf)
-        if info.leaf == "skip":  # a module only where the number of channels changes
-            where = f"{info.path.partition('.')[2]}.conv_shortcut>"
-            where = where if where in watcher.seen else where.replace(".conv_shortcut>", "<")
+        where = place(info, modules)
+        if info.leaf == "probs":
+            where = f"{info.path.partition('.')[2]}.probs"
         if where is None:
             assert info.leaf in WITHOUT_REFERENCE, f"{name} has no place in the reference"
             continue
         ours = trace[name].tensor
-        theirs = same_form(watcher.seen[where], ours, info)
+        theirs = watcher.seen[where]
+        form = theirs.reshape(ours.shape) if info.leaf == "probs" else same_form(theirs, info)
+        theirs = form.expand_as(ours)
         assert ours.shape == theirs.shape, name
         assert ours.std() > 1e-3, f"{name} shows nothing"
         assert (ours - theirs).abs().max() <= TOLERANCE * max(1.0, theirs.abs().max()), name

@@ -1,0 +1,178 @@
+"""``sd-scratch weights compare``: which weights of two models differ, and where their runs part."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sd_scratch.cli.adapters import split_lora
+from sd_scratch.cli.options import integer, number, refuse_flags, seed, side
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import GUIDANCE, STEPS
+
+if TYPE_CHECKING:
+    from sd_scratch.pipeline.image_noise import ImageNoise
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+log = logging.getLogger(__name__)
+
+PROMPT, RUN_STEPS = "a photograph of an astronaut riding a horse", 2
+TOLERANCE = 1e-4  # of a tensor's largest number, beside diffusers
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name, a file, a folder or a hub id")
+    parser.add_argument("other", nargs="?", help="another one (with --lora or --with: the same)")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE[:TEXT_SCALE]]",
+        help="a LoRA that the second one has, and beside diffusers both; may be given several times",
+    )
+    group = parser.add_argument_group("through a run")
+    group.add_argument(
+        "--run", action="store_true", help="make a picture with both: the first tensor that differs"
+    )
+    group.add_argument(
+        "--with",
+        dest="reference",
+        choices=("diffusers",),
+        help="the other side of the run is diffusers' pipeline on the same files",
+    )
+    group.add_argument("-p", "--prompt", help=f"(default: {PROMPT})")
+    group.add_argument("-n", "--negative-prompt", help="(default: the empty one)")
+    group.add_argument("-s", "--seed", type=seed, help="(default: 0)")
+    group.add_argument("--steps", type=integer(*STEPS), help=f"(default: {RUN_STEPS})")
+    group.add_argument("--cfg-scale", type=number(*GUIDANCE), metavar="SCALE")
+    group.add_argument("--sampler", metavar="NAME", help="(default: the first model's)")
+    group.add_argument("-W", "--width", type=side, help="pixels (default: the first model's)")
+    group.add_argument("-H", "--height", type=side, help="pixels (default: the first model's)")
+    group.add_argument(
+        "--tensors",
+        action="append",
+        metavar="GLOB",
+        help="which, such as 'unet.*.attn2.probs' (default: all but what follows from others); may be "
+        "given several times",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=number(0, 1),
+        metavar="SHARE",
+        help="what share of a tensor's largest number is no difference (default: 0, with diffusers "
+        f"{TOLERANCE:g})",
+    )
+
+
+def compare_models(args: argparse.Namespace) -> int:
+    """Exit status 0 for equal ones, 1 where tensors differ."""
+    if args.reference and args.other:
+        raise UsageError("--with diffusers takes one model: diffusers reads the same files")
+    if not (args.other or args.lora or args.reference):
+        raise UsageError("one model alone - name another one, or give --lora or --with diffusers")
+    for text in args.lora:
+        if not split_lora(text)[0].is_file():
+            raise UsageError(f"--lora {text} - there is no such file")
+    if args.run or args.reference:
+        return _compare_runs(args)
+    flags = (
+        "--prompt --negative-prompt --seed --steps --cfg-scale --sampler --width --height --tensors"
+    )
+    refuse_flags(args, f"{flags} --tolerance", "is for a run - give --run, too")
+    return _compare_weights(args)
+
+
+def _compare_weights(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.compare import compare, compare_networks, lines
+
+    where = {"revision": args.revision, "offline": args.offline}
+    if args.lora:
+        model = _load(args, args.other or args.model, args.lora)
+        found = compare_networks(args.model, model.components.networks, **where)
+    else:
+        found = compare(args.model, args.other, **where)
+    if args.json:
+        print(json.dumps([asdict(difference) for difference in found], indent=2))
+    else:
+        print("\n".join(lines(found)))
+    return 1 if found else 0
+
+
+def _load(args: argparse.Namespace, source: str, loras: Sequence[str]) -> "StableDiffusion":
+    from sd_scratch.checkpoints.load import load_components
+    from sd_scratch.pipeline.checks import check_text_to_image
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+    components = load_components(source, revision=args.revision, offline=args.offline)
+    check_text_to_image(components.config, source)
+    model = StableDiffusion(components)
+    for text in loras:
+        path, use = split_lora(text)
+        model = model.with_lora(path, use.scale, use.text_scale)
+    return model
+
+
+def _compare_runs(args: argparse.Namespace) -> int:
+    from sd_scratch.checkpoints.load import read_layout
+    from sd_scratch.pipeline.beside import lines, part, sketch_run
+
+    globs = args.tensors or ()
+    first = _load(args, args.model, args.lora if args.reference else ())
+    settings, noise = _settings(args, first)
+    if args.reference and settings["guidance"] < 1:
+        raise UsageError("below 1 diffusers knows no guidance - give --cfg-scale 1 or more")
+    prompt = args.prompt or PROMPT
+    log.info(
+        f"'{prompt}', seed {noise.seeds[0]}, {settings['steps']} steps of {settings['sampler']}, "
+        f"guidance {settings['guidance']:g}, {noise.width}x{noise.height}"
+    )
+    if args.reference:
+        mix = {"mix": "output"} if settings["sampler"] == "pndm" else {}  # as diffusers has it
+        plain = first.prompt(prompt, syntax="plain")
+        ours = sketch_run(first, plain, noise, globs, **settings, **mix)
+        from sd_scratch.cli.compare.with_diffusers import sketch_diffusers
+
+        loras = [split_lora(text) for text in args.lora]
+        path = read_layout(args.model, revision=args.revision, offline=args.offline).path
+        settings.pop("schedule")
+        theirs = sketch_diffusers(first, prompt, noise, globs, path=path, loras=loras, **settings)
+        without = {a.name for a in ours.keys() - theirs.keys()}
+        if without:
+            log.info(f"{len(without)} tensors have no place in diffusers, such as {min(without)}")
+        ours = {address: sketch for address, sketch in ours.items() if address in theirs}
+        if not ours:
+            raise UsageError("none of these tensors has a place in diffusers")
+        tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+    else:
+        ours = sketch_run(first, prompt, noise, globs, **settings)
+        del first  # two models of full size need not be in memory at once
+        second = _load(args, args.other or args.model, args.lora)
+        noise = second.noise(noise.seeds[0], noise.width, noise.height)
+        theirs = sketch_run(second, prompt, noise, globs, **settings)
+        tolerance = args.tolerance or 0.0
+    found = part(ours, theirs, tolerance)
+    if args.json:
+        print(json.dumps([asdict(difference) for difference in found], indent=2))
+    else:
+        print("\n".join(lines(ours, theirs, tolerance)))
+    return 1 if found else 0
+
+
+def _settings(
+    args: argparse.Namespace, model: "StableDiffusion"
+) -> "tuple[dict[str, Any], ImageNoise]":
+    """What both sides are asked for: the flags over the first model's own settings."""
+    from sd_scratch.diffusion.sampler_names import find_sampler
+
+    config = model.config
+    sampler, named = find_sampler(args.sampler) if args.sampler else (config.sampler, None)
+    settings = {
+        "negative": args.negative_prompt or "",
+        "steps": args.steps or RUN_STEPS,
+        "sampler": sampler,
+        "schedule": named,
+        "guidance": config.guidance if args.cfg_scale is None else args.cfg_scale,
+    }
+    return settings, model.noise(max(args.seed or 0, 0), args.width, args.height)
