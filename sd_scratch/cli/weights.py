@@ -9,6 +9,11 @@ from sd_scratch.cli.options import add_message_arguments, add_source_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES
 
+VERIFIED = {
+    "v1-1": "CompVis/stable-diffusion-v1-1",
+    "v1-4": "CompVis/stable-diffusion-v1-4",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", title="actions", required=True, dest="action")
@@ -38,10 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compare_arguments(compare)
     compare.set_defaults(act=compare_models)
 
-    for action in (listing, download, inspect, convert, compare):
+    verify = actions.add_parser(
+        "verify", help="make the pictures whose numbers were published for v1-1 and v1-4"
+    )
+    verify.add_argument("model", help="a name, a file, a folder or a hub id")
+    verify.add_argument(
+        "--as",
+        dest="weights",
+        choices=tuple(VERIFIED),
+        help="which it is, where that cannot be told",
+    )
+    verify.set_defaults(act=verify_model)
+
+    for action in (listing, download, inspect, convert, compare, verify):
         action.add_argument("--json", action="store_true", help="print JSON")
         add_message_arguments(action)
-    for action in (download, inspect, convert, compare):
+    for action in (download, inspect, convert, compare, verify):
         add_source_arguments(action)
 
 
@@ -127,3 +144,35 @@ def convert_model(args: argparse.Namespace) -> int:
     path = str(args.output)
     print(json.dumps({"model": args.model, "path": path}) if args.json else path)
     return 0
+
+
+def verify_model(args: argparse.Namespace) -> int:
+    """Exit status 0 where all numbers are right, 1 where some are not, 2 for weights of which none are known."""
+    from sd_scratch.checkpoints.load import load_components
+    from sd_scratch.pipeline.published import check_published, which
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+    model = StableDiffusion(
+        load_components(args.model, revision=args.revision, offline=args.offline)
+    )
+    weights = VERIFIED[args.weights] if args.weights else which(model)
+    checked = []
+    for found in check_published(model, weights):
+        checked.append(found)
+        if not args.json:
+            print(found, flush=True)
+    if args.json:
+        rows = [
+            {
+                "weights": c.row.weights,
+                "sampler": c.row.sampler,
+                "right": c.right,
+                "largest": c.largest,
+                "tolerance": c.row.tolerance,
+                "found": c.found,
+                "expected": c.row.expected,
+            }
+            for c in checked
+        ]
+        print(json.dumps(rows, indent=2))
+    return 0 if all(c.right for c in checked) else 1
