@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion as PixelDiffusion
     from sd_scratch.pipeline.pixel_diffusion import load_pixels as load_pixels
     from sd_scratch.pipeline.prompt import Prompt as Prompt
+    from sd_scratch.pipeline.recipe import Recipe as Recipe
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion as StableDiffusion
     from sd_scratch.tensors import Trace as Trace
     from sd_scratch.tensors import ablate as ablate
@@ -41,6 +42,7 @@ _HOMES = {
     "ImageNoise": "sd_scratch.pipeline.image_noise",
     "PixelDiffusion": "sd_scratch.pipeline.pixel_diffusion",
     "Prompt": "sd_scratch.pipeline.prompt",
+    "Recipe": "sd_scratch.pipeline.recipe",
     "ScratchError": "sd_scratch.errors",
     "StableDiffusion": "sd_scratch.pipeline.stable_diffusion",
     "load": "sd_scratch.pipeline.load",
@@ -71,6 +73,7 @@ __all__ = [
     "ImageNoise",
     "PixelDiffusion",
     "Prompt",
+    "Recipe",
     "ScratchError",
     "StableDiffusion",
     "__version__",

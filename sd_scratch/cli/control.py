@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from sd_scratch.checkpoints.adapters.control import LoadedControl
     from sd_scratch.checkpoints.load import Components
-    from sd_scratch.pipeline.control import Control
     from sd_scratch.pipeline.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,10 @@ def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
     for path in [*nets, *images]:
         if not path.exists():
             raise UsageError(f"{path} - there is no such file")
-    low_high(args.canny or EDGES)
+    if args.canny is not None:
+        from sd_scratch.pictures.hints import low_high
+
+        low_high(args.canny)
     uses = []
     for i, path in enumerate(nets):
         use = old[i] if i < len(old) else ControlUse("")
@@ -120,34 +122,8 @@ def load_controls(
     return loaded, recipe.over(controls=tuple(uses) if uses else None)
 
 
-def controls_for(args: argparse.Namespace, recipe: "Recipe") -> "list[Control]":
-    """What a run tells the ControlNets: the pictures as hints of the run's size."""
-    from sd_scratch.pipeline.control import Control
-
-    return [
-        Control(_hint(path, recipe, use.canny), use.strength, use.start, use.end, use.guess)
-        for path, use in zip(args.control_image, recipe.controls or (), strict=True)
-    ]
-
-
-def _hint(path: Path, recipe: "Recipe", edges: str) -> "Image.Image":
-    from PIL import Image
-
-    from sd_scratch.pictures.hints import canny
+def read_hints(args: argparse.Namespace) -> "list[Image.Image]":
+    """The pictures that steer, in the order of the ControlNets."""
     from sd_scratch.pictures.read import read_picture
 
-    picture = read_picture(path)
-    size = (recipe.width or picture.width, recipe.height or picture.height)
-    if picture.size != size:
-        log.warning(f"{path}: {picture.width}x{picture.height} resized to {size[0]}x{size[1]}")
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return canny(picture, *low_high(edges)) if edges else picture
-
-
-def low_high(text: str) -> tuple[float, float]:
-    """``LOW:HIGH`` of `canny`."""
-    low, _, high = text.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        raise UsageError(f"--canny {text[:40]} - write LOW:HIGH, such as {EDGES}") from None
+    return [read_picture(path) for path in args.control_image]

@@ -4,14 +4,13 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sd_scratch.cli.adapters import add_adapter_arguments
 from sd_scratch.cli.console import progress_bar
-from sd_scratch.cli.control import controls_for
 from sd_scratch.cli.options import (
     add_device_arguments,
     add_model_arguments,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from sd_scratch.cli.output import Output
     from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.recipe import Recipe
+    from sd_scratch.pipeline.run import Made
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
     from sd_scratch.stop import Stop
 
@@ -193,6 +193,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # What only a run needs: PyTorch, above all.
+    from sd_scratch.cli.control import read_hints
+    from sd_scratch.cli.init_image import encode_init_image
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import Output
@@ -208,28 +210,28 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_request(args)
     output.check()
     latents = Latents(args.save_latents, args.overwrite)
+    hints = read_hints(args)
 
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
     recipes = [recipe.over(prompt=text) for text in texts] or [recipe]
+    begun = encode_init_image(args, model, recipe)
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
-        closing(make_all(model, recipes, args, stop)) as batches,
+        closing(make_all(model, recipes, args, begun, hints, stop)) as batches,
     ):
-        for recipe, batch in batches:
-            pictures = batch.to_pil()
-            if not args.no_metadata:  # only now, because hashing 4 GB takes seconds the first time
-                recipe = recipe.over(model_hash=model.components.hash or None)
-            for i, (picture, picture_seed) in enumerate(zip(pictures, batch.seeds, strict=True)):
-                one = recipe.over(seed=picture_seed)
-                if recipe.subseed_strength:
-                    one = one.over(subseed=batch.drawing.subseed + i)
+        for made in batches:
+            pictures = made.to_pil()
+            # The hash only now, because reading 4 GB takes seconds the first time.
+            digest = None if args.no_metadata else model.components.hash
+            for picture, one in zip(pictures, made.recipes, strict=True):
+                one = one.over(model_hash=digest or None)
                 path = save_picture(picture, one, output, metadata=not args.no_metadata)
                 kept.append({"path": path, **one.known})
                 if not args.json and not output.to_stdout:
                     print(path, flush=True)
-            latents.add(batch.latent, recipe)
+            latents.add(made.latents.latent, one)
     seconds = round(time.perf_counter() - started, 3)
     log.debug(f"{len(kept)} pictures in {seconds} s, loading included")
     if args.json:
@@ -240,59 +242,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_all(
-    model: "StableDiffusion", recipes: "list[Recipe]", args: argparse.Namespace, stop: "Stop"
-) -> "Generator[tuple[Recipe, ImageNoise], None, None]":
-    """`make_batches` of each recipe."""
-    for recipe in recipes:
-        with closing(make_batches(model, recipe, args, stop)) as batches:
-            yield from ((recipe, batch) for batch in batches)
-        if stop.asked:
-            return
+    model: "StableDiffusion",
+    recipes: "Sequence[Recipe]",
+    args: argparse.Namespace,
+    begun: "ImageNoise | None",
+    hints: "Sequence[Image.Image]",
+    stop: "Stop",
+) -> "Generator[Made, None, None]":
+    """The pictures of each recipe, a batch at a time, under a bar that counts their steps."""
+    from sd_scratch.pipeline.run import count_steps
 
-
-def make_batches(
-    model: "StableDiffusion", recipe: "Recipe", args: argparse.Namespace, stop: "Stop"
-) -> "Generator[ImageNoise, None, None]":
-    """The finished latents, a batch at a time; ends early, without the batch at hand, when asked to
-    stop. Picture i of the run has the recipe's seed + i; of variations, the seed and subseed + i."""
-    prompts = []
-    for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
-        prompts.append(model.prompt(text, **recipe.reading))
-        for note in prompts[-1].encoding.notes:
-            log.warning(f"{name}: {note}")
-    settings: dict[str, Any] = {
-        "negative": prompts[1],
-        "sampler": recipe.sampler,
-        "steps": recipe.steps,
-        "schedule": recipe.schedule,
-        "guidance": recipe.guidance,
-        **recipe.sampler_options,
-    }
-    if recipe.controls:
-        settings["control"] = controls_for(args, recipe)
-    first, steps = recipe.seed or 0, recipe.steps or 0
-    seeds = range(first, first + args.batch_count)
-    begun, way = None, {key: settings[key] for key in ("sampler", "steps", "schedule")}
-    if recipe.strength is not None:
-        from sd_scratch.cli.init_image import latent_of
-
-        way["strength"] = recipe.strength
-        begun = latent_of(args.init_image, model, recipe)
-    with progress_bar(steps * len(seeds), "steps") as bar:
-        for start in range(0, len(seeds), args.batch_size):
-            chunk = list(seeds[start : start + args.batch_size])
-            if recipe.subseed_strength:
-                chunk = [first] * len(chunk)
-            noise = model.noise(chunk, recipe.width, recipe.height, recipe.drawing(start))
-            if begun is not None:
-                noise = model.begin(noise.with_latent(begun.expand_as(noise.latent), t=0), **way)
-            latent = noise.latent
-            for step in model.steps(prompts[0], noise, **settings) if noise.t else ():
-                latent = step.x_next
-                bar.update(len(chunk))
-                if stop.asked and step.index + 1 < steps:
-                    return
-            yield noise.with_latent(latent, t=0)
+    total = sum(count_steps(model, recipe) for recipe in recipes) * args.batch_count
+    with progress_bar(total, "steps") as bar:
+        for recipe in recipes:
+            yield from model.run(
+                recipe,
+                count=args.batch_count,
+                batch_size=args.batch_size,
+                init_image=begun,
+                hints=hints,
+                on_step=lambda step: bar.update(len(step.x_t)),
+                stop=stop,
+            )
             if stop.asked:
                 return
 

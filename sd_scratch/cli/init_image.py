@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 from sd_scratch.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.recipe import Recipe
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-DEFAULT_STRENGTH = 0.75
 CELL = 8  # pixels of a side that one place of every known autoencoder's latent stands for
 
 log = logging.getLogger(__name__)
@@ -39,10 +37,11 @@ def ask_for_init_image(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
             )
         return recipe
     from sd_scratch.pictures.read import read_picture
+    from sd_scratch.pipeline.complete import BEGUN
 
     width, height = (max(side // CELL, 1) * CELL for side in read_picture(path).size)
     if strength is None:
-        strength = recipe.strength if recipe.strength is not None else DEFAULT_STRENGTH
+        strength = recipe.strength if recipe.strength is not None else BEGUN
     if strength == 0:
         log.warning(
             "strength 0: the picture goes through the autoencoder, and nothing is made anew"
@@ -56,17 +55,13 @@ def ask_for_init_image(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
     )
 
 
-def latent_of(path: Path, model: "StableDiffusion", recipe: "Recipe") -> "Tensor":
-    """The latent ``[1, 4, h, w]`` of the picture, which is resized where the recipe has another size."""
-    from PIL import Image
-
+def encode_init_image(
+    args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe"
+) -> "ImageNoise | None":
+    """The picture that the run begins with, encoded once for all prompts; None where it begins with noise."""
+    if recipe.strength is None:
+        return None
     from sd_scratch.pictures.read import read_picture
+    from sd_scratch.pipeline.run import fitted
 
-    picture = read_picture(path)
-    size = (recipe.width or picture.width, recipe.height or picture.height)
-    if picture.size != size:
-        log.warning(
-            f"{path} is resized from {picture.width}x{picture.height} to {size[0]}x{size[1]} pixels"
-        )
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return model.encode(picture).latent
+    return model.encode(fitted(read_picture(args.init_image), recipe, str(args.init_image)))

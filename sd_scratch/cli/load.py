@@ -15,14 +15,14 @@ from sd_scratch.checkpoints.load import Components, build_components, read_layou
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import add_adapters
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
-from sd_scratch.cli.request import DEFAULT_MODEL, complete
+from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_text_to_image
+from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,14 @@ def load_model(
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
     layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
     recipe = complete(recipe, layout.config, options)
+    advise(recipe, layout.config)
     check_text_to_image(layout.config, source)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
     components = build_components(layout, source, dtype, device, force=args.force)
     log.info(components.summary)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
-    model = StableDiffusion(_with_cleaning(components, recipe.text_cleaning))
+    model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)
     if args.compile:
         compile_unet(model.unet)
@@ -66,17 +67,6 @@ def compile_unet(unet: UNet) -> None:
     # As an option of `compile` it comes too late: the tracer has made inputs of the weights by then.
     inductor.freezing = True
     unet.compile()
-
-
-def _with_cleaning(components: Components, style: str | None) -> Components:
-    """The same with a tokenizer that cleans prompts in that style."""
-    old = components.tokenizer
-    if style in (None, old.text_cleaning):
-        return components
-    return replace(
-        components,
-        tokenizer=Tokenizer(old.vocab, old.merges, old.max_length, style or "", old.added),
-    )
 
 
 def _with_identity(recipe: Recipe, layout: Layout, components: Components) -> Recipe:

@@ -2,28 +2,21 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
-from sd_scratch.config import ModelConfig
-from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
-from sd_scratch.diffusion.samplers import Sampler, get_sampler
-from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import read_file
-from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.adapters import take_tags
+from sd_scratch.pipeline.complete import check_recipe, drawn, with_seed
 from sd_scratch.pipeline.dialects import speak
-from sd_scratch.pipeline.emphasis import EMPHASES
-from sd_scratch.pipeline.recipe import Option, Recipe
+from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stored_recipe import read_recipe
 from sd_scratch.text.chunks import check_prompt
-from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 
 log = logging.getLogger(__name__)
@@ -64,10 +57,10 @@ def read_request(args: argparse.Namespace) -> Recipe:
         emphasis=args.emphasis,
         rng=args.rng,
         ensd=args.ensd,
-        subseed=_drawn(args.subseed),
+        subseed=None if args.subseed is None else drawn(args.subseed),
         subseed_strength=args.subseed_strength,
         negative_prompt=args.negative_prompt,
-        seed=_drawn(args.seed),
+        seed=None if args.seed is None else drawn(args.seed),
         steps=args.steps,
         sampler=args.sampler,
         schedule=args.schedule,
@@ -89,14 +82,9 @@ def read_request(args: argparse.Namespace) -> Recipe:
     )
     if args.model is not None or args.revision is not None:
         recipe = replace(recipe, revision=args.revision)
-    if recipe.sampler is not None:
-        get_sampler(recipe.sampler)
-    if recipe.schedule is not None:
-        check_spacing(recipe.schedule)
-    for text in (recipe.prompt, recipe.negative_prompt):
-        check_prompt(text, recipe.syntax or SYNTAXES[0])
+    recipe = check_recipe(recipe)
     recipe = ask_for_init_image(args, recipe)
-    recipe = _with_seed(recipe, args.batch_count)
+    recipe = with_seed(recipe, args.batch_count)
     return recipe if recipe.model is not None else _with_default_model(recipe)
 
 
@@ -131,37 +119,6 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def complete(recipe: Recipe, config: ModelConfig, options: Mapping[str, str]) -> Recipe:
-    """Fill what was not said with the model's own defaults; warn about what will not come out well.
-
-    `options` are the sampler's, still as text.
-    """
-    defaults = Recipe(
-        prompt="",
-        steps=config.steps,
-        sampler=config.sampler,
-        guidance=config.guidance,
-        width=config.sample_size,
-        height=config.sample_size,
-        clip_skip=1,
-        text_cleaning=STYLES[0],
-        syntax=SYNTAXES[0],
-        emphasis=EMPHASES[0],
-        rng=RNGS[0],
-        dtype=DTYPES[0],
-    )
-    recipe = defaults.over(**recipe.known)
-    sampler = get_sampler(recipe.sampler or config.sampler)
-    own = config.sampler_options if sampler.name == config.sampler else {}
-    if recipe.schedule is None and sampler.name == config.sampler:
-        recipe = replace(recipe, schedule=config.spacing)
-    chosen = {**own, **recipe.sampler_options, **options}
-    typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
-    recipe = replace(recipe, sampler_options=typed)
-    _warn(recipe, config)
-    return recipe
-
-
 def sampler_options(args: argparse.Namespace) -> dict[str, str]:
     """``--eta``, and every ``--sampler-option NAME=VALUE``."""
     options = {} if args.eta is None else {"eta": str(args.eta)}
@@ -191,62 +148,9 @@ def _recipe_in(path: Path, model: str | None) -> Recipe:
     return replace(recipe, revision=None)
 
 
-def _drawn(seed: int | None) -> int | None:
-    """The seed; for -1 a random one."""
-    if seed != -1:
-        return seed
-    drawn = random_seed()
-    log.info(f"seed {drawn}")
-    return drawn
-
-
-def _with_seed(recipe: Recipe, count: int) -> Recipe:
-    recipe = recipe if recipe.seed is not None else recipe.over(seed=_drawn(-1))
-    if recipe.subseed_strength and recipe.subseed is None:
-        recipe = recipe.over(subseed=_drawn(-1))
-    if recipe.subseed is not None and recipe.subseed + count - 1 > SEED[1]:
-        raise UsageError(
-            f"subseed {recipe.subseed} and {count} pictures - choose a smaller subseed"
-        )
-    if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
-        raise UsageError(
-            f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "
-            "choose a smaller seed",
-        )
-    return recipe
-
-
 def _with_default_model(recipe: Recipe) -> Recipe:
     log.info(
         f"model: {DEFAULT_MODEL}, small and shipped; "
         'for Stable Diffusion 1.5 (4 GB): sd-scratch generate -m sd15 "..."'
     )
     return recipe.over(model=DEFAULT_MODEL)
-
-
-def _option(sampler: Sampler, name: str, value: Option) -> Option:
-    """The value of a sampler's option, of the type that its default has."""
-    if name not in sampler.options:
-        raise UsageError(
-            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}",
-        )
-    kind = type(sampler.options[name])
-    text = str(value)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return text if kind is str else float(text) if kind is float else int(text)
-    except (KeyError, ValueError):
-        wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
-        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}") from None
-
-
-def _warn(recipe: Recipe, config: ModelConfig) -> None:
-    sides = [side for side in (recipe.width, recipe.height) if side is not None]
-    if config.sample_size >= 512 and (min(sides) < SD_SIDES[0] or max(sides) > SD_SIDES[1]):
-        log.warning(
-            f"{recipe.width}x{recipe.height} - {config.name} was trained at {config.sample_size}: "
-            f"sides from {SD_SIDES[0]} to {SD_SIDES[1]} come out best"
-        )
-    if recipe.guidance is not None and abs(recipe.guidance) > 30:
-        log.warning(f"guidance {recipe.guidance:g} is far beyond the usual 1 to 15: expect noise")

@@ -11,7 +11,8 @@ from sd_scratch.cli.options import add_device_arguments, add_model_arguments, in
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
-    from sd_scratch.pipeline.image_noise import ImageNoise
+    from PIL import Image
+
     from sd_scratch.pipeline.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sd_scratch.cli.generate import make_batches
+    from sd_scratch.cli.control import read_hints
+    from sd_scratch.cli.generate import make_all
+    from sd_scratch.cli.init_image import encode_init_image
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import TRACE_FILES, check_trace_folder
@@ -76,18 +79,21 @@ def run(args: argparse.Namespace) -> int:
         bare = without_weights(recipe.model, DTYPES[0], recipe.revision, args.offline)
         bare.tensors(*args.tensors)
 
+    hints = read_hints(args)
     model, recipe = load_model(args, recipe, options)
     args.batch_size = args.batch_count  # one recording holds one run
+    begun = encode_init_image(args, model, recipe)
     with stop_on_ctrl_c() as stop, model.record(*args.tensors, **recording) as trace:
-        batches = list(make_batches(model, recipe, args, stop))
-        pictures = [picture for batch in batches for picture in batch.to_pil()]
+        batches = list(make_all(model, [recipe], args, begun, hints, stop))
+        pictures = [picture for made in batches for picture in made.to_pil()]
     if not batches:
         log.warning("interrupted: nothing was stored")
         return 130
-    recipe = recipe.over(model_hash=model.components.hash or None)
+    digest = model.components.hash or None
+    recipes = [one.over(model_hash=digest) for made in batches for one in made.recipes]
     with new_folder(args.output, TRACE_FILES if args.overwrite else ()) as folder:
         trace.save(folder)
-        save_pictures(pictures, batches[0], recipe, folder)
+        save_pictures(pictures, recipes, folder)
     log.info(f"{len(trace.names)} tensors, {show_bytes(trace.bytes)}")
     print(args.output)
     return 0
@@ -114,12 +120,13 @@ def recording_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def save_pictures(pictures: list[Any], batch: "ImageNoise", recipe: "Recipe", folder: Path) -> None:
+def save_pictures(pictures: "list[Image.Image]", recipes: "list[Recipe]", folder: Path) -> None:
     from sd_scratch.files import write_file
     from sd_scratch.pipeline.stored_recipe import encode_picture
 
-    for picture, seed in zip(pictures, batch.seeds, strict=True):
-        write_file(folder / f"{seed}.png", encode_picture(picture, recipe.over(seed=seed)))
+    for picture, recipe in zip(pictures, recipes, strict=True):
+        number = recipe.subseed if recipe.subseed_strength else recipe.seed
+        write_file(folder / f"{number}.png", encode_picture(picture, recipe))
 
 
 def word_key(text: str) -> str | tuple[str, int]:

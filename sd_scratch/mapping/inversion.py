@@ -24,7 +24,7 @@ def invert(
     """The noise from which DDIM, with the same prompt, steps and guidance, makes about this picture.
 
     `picture` comes from ``model.encode`` or ``model.generate``. Settings are those of
-    `StableDiffusion.steps`. Nearer with more steps, and nearest at guidance 1.
+    `TextToImage.steps`. Nearer with more steps, and nearest at guidance 1.
     """
     noise = model.generate(prompt, picture, sampler=INVERSE, guidance=guidance, **settings)
     return noise.with_latent(noise.latent, t=model.config.schedule.num_train_timesteps - 1)

@@ -32,7 +32,7 @@ class Rendering:
     Attributes:
         model: what makes the pictures.
         noise: where pictures start for which no seed is given; it also sets their size.
-        settings: those of `StableDiffusion.steps`: sampler, steps, guidance, negative, ...
+        settings: those of `TextToImage.steps`: sampler, steps, guidance, negative, ...
         batch_size: pictures that are made at a time.
         on_step: told, after every step, how many pictures took it.
         state: where finished batches are kept and looked for, so that a run that stopped goes on.

@@ -83,3 +83,12 @@ def _follow(edge: Mask, candidate: Mask) -> None:
 def _shifted(padded: Numbers, y: int, x: int) -> Numbers:
     """The neighbour at (y, x) of each pixel of an array that has a border of one."""
     return padded[1 + y : padded.shape[0] - 1 + y, 1 + x : padded.shape[1] - 1 + x]
+
+
+def low_high(text: str) -> tuple[float, float]:
+    """``LOW:HIGH`` of `canny`. Raises UsageError for another text."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise UsageError(f"edges {text[:40]!r} - write LOW:HIGH, such as 100:200") from None

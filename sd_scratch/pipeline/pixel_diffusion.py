@@ -1,22 +1,31 @@
 """`PixelDiffusion`: a class and noise to a small picture, with the samplers of the large model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sd_scratch.checkpoints.pixel_model import PixelComponents, load_pixel_model
-from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
 from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import UsageError
 from sd_scratch.limits import whole
-from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps
+from sd_scratch.pipeline.denoise import denoise
+from sd_scratch.pipeline.run_tensors import (
+    COND,
+    Guidance,
+    Sampling,
+    Watch,
+    branches_of,
+    show_loop,
+    unless_recorded,
+)
+from sd_scratch.pipeline.way import Way
+from sd_scratch.tensors import EditFunction, Editor, Recorder, Run, Taps
 
-UNCOND, COND = "uncond", "cond"
 Classes = Sequence[int | str | None]
 BATCH = 100  # pictures that `generate` makes at once
 
@@ -25,7 +34,8 @@ class PixelDiffusion:
     """A denoiser of pixels, its schedule, and the loop that joins them (Ho et al. 2020,
     arXiv:2006.11239; classes by Ho and Salimans 2022, arXiv:2207.12598).
 
-    Its tensors are named ``unet.*``; `record` and `edit` work as on the large model.
+    Its tensors are named ``unet.*``, ``guidance.*`` and ``sampler.*``; `record` and `edit` work as on the
+    large model.
     """
 
     def __init__(self, components: PixelComponents) -> None:
@@ -35,8 +45,9 @@ class PixelDiffusion:
         network = components.config.network
         self.shape = (network.in_channels, network.sample_size, network.sample_size)
         self.no_class = network.num_classes
-        x = torch.empty(1, *self.shape)
-        self.taps = Taps.of("unet", self.unet, x, torch.empty(1), torch.zeros(1, dtype=torch.long))
+        self.guidance, self.sampling = Guidance(), Sampling()
+        roots = {"unet": self.unet, "guidance": self.guidance, "sampler": self.sampling}
+        self.taps = Taps(roots, self._dry_run)
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +61,7 @@ class PixelDiffusion:
         """Put other tensors in the place of named ones while it is entered; see `Editor`."""
         return Editor(self.taps, globs, function, **settings)
 
-    @torch.no_grad()
+    @unless_recorded
     def steps(
         self,
         classes: Classes,
@@ -80,31 +91,25 @@ class PixelDiffusion:
         chosen = get_sampler(sampler or self.config.sampler)
         if steps is None and not isinstance(schedule, Ladder):
             steps = self.config.steps
-        ladder = chosen.ladder(self.schedule, steps, schedule)
-        scale = self.config.guidance if guidance is None else guidance
         if chosen.name == "ddpm":
             options.setdefault("variance", self.config.variance)
+        way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
+        scale = self.config.guidance if guidance is None else guidance
         rows = self._class_rows(classes, len(seeds))
-        source = NoiseSource(seeds)
-        calls = 0
+        noise, watch = NoiseSource(seeds), Watch(self.taps, self.schedule)
+        x = way.ladder.noise_scale * noise.draw(self.shape, self.device)
 
         def predict(x_t: Tensor, t: float) -> Tensor:
-            nonlocal calls
-            raw = self._predict(x_t, t, rows, scale, calls)
-            calls += 1
-            return self._clip(raw, x_t, t) if self.config.clip_x0 else raw
+            predicted = self._predict(x_t, t, rows, scale, watch)
+            return self._clip(predicted, x_t, t) if self.config.clip_x0 else predicted
 
-        def draw() -> Tensor:
-            return source.draw(self.shape, self.device)
+        def describe() -> Run:
+            facts = {"classes": rows.tolist(), "seeds": list(seeds), **way.plain, "guidance": scale}
+            hw = (self.shape[1], self.shape[2])
+            return Run(hw, way.calls, len(rows), branches_of(scale), facts=facts)
 
-        noise = ladder.noise_scale * draw()
-        for step in chosen.run(predict, noise, ladder, draw, **options):
-            if not step.x_next.isfinite().all():
-                raise ScratchError(
-                    f"the pictures are not finite (NaN or infinity) at step {step.index + 1} of"
-                    f" {len(ladder)} - the weights are broken, or the guidance scale is too large"
-                )
-            yield step
+        with self.taps.running(describe):
+            yield from denoise(predict, x, way, noise, self.sampling, watch)
 
     def generate(self, classes: Classes, seeds: Sequence[int], **settings: Any) -> Tensor:
         """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""
@@ -122,6 +127,13 @@ class PixelDiffusion:
         """The network's pixels, black at `low` and white at 1, as pictures in -1..1."""
         low = self.config.low
         return ((x - low) * (2 / (1 - low)) - 1).clamp(-1, 1)
+
+    def _dry_run(self, roots: Mapping[str, Any], hw: tuple[int, int] | None) -> None:
+        """How `Taps` finds the names. The size is the model's own."""
+        with torch.device("meta"):
+            x, t = torch.zeros(1, *self.shape), torch.zeros(1)
+            number = torch.zeros(1, dtype=torch.long)
+        show_loop(roots, x, roots["unet"](x, t, number))
 
     def _class_rows(self, classes: Classes, count: int) -> Tensor:
         if len(classes) != count:
@@ -141,19 +153,18 @@ class PixelDiffusion:
             )
         return number
 
-    def _predict(self, x_t: Tensor, t: float, classes: Tensor, scale: float, call: int) -> Tensor:
+    def _predict(
+        self, x_t: Tensor, t: float, classes: Tensor, scale: float, watch: Watch
+    ) -> Tensor:
         """The guided prediction; both branches in one call, [uncond, cond]."""
-        timestep = torch.full((len(x_t),), t, device=x_t.device)
+        branches = branches_of(scale)
         nothing = torch.full_like(classes, self.no_class)
-        branches = {0.0: (UNCOND,), 1.0: (COND,)}.get(scale, (UNCOND, COND))
         rows = torch.cat([classes if branch == COND else nothing for branch in branches])
-        n = len(branches)
-        with self.taps.calling(call, t, self.schedule.sigma_at(t), branches):
-            raw: Tensor = self.unet(torch.cat([x_t] * n), torch.cat([timestep] * n), rows)
-        if n == 1:
-            return raw
-        raw_uncond, raw_cond = raw.chunk(2)
-        return guide(raw_uncond, raw_cond, scale)
+        x_t = torch.cat([x_t] * len(branches))
+        timestep = torch.full((len(x_t),), t, device=x_t.device)
+        with watch.call(t, branches):
+            predicted: Tensor = self.guidance(self.unet(x_t, timestep, rows), scale)
+            return predicted
 
     def _clip(self, raw: Tensor, x_t: Tensor, t: float) -> Tensor:
         """The prediction after what it takes for the clean picture is cut to `low`..1."""

@@ -1,6 +1,7 @@
 """A stored trace, read as a run that can be made again."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -8,9 +9,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
+from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.control import Control
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.run_tensors import COND, UNCOND, describe_machine, digest
+from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
 
 SAME_MACHINE = (
@@ -120,7 +126,7 @@ class StoredRun:
 
     @one_line
     def settings(self, schedule: Schedule) -> dict[str, Any]:
-        """The arguments of `StableDiffusion.generate`."""
+        """The arguments of `TextToImage.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
         chosen["control"] = [
             Control(self.trace.inputs[f"hint.{i}"], **plain)
@@ -169,3 +175,44 @@ class StoredRun:
             raise ScratchError(
                 f"{self.folder} was replayed and the picture is another one - its files were changed"
             )
+
+
+def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
+    """Make the picture of a stored trace again; see `StableDiffusion.replay`."""
+    stored = StoredRun.read(folder)
+    machine = describe_machine(model.networks)
+    stored.check(machine)
+    rows = {
+        branch: [_prompt(model, prompt) for prompt in prompts]
+        for branch, prompts in stored.prompts.items()
+    }
+    latent, t = stored.noise.to(model.device), stored.t(model.schedule)
+    drawing = Drawing(**stored.drawing)
+    noise = ImageNoise(latent, t, stored.seeds, model.vae, model.schedule, drawing)
+    negative = rows.get(UNCOND, [""])[0]
+    with ExitStack() as stack:
+        for globs, function, where in stored.edits():
+            stack.enter_context(model.edit(globs, function, **where))
+        image = model.generate(
+            rows.get(COND, rows.get(UNCOND, [])),
+            noise,
+            negative=negative,
+            **stored.settings(model.schedule),
+        )
+    stored.compare(digest(image.latent), machine)
+    return image
+
+
+def _prompt(model: TextToImage, stored: StoredPrompt) -> Prompt:
+    prompt = model.prompt(
+        stored.text, clip_skip=stored.clip_skip, syntax=stored.syntax, emphasis=stored.emphasis
+    )
+    prompt = prompt.padded(len(stored.token_ids) // model.tokenizer.max_length)
+    if list(prompt.encoding.ids) != stored.token_ids:
+        raise ScratchError(
+            f"'{stored.text}' has other tokens here than in the trace - the tokenizer or its way of"
+            " cleaning text is another one"
+        )
+    if stored.context is None:
+        return prompt
+    return prompt.with_context(stored.context.to(prompt.context))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -13,12 +14,13 @@ from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.guidance import guide
 from sd_scratch.diffusion.prediction import velocity
-from sd_scratch.diffusion.samplers import Sampler, Step
-from sd_scratch.diffusion.schedule import Ladder, Schedule
+from sd_scratch.diffusion.samplers import Step
+from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.networks.controlnet import weighted
-from sd_scratch.pipeline.control import controls_of
+from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
+from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.tensors import Tapped, Taps
+from sd_scratch.tensors import Run, Tapped, Taps
 from sd_scratch.version import __version__
 
 Arguments = ParamSpec("Arguments")
@@ -66,8 +68,8 @@ class Sampling(Tapped):
     def step_noise(self, noise: Tensor) -> Tensor:
         return self.tap("step_noise", noise)
 
-    def step(self, step: Step) -> Tensor:
-        """Show a step; returns the sample to go on from."""
+    def step(self, step: Step, x_next: Tensor | None = None) -> Tensor:
+        """Show a step; returns the sample to go on from, `x_next` where it is another than the step's."""
 
         def each(number: float) -> Tensor:
             return torch.full(step.x_t.shape[:1], number, device=step.x_t.device)
@@ -79,7 +81,7 @@ class Sampling(Tapped):
         self.show("x0", lambda: step.x0)
         self.show("eps", lambda: step.eps)
         self.show("velocity", lambda: velocity(step.x0, step.eps, step.alpha_bar))
-        return self.tap("x_next", step.x_next)
+        return self.tap("x_next", step.x_next if x_next is None else x_next)
 
 
 class Watch:
@@ -127,21 +129,6 @@ def unless_recorded(
     return steps
 
 
-def count_calls(sampler: Sampler, ladder: Ladder, options: Mapping[str, object]) -> int:
-    """How often a sampler will call the U-Net: it is run with one that answers zero."""
-    calls = 0
-
-    def zero(x_t: Tensor, t: float) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return torch.zeros_like(x_t)
-
-    noise = torch.zeros(1, 1)
-    for _ in sampler.run(zero, noise, ladder, lambda: noise, **options):
-        pass
-    return calls
-
-
 def dry_run(
     config: ModelConfig,
 ) -> Callable[[Mapping[str, nn.Module], tuple[int, int] | None], None]:
@@ -158,7 +145,6 @@ def dry_run(
             image = torch.zeros(1, config.vae.in_channels, cell * h, cell * w, dtype=dtype)
             t = torch.zeros(1)
         context = roots["text"].tap("context", roots["text"](ids))
-        roots["sampler"].noise(latent)
         hint = torch.zeros_like(image[:, :1])
         steered: list[Tensor] = []
         for network in controls_of(roots):
@@ -166,10 +152,7 @@ def dry_run(
                 x, t, context, hint.expand(-1, network.config.conditioning_channels, -1, -1)
             )
             steered = weighted(made, 1.0, pool=network.config.global_pool)
-        eps = roots["unet"](x, t, context, steered)
-        roots["guidance"](torch.cat([eps, eps]).float(), 7.5)
-        roots["sampler"].step_noise(latent)
-        roots["sampler"].step(Step(0, 0.0, 0.5, latent, latent, latent, latent))
+        show_loop(roots, latent, roots["unet"](x, t, context, steered))
         roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))
         for name, part in parts_of(config).items():
@@ -177,6 +160,14 @@ def dry_run(
                 part.dry_run(roots[name], config)
 
     return run
+
+
+def show_loop(roots: Mapping[str, Any], x: Tensor, predicted: Tensor) -> None:
+    """The part of a dry run that all models share: one step, `x` the sample on the ``meta`` device."""
+    roots["sampler"].noise(x)
+    roots["guidance"](torch.cat([predicted, predicted]).float(), 7.5)
+    roots["sampler"].step_noise(x)
+    roots["sampler"].step(Step(0, 0.0, 0.5, x, x, x, x))
 
 
 def describe_prompt(prompt: Prompt) -> dict[str, Any]:
@@ -188,6 +179,35 @@ def describe_prompt(prompt: Prompt) -> dict[str, Any]:
         "token_ids": list(prompt.encoding.ids),
         "words": [[word.text, word.start, word.end, *word.positions] for word in prompt.words],
     }
+
+
+def describe_run(
+    networks: Mapping[str, nn.Module],
+    source: str,
+    rows: dict[str, list[Prompt]],
+    noise: ImageNoise,
+    calls: int,
+    settings: dict[str, Any],
+    controls: Sequence[Control],
+) -> Run:
+    """A run as those see it who listen to its tensors: what it takes to make it again."""
+    facts = {
+        "prompts": {branch: [describe_prompt(p) for p in rows[branch]] for branch in rows},
+        "seeds": list(noise.seeds),
+        "drawing": asdict(noise.drawing),
+        "width": noise.width,
+        "height": noise.height,
+        **settings,
+        "model": source,
+        **describe_machine(networks),
+    }
+    h, w = noise.latent.shape[-2:]
+    inputs = {"noise": noise.latent}
+    inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
+    facts |= {"control": [control.plain for control in controls]} if controls else {}
+    for branch, prompts in rows.items():
+        inputs |= {f"context.{branch}.{i}": p.context for i, p in enumerate(prompts) if p.by_hand}
+    return Run((h, w), calls, len(noise), tuple(rows), rows, facts, inputs)
 
 
 def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:

@@ -1,98 +1,24 @@
-"""`StableDiffusion`: text and noise to a picture, step by step in `StableDiffusion.steps`."""
+"""`StableDiffusion`: a model as a person has it in hand, with adapters, recipes and stored runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
+from PIL import Image
 
-from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora, with_adapters
-from sd_scratch.checkpoints.adapters.control import LoadedControl, read_control
+from sd_scratch.checkpoints.adapters.apply import AppliedLora
+from sd_scratch.checkpoints.adapters.control import read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
-from sd_scratch.diffusion.noise import Drawing, NoiseSource
-from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler, walk
-from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.networks.layers import prefer_convolutions
-from sd_scratch.pipeline.checks import check_side, check_text_to_image
-from sd_scratch.pipeline.conditioning import Conditioning, Texts
-from sd_scratch.pipeline.control import (
-    Control,
-    Steering,
-    control_name,
-    hint_tensor,
-)
-from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
-from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.pipeline.recipe import Option
-from sd_scratch.pipeline.replay import StoredPrompt, StoredRun
-from sd_scratch.pipeline.run_tensors import (
-    COND,
-    UNCOND,
-    Guidance,
-    Sampling,
-    Watch,
-    branches_of,
-    count_calls,
-    describe_machine,
-    describe_prompt,
-    digest,
-    dry_run,
-    unless_recorded,
-)
-from sd_scratch.tensors import EditFunction, Editor, Recorder, Run, Taps, TensorInfo
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.replay import replay
+from sd_scratch.pipeline.run import Made, OnStep, run
+from sd_scratch.pipeline.text_to_image import TextToImage
+from sd_scratch.stop import Stop
 
 
-class StableDiffusion:
-    """A text encoder, a U-Net, an autoencoder and a schedule, and the loop that joins them.
-
-    Rombach et al. 2022 (arXiv:2112.10752). Use `load` to get one.
-    """
-
-    def __init__(
-        self,
-        components: Components,
-        adapters: Sequence[Adapter] = (),
-    ) -> None:
-        self.base, self.adapters = components, tuple(adapters)
-        components = with_adapters(components, self.adapters)
-        self.components = components
-        self.config = components.config
-        self.tokenizer = components.tokenizer
-        self.text = components.text
-        self.unet = components.unet
-        self.vae = components.vae
-        self.schedule = Schedule(components.config.schedule)
-        # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
-        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
-        self.guidance, self.sampling = Guidance(), Sampling()
-        loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
-        controls = {control_name(i): network for i, network in enumerate(loaded)}
-        self.networks = {**components.networks, **controls}
-        for network in self.networks.values():
-            prefer_convolutions(network, onednn and fp32_on_cpu)
-        self.taps = Taps(
-            {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
-            dry_run(self.config),
-        )
-        self.conditioning = Conditioning(self.tokenizer, self.text, self.taps)
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the networks compute in; latents between the steps are always fp32."""
-        return self.unet.conv_in.weight.dtype
-
-    # Adapters -------------------------------------------------------------------------------
+class StableDiffusion(TextToImage):
+    """`TextToImage` with all that is added from files. Use `load` to get one."""
 
     def with_lora(
         self, path: str | Path, scale: float = 1.0, text_scale: float | None = None
@@ -120,260 +46,28 @@ class StableDiffusion:
         each, and add up what they say. `global_pool` is for networks of the kind "shuffle"."""
         return self.with_adapters(*self.adapters, read_control(path, self.base, global_pool))
 
-    def with_adapters(self, *adapters: Adapter) -> "StableDiffusion":
-        """The same model with these adapters and no others; with none it is as it was loaded."""
-        return StableDiffusion(self.base, adapters)
-
-    # Inputs ---------------------------------------------------------------------------------
-
-    def prompt(
-        self, text: str, *, clip_skip: int = 1, syntax: str = "a1111", emphasis: str = "a1111"
-    ) -> Prompt:
-        """Encode a text.
-
-        Args:
-            clip_skip: counts the text encoder's layers from the end (2 leaves out the last), as A1111.
-            syntax: what brackets and the like mean in it, one of `sd_scratch.text.syntax.SYNTAXES`;
-                "plain" for none.
-            emphasis: how weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
-
-        Raises:
-            UsageError: what the syntax does not know, or a text that no tokenizer should be given.
-        """
-        return self.conditioning.prompt(text, clip_skip, syntax, emphasis)
-
-    def noise(
+    def run(
         self,
-        seed: int | Sequence[int] = 0,
-        width: int | None = None,
-        height: int | None = None,
-        drawing: Drawing | None = None,
-    ) -> ImageNoise:
-        """Pure noise for one seed or several; width and height in pixels, the model's own by default.
-
-        Each image has numbers of its own, made on the CPU, so that it depends neither on the batch nor,
-        up to rounding, on the device. `drawing` says how: with which generator, and turned towards
-        which other seed.
-        """
-        drawing = drawing or Drawing()
-        several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
-        seeds = NoiseSource(tuple(seed) if several else (seed,)).seeds  # type: ignore[arg-type]
-        cell = self.config.vae.downscale
-        sides = [self.config.sample_size if side is None else side for side in (height, width)]
-        h, w = (
-            check_side(name, side, cell) // cell
-            for name, side in zip(("height", "width"), sides, strict=True)
+        recipe: Recipe | str,
+        *,
+        count: int = 1,
+        batch_size: int = 1,
+        init_image: Image.Image | ImageNoise | None = None,
+        hints: Sequence[Image.Image] = (),
+        on_step: OnStep | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[Made]:
+        """All that makes a picture, done: see `sd_scratch.pipeline.run.run`. A text is a recipe's prompt."""
+        return run(
+            self,
+            recipe,
+            count=count,
+            batch_size=batch_size,
+            init_image=init_image,
+            hints=hints,
+            on_step=on_step,
+            stop=stop,
         )
-        shape = (self.config.vae.latent_channels, h, w)
-        latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
-        last = self.config.schedule.num_train_timesteps - 1
-        return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
-
-    @torch.no_grad()
-    def encode(self, pictures: Pictures, seed: int = 0) -> ImageNoise:
-        """Pictures of one size to latents at t = 0: the mean of the autoencoder's posterior."""
-        image = pictures_to_tensor(pictures).to(self.device, self.dtype)
-        for name, side in zip(("height", "width"), image.shape[2:], strict=True):
-            check_side(name, side, self.config.vae.downscale)
-        latent = self.vae.to_latent(self.vae.encode(image).mean).float()
-        seeds = tuple(seed + i for i in range(len(image)))
-        return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
-
-    def begin(
-        self,
-        picture: ImageNoise,
-        strength: float = 0.75,
-        *,
-        sampler: str | Sampler | None = None,
-        steps: int | None = None,
-        schedule: str | Ladder | None = None,
-    ) -> ImageNoise:
-        """A picture, from `encode`, with so much noise that a run of these settings goes on from it for the
-        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073): int(steps * strength), as
-        diffusers counts, and one at least. 0 is the picture itself. Raises `UsageError` outside 0..1."""
-        if not 0.0 <= strength <= 1.0:
-            raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
-        if strength == 0.0:
-            return picture
-        chosen, ladder = self._ladder(sampler, steps, schedule)
-        return picture.noised(ladder.timesteps[-max(1, int(len(ladder) * strength))])
-
-    # The loop -------------------------------------------------------------------------------
-
-    @unless_recorded
-    def steps(
-        self,
-        prompt: Texts,
-        noise: ImageNoise,
-        *,
-        negative: Texts | None = None,
-        sampler: str | Sampler | None = None,
-        steps: int | None = None,
-        schedule: str | Ladder | None = None,
-        guidance: float | None = None,
-        control: Control | Sequence[Control] = (),
-        **options: Option,
-    ) -> Iterator[Step]:
-        """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
-
-        Args:
-            prompt: one for all images, or one per image; a text is encoded with the defaults of `prompt`.
-            noise: where to start: pure, from `noise`, or half way, from `ImageNoise.noised`.
-            negative: what to steer away from, likewise; the empty prompt by default.
-            sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
-            steps: how many, 1 to the length of the model's schedule, counted from pure noise: a run
-                from half way takes the last of them.
-            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, the model's own
-                by default; or a ladder of your own, from ``model.schedule.ladder_of_sigmas``.
-            guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
-                prompt alone and 0 the negative prompt alone, each at half the cost.
-            control: what each of the model's ControlNets is told.
-            options: the sampler's own, such as ``eta`` for DDIM.
-
-        Raises:
-            ScratchError: bad settings, or latents that are no longer finite.
-        """
-        chosen, ladder = self._ladder(sampler, steps, schedule)
-        if chosen.name == self.config.sampler:
-            options = {**self.config.sampler_options, **options}
-            schedule = self.config.spacing if schedule is None else schedule
-        count = len(ladder)
-        latent, ladder = noise.start(ladder, climbs=chosen.climbs)
-        scale = self.config.guidance if guidance is None else guidance
-        check_text_to_image(self.config, self.components.source)
-        rows = self.conditioning.rows(prompt, negative, len(noise), branches_of(scale))
-        rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
-        source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
-
-        steering = Steering(
-            self.networks,
-            control,
-            noise,
-            lambda: count_calls(chosen, ladder, options),
-        )
-
-        def draw() -> Tensor:
-            with watch.draw():
-                step_noise = source.draw(noise.latent.shape[1:], self.device, torch.float32)
-                return self.sampling.step_noise(step_noise)
-
-        def predict(x_t: Tensor, t: float) -> Tensor:
-            return self._predict(x_t, t, contexts[watch.steps], scale, watch, steering)
-
-        def finish_step(step: Step) -> Tensor:
-            with watch.step(step):
-                return self.sampling.step(step)
-
-        facts = {
-            "sampler": chosen.name,
-            "sampler_options": options,
-            "steps": count,
-            "schedule": schedule.plain() if isinstance(schedule, Ladder) else schedule,
-            "guidance": scale,
-            "t": noise.t,
-        }
-        with self.taps.running(
-            lambda: self._describe(rows, noise, chosen, ladder, facts, steering.controls)
-        ):
-            contexts = self.conditioning.contexts(of_steps, self.dtype)
-            start = self.sampling.noise(latent)
-            source.draw(start.shape[1:])  # a seed's first draw is what the run starts from
-            sampling = chosen.run(predict, start, ladder, draw, **options)
-            for step in walk(sampling, finish_step):
-                if not step.x_next.isfinite().all():
-                    raise ScratchError(
-                        f"the latents are not finite (NaN or infinity) at step {step.index + 1} of {len(ladder)}"
-                        " - overflow in half precision, or a guidance scale that is too large -"
-                        " try --dtype float32 or a smaller --cfg-scale"
-                    )
-                yield step
-            self.taps.finish(latent=lambda: digest(step.x_next))
-
-    def generate(
-        self,
-        prompt: Texts,
-        noise: ImageNoise,
-        *,
-        negative: Texts | None = None,
-        sampler: str | Sampler | None = None,
-        steps: int | None = None,
-        schedule: str | Ladder | None = None,
-        guidance: float | None = None,
-        control: Control | Sequence[Control] = (),
-        **options: Option,
-    ) -> ImageNoise:
-        """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
-        latent = noise.latent
-        for step in self.steps(
-            prompt,
-            noise,
-            negative=negative,
-            sampler=sampler,
-            steps=steps,
-            schedule=schedule,
-            guidance=guidance,
-            control=control,
-            **options,
-        ):
-            latent = step.x_next
-        return noise.with_latent(latent, t=0)
-
-    def _ladder(
-        self, sampler: str | Sampler | None, steps: int | None, schedule: str | Ladder | None
-    ) -> tuple[Sampler, Ladder]:
-        """The sampler and the ladder that settings mean; what is None is the model's own."""
-        sampler = sampler or self.config.sampler
-        chosen = sampler if isinstance(sampler, Sampler) else get_sampler(sampler)
-        if chosen.name == self.config.sampler and schedule is None:
-            schedule = self.config.spacing
-        if steps is None and not isinstance(schedule, Ladder):
-            steps = self.config.steps
-        return chosen, chosen.ladder(self.schedule, steps, schedule)
-
-    def _predict(
-        self,
-        x_t: Tensor,
-        t: float,
-        context: Tensor,
-        scale: float,
-        watch: Watch,
-        steering: Steering,
-    ) -> Tensor:
-        """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
-        branches = branches_of(scale)
-        x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
-        timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
-        with watch.call(t, branches):
-            control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
-            eps: Tensor = self.guidance(self.unet(x_t, timestep, context, control).float(), scale)
-            return eps
-
-    # Every tensor -----------------------------------------------------------------------------
-
-    def tensors(
-        self, *globs: str, width: int | None = None, height: int | None = None
-    ) -> list[TensorInfo]:
-        """The tensors of a run that the globs match, all by default, in the order in which they are
-        made: names, axes, shapes, bytes. Nothing is run. Sizes are those of a picture of that width and
-        height. Raises ScratchError for a glob that matches nothing."""
-        cell = self.config.vae.downscale
-        hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
-        return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())
-
-    def record(self, *globs: str, **options: Any) -> Recorder:
-        """``with model.record("unet.*.attn2.probs") as trace``: record the tensors that the globs match.
-
-        Options are those of `sd_scratch.tensors.Recorder`: steps, branch, reduce, to, dtype, budget,
-        when, stop_after, gradients.
-        """
-        return Recorder(self.taps, *globs, **options)
-
-    def edit(self, globs: str | Sequence[str], function: EditFunction, **options: Any) -> Editor:
-        """``with model.edit("unet.h", scale(1.1))``: put other tensors in the place of named ones.
-
-        Options are those of `sd_scratch.tensors.Editor`: steps, branch.
-        """
-        return Editor(self.taps, globs, function, **options)
 
     def replay(self, folder: str | Path) -> ImageNoise:
         """Make the picture of a stored trace again, its edits included: bit for bit on one machine.
@@ -381,70 +75,4 @@ class StableDiffusion:
         Raises ScratchError for a damaged folder, for a trace of other weights or with edits that are
         Python functions, and where the machine is the same and the picture is not.
         """
-        stored = StoredRun.read(folder)
-        machine = describe_machine(self.networks)
-        stored.check(machine)
-        rows = {
-            branch: [self._stored_prompt(prompt) for prompt in prompts]
-            for branch, prompts in stored.prompts.items()
-        }
-        latent = stored.noise.to(self.device)
-        t, drawing = stored.t(self.schedule), Drawing(**stored.drawing)
-        noise = ImageNoise(latent, t, stored.seeds, self.vae, self.schedule, drawing)
-        negative = rows.get(UNCOND, [""])[0]
-        with ExitStack() as stack:
-            for globs, function, where in stored.edits():
-                stack.enter_context(self.edit(globs, function, **where))
-            image = self.generate(
-                rows.get(COND, rows.get(UNCOND, [])),
-                noise,
-                negative=negative,
-                **stored.settings(self.schedule),
-            )
-        stored.compare(digest(image.latent), machine)
-        return image
-
-    def _stored_prompt(self, stored: StoredPrompt) -> Prompt:
-        prompt = self.prompt(
-            stored.text, clip_skip=stored.clip_skip, syntax=stored.syntax, emphasis=stored.emphasis
-        )
-        prompt = prompt.padded(len(stored.token_ids) // self.tokenizer.max_length)
-        if list(prompt.encoding.ids) != stored.token_ids:
-            raise ScratchError(
-                f"'{stored.text}' has other tokens here than in the trace - the tokenizer or its way of"
-                " cleaning text is another one"
-            )
-        if stored.context is None:
-            return prompt
-        return prompt.with_context(stored.context.to(prompt.context))
-
-    def _describe(
-        self,
-        rows: dict[str, list[Prompt]],
-        noise: ImageNoise,
-        sampler: Sampler,
-        ladder: Ladder,
-        settings: dict[str, Any],
-        controls: Sequence[Control],
-    ) -> Run:
-        """A run as those see it who listen to its tensors."""
-        facts = {
-            "prompts": {branch: [describe_prompt(p) for p in rows[branch]] for branch in rows},
-            "seeds": list(noise.seeds),
-            "drawing": asdict(noise.drawing),
-            "width": noise.width,
-            "height": noise.height,
-            **settings,
-            "model": self.components.source,
-            **describe_machine(self.networks),
-        }
-        h, w = noise.latent.shape[-2:]
-        calls = count_calls(sampler, ladder, settings["sampler_options"])
-        inputs = {"noise": noise.latent}
-        inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
-        facts |= {"control": [control.plain for control in controls]} if controls else {}
-        for branch, prompts in rows.items():
-            inputs |= {
-                f"context.{branch}.{i}": p.context for i, p in enumerate(prompts) if p.by_hand
-            }
-        return Run((h, w), calls, len(noise), tuple(rows), rows, facts, inputs)
+        return replay(self, folder)

@@ -68,7 +68,7 @@ def test_a_picture_is_repeated_where_its_files_are_named(run, capsys):
 def test_a_hint_of_another_size_is_resized_and_said(run, capsys):
     Image.new("RGB", (40, 20), "white").save("hint.png")
     assert run("a cat", *SMALL, *WISH, "-o", "a.png") == 0
-    assert "hint.png: 40x20 resized to 32x32" in capsys.readouterr().err
+    assert "the hint of net is resized from 40x20 to 32x32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

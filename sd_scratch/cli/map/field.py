@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.results import Results
-    from sd_scratch.cli.map.session import drawn
     from sd_scratch.diffusion.samplers import get_sampler
     from sd_scratch.mapping.field import POINTS, field_report, make_blobs, read_points
+    from sd_scratch.pipeline.complete import drawn
     from sd_scratch.pipeline.recipe import Recipe
 
     for name in args.samplers:

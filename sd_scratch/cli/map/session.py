@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.map.progress import Progress
 from sd_scratch.cli.map.results import Results
-from sd_scratch.cli.request import DEFAULT_MODEL, complete
+from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.errors import UsageError
 from sd_scratch.mapping.maps import require_full_precision
@@ -29,6 +28,7 @@ from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.state import State
 from sd_scratch.mapping.words import find_word
 from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline.complete import advise, complete, drawn
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -76,7 +76,8 @@ class Session:
         layout = read_layout(self.source, revision=args.revision, offline=args.offline)
         self.layout = with_schedule(layout, args.prediction, args.zsnr)
         self.tokenizer = read_tokenizer(self.layout)
-        self.recipe = complete(recipe, self.layout.config, {})
+        self.recipe = complete(recipe, self.layout.config)
+        advise(self.recipe, self.layout.config)
         self._model: StableDiffusion | None = None
 
     def require_full_precision(self) -> None:
@@ -191,15 +192,6 @@ def _name(source: str) -> str:
     """What to call a model: where it lies on this machine is nobody's business."""
     path = Path(source).expanduser()
     return source if source in list_shipped() or not path.exists() else path.resolve().name
-
-
-def drawn(seed: int) -> int:
-    """The seed; for -1 a random one, which is told."""
-    if seed != -1:
-        return seed
-    seed = secrets.randbelow(2**32)
-    log.info(f"seed {seed}")
-    return seed
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

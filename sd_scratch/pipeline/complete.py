@@ -1,0 +1,144 @@
+"""A recipe made whole: what was not said is what the model would do by itself."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sd_scratch.config import ModelConfig
+from sd_scratch.diffusion.noise import random_seed
+from sd_scratch.diffusion.sampler_names import find_sampler
+from sd_scratch.diffusion.samplers import Sampler, get_sampler
+from sd_scratch.diffusion.spacing import check_spacing
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED
+from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.recipe import Option, Recipe
+from sd_scratch.text.chunks import check_prompt
+from sd_scratch.text.cleaning import STYLES
+from sd_scratch.text.syntax import SYNTAXES
+
+log = logging.getLogger(__name__)
+
+SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
+BEGUN = 0.75  # strength of a run that begins with a picture
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with a sampler's name of other tools read as ours. Raises UsageError for what no model
+    could do."""
+    if recipe.sampler is not None:
+        sampler, spacing = find_sampler(recipe.sampler)
+        get_sampler(sampler)
+        recipe = replace(recipe, sampler=sampler, schedule=recipe.schedule or spacing)
+    if recipe.schedule is not None:
+        check_spacing(recipe.schedule)
+    for text in (recipe.prompt, recipe.negative_prompt):
+        check_prompt(text, recipe.syntax or SYNTAXES[0])
+    _choice("rng", recipe.rng, RNGS)
+    _choice("text cleaning", recipe.text_cleaning, STYLES)
+    _within("guidance", recipe.guidance, GUIDANCE)
+    _within("clip skip", recipe.clip_skip, CLIP_SKIP)
+    _within("subseed", recipe.subseed, SEED)
+    _within("subseed strength", recipe.subseed_strength, (0, 1))
+    _within("strength", recipe.strength, (0, 1))
+    return recipe
+
+
+def complete(
+    recipe: Recipe,
+    config: ModelConfig,
+    options: Mapping[str, str] | None = None,
+    dtype: str = DTYPES[0],
+) -> Recipe:
+    """Fill what was not said with the model's own defaults, all but the seed.
+
+    `options` are the sampler's, still as text; they go over the recipe's.
+    """
+    defaults = Recipe(
+        prompt="",
+        steps=config.steps,
+        sampler=config.sampler,
+        guidance=config.guidance,
+        width=config.sample_size,
+        height=config.sample_size,
+        clip_skip=1,
+        text_cleaning=STYLES[0],
+        syntax=SYNTAXES[0],
+        emphasis=EMPHASES[0],
+        rng=RNGS[0],
+        dtype=dtype,
+    )
+    recipe = defaults.over(**recipe.known)
+    sampler = get_sampler(recipe.sampler or config.sampler)
+    own = config.sampler_options if sampler.name == config.sampler else {}
+    if recipe.schedule is None and sampler.name == config.sampler:
+        recipe = replace(recipe, schedule=config.spacing)
+    chosen = {**own, **recipe.sampler_options, **(options or {})}
+    typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
+    return replace(recipe, sampler_options=typed)
+
+
+def advise(recipe: Recipe, config: ModelConfig) -> None:
+    """Warn about what will not come out well."""
+    sides = [side for side in (recipe.width, recipe.height) if side is not None]
+    if config.sample_size >= 512 and (min(sides) < SD_SIDES[0] or max(sides) > SD_SIDES[1]):
+        log.warning(
+            f"{recipe.width}x{recipe.height} - {config.name} was trained at {config.sample_size}: "
+            f"sides from {SD_SIDES[0]} to {SD_SIDES[1]} come out best"
+        )
+    if recipe.guidance is not None and abs(recipe.guidance) > 30:
+        log.warning(f"guidance {recipe.guidance:g} is far beyond the usual 1 to 15: expect noise")
+
+
+def with_seed(recipe: Recipe, count: int) -> Recipe:
+    """The recipe with a seed, drawn where none was said. Raises UsageError where the last of `count`
+    pictures would have none."""
+    recipe = recipe if recipe.seed is not None else recipe.over(seed=drawn(-1))
+    if recipe.subseed_strength and recipe.subseed is None:
+        recipe = recipe.over(subseed=drawn(-1))
+    if recipe.subseed is not None and recipe.subseed + count - 1 > SEED[1]:
+        raise UsageError(
+            f"subseed {recipe.subseed} and {count} pictures - choose a smaller subseed"
+        )
+    if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
+        raise UsageError(
+            f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "
+            "choose a smaller seed",
+        )
+    return recipe
+
+
+def drawn(seed: int) -> int:
+    """The seed; for -1 a random one, which is told."""
+    if seed != -1:
+        return seed
+    seed = random_seed()
+    log.info(f"seed {seed}")
+    return seed
+
+
+def _option(sampler: Sampler, name: str, value: Option) -> Option:
+    """The value of a sampler's option, of the type that its default has."""
+    if name not in sampler.options:
+        raise UsageError(
+            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}",
+        )
+    kind = type(sampler.options[name])
+    text = str(value)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return text if kind is str else float(text) if kind is float else int(text)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
+        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}") from None
+
+
+def _choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise UsageError(f"{name} {value!r} is unknown - choose from {', '.join(known)}")
+
+
+def _within(name: str, value: float | None, limits: tuple[float, float]) -> None:
+    if value is not None and not limits[0] <= value <= limits[1]:
+        raise UsageError(f"{name} {value} is not in {limits[0]:g}..{limits[1]:g}")

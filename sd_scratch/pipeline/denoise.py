@@ -1,0 +1,60 @@
+"""`denoise`: the one loop, of latents and of pixels."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.diffusion.samplers import Denoiser, Step, walk
+from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.run_tensors import Sampling, Watch
+from sd_scratch.pipeline.way import Way
+
+Change = Callable[[Step], Tensor]
+"""Makes of a finished step the sample ``[B, C, h, w]`` that the run goes on from; `Step.x_next` is that
+of the sampler. A mask keeps a part of a picture so."""
+
+
+def denoise(
+    predict: Denoiser,
+    x: Tensor,
+    way: Way,
+    noise: NoiseSource,
+    sampling: Sampling,
+    watch: Watch,
+    change: Change | None = None,
+) -> Iterator[Step]:
+    """From noise to picture, one `Step` at a time: ask the network, take the sampler's step, go on.
+
+    Who iterates owns everything else: progress, previews, and when it ends.
+
+    Args:
+        predict: the network's answer at ``(x_t, t)``, guidance included.
+        x: the sample ``[B, C, h, w]`` that stands on the top rung of the way's ladder.
+        noise: where the fresh noise of stochastic samplers comes from.
+        sampling, watch: what shows the run's tensors to those who listen.
+        change: makes of every finished step the sample that the run goes on from.
+
+    Raises:
+        UsageError: an option that the sampler does not have.
+        ScratchError: a sample with values that are no longer finite.
+    """
+    x = sampling.noise(x)
+
+    def draw() -> Tensor:
+        with watch.draw():
+            return sampling.step_noise(noise.draw(x.shape[1:], x.device, torch.float32))
+
+    def finish(step: Step) -> Tensor:
+        with watch.step(step):
+            return sampling.step(step, None if change is None else change(step))
+
+    for step in walk(way.run(predict, x, draw), finish):
+        if not step.x_next.isfinite().all():
+            raise ScratchError(
+                f"the sample is not finite (NaN or infinity) at step {step.index + 1} of {len(way.ladder)}"
+                " - half precision overflowed, the guidance scale is too large, or the weights are"
+                " broken - compute in float32, or lower the guidance scale"
+            )
+        yield step

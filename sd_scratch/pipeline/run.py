@@ -1,0 +1,229 @@
+"""`run`: a recipe to pictures, as the command line, the page and a script of your own make them."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from sd_scratch.checkpoints.adapters.apply import AppliedLora
+from sd_scratch.checkpoints.adapters.control import LoadedControl
+from sd_scratch.diffusion.samplers import Step
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import whole
+from sd_scratch.pictures.hints import canny, low_high
+from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse
+from sd_scratch.pipeline.complete import BEGUN, check_recipe, complete, with_seed
+from sd_scratch.pipeline.control import Control
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.text_to_image import TextToImage
+from sd_scratch.stop import Stop
+
+OnStep = Callable[[Step], object]
+"""Is told of every step as it ends."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The finished pictures of one batch: their latents at t = 0, and what made each."""
+
+    latents: ImageNoise
+    recipes: tuple[Recipe, ...]
+
+    def to_pil(self) -> list[Image.Image]:
+        """The pictures as 8-bit RGB, in the order of `recipes`."""
+        return self.latents.to_pil()
+
+
+def run(
+    model: TextToImage,
+    recipe: Recipe | str,
+    *,
+    count: int = 1,
+    batch_size: int = 1,
+    init_image: Image.Image | ImageNoise | None = None,
+    hints: Sequence[Image.Image] = (),
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+) -> Iterator[Made]:
+    """The pictures of a recipe, a batch at a time.
+
+    Args:
+        recipe: what makes the picture, or its prompt alone; what it leaves open is as the model would do
+            it. The recipes that come back leave nothing open.
+        count: how many pictures. Number i has the recipe's seed + i; a variation has its seed, and subseed
+            + i.
+        batch_size: how many at a time.
+        init_image: the picture that a recipe with a `strength` begins with, resized to the recipe's size;
+            or that picture encoded.
+        hints: one picture for each of the model's ControlNets.
+        on_step: is told of every step.
+        stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
+            batches does the same between them.
+
+    Raises:
+        UsageError: a recipe that this model cannot follow: adapters that it does not have, a picture that
+            was not given, values out of range.
+    """
+    for name, value in (("count", count), ("batch_size", batch_size)):
+        if (whole(value) or 0) < 1:
+            raise UsageError(f"{name} {value!r} - give a whole number from 1")
+    recipe = check_recipe(Recipe(recipe) if isinstance(recipe, str) else recipe)
+    recipe = _as_the_model_is(model, recipe)
+    begun, recipe = _begin(model, recipe, init_image)
+    model = model.with_text_cleaning(recipe.text_cleaning or model.tokenizer.text_cleaning)
+    recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)
+    recipe = with_seed(complete(recipe, model.config, dtype=model.dtype_name), count)
+    settings = settings_of(model, recipe, hints)
+    way = {name: settings[name] for name in ("sampler", "steps", "schedule")}
+    total, first, varied = (
+        count_steps(model, recipe),
+        recipe.seed or 0,
+        bool(recipe.subseed_strength),
+    )
+    for start in range(0, count, batch_size):
+        numbers = range(start, min(start + batch_size, count))
+        seeds = [first if varied else first + i for i in numbers]
+        noise = model.noise(seeds, recipe.width, recipe.height, recipe.drawing(start))
+        if begun is not None:
+            noise = noise.with_latent(begun.latent.expand_as(noise.latent), t=0)
+            noise = model.begin(noise, recipe.strength or 0.0, **way)
+        latent = noise.latent
+        for step in model.steps(noise=noise, **settings) if total else ():
+            latent = step.x_next
+            if on_step is not None:
+                on_step(step)
+            if stop is not None and stop.asked and step.index + 1 < total:
+                return
+        subseeds = [(recipe.subseed or 0) + i if varied else None for i in numbers]
+        each = zip(seeds, subseeds, strict=True)
+        made = tuple(recipe.over(seed=seed, subseed=subseed) for seed, subseed in each)
+        yield Made(noise.with_latent(latent, t=0), made)
+        if stop is not None and stop.asked:
+            return
+
+
+def settings_of(
+    model: TextToImage, recipe: Recipe, hints: Sequence[Image.Image] = ()
+) -> dict[str, Any]:
+    """A complete recipe as the arguments of `TextToImage.steps`, all but the noise. What the prompts'
+    readers noted is logged."""
+    prompts = []
+    for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
+        prompts.append(model.prompt(text, **recipe.reading))
+        for note in prompts[-1].encoding.notes:
+            log.warning(f"{name}: {note}")
+    settings: dict[str, Any] = {
+        "prompt": prompts[0],
+        "negative": prompts[1],
+        "sampler": recipe.sampler,
+        "steps": recipe.steps,
+        "schedule": recipe.schedule,
+        "guidance": recipe.guidance,
+        **recipe.sampler_options,
+    }
+    if recipe.controls or hints:
+        settings["control"] = _controls(recipe, hints)
+    return settings
+
+
+def count_steps(model: TextToImage, recipe: Recipe) -> int:
+    """How many steps each batch of a complete recipe takes."""
+    if recipe.strength is None:
+        return recipe.steps or 0
+    return max(1, int((recipe.steps or 0) * recipe.strength)) if recipe.strength else 0
+
+
+def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:
+    """A picture of the recipe's size; a warning says so where it is resized."""
+    size = (recipe.width or picture.width, recipe.height or picture.height)
+    if picture.size == size:
+        return picture
+    log.warning(
+        f"{name} is resized from {picture.width}x{picture.height} to {size[0]}x{size[1]} pixels"
+    )
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _begin(
+    model: TextToImage, recipe: Recipe, picture: Image.Image | ImageNoise | None
+) -> tuple[ImageNoise | None, Recipe]:
+    """The latent that the run begins with, if any, and the recipe with its strength and size."""
+    if picture is None:
+        if recipe.strength is not None:
+            raise UsageError(
+                f"the recipe begins with the picture {recipe.init_image or 'of a file'}"
+                " - give it as init_image"
+            )
+        return None, recipe
+    cell = model.config.vae.downscale
+    width, height = (max(side // cell, 1) * cell for side in (picture.width, picture.height))
+    size = {"width": recipe.width or width, "height": recipe.height or height}
+    recipe = recipe.over(strength=BEGUN if recipe.strength is None else recipe.strength, **size)
+    if isinstance(picture, ImageNoise):
+        return picture, recipe
+    return model.encode(fitted(picture, recipe, "the picture to begin with")), recipe
+
+
+def _controls(recipe: Recipe, hints: Sequence[Image.Image]) -> list[Control]:
+    uses = recipe.controls or ()
+    if len(hints) != len(uses):
+        raise UsageError(f"{len(uses)} ControlNets and {len(hints)} hints - give one for each")
+    pictures = [
+        fitted(hint, recipe, f"the hint of {use.name}")
+        for hint, use in zip(hints, uses, strict=True)
+    ]
+    return [
+        Control(
+            canny(picture, *low_high(use.canny)) if use.canny else picture,
+            use.strength,
+            use.start,
+            use.end,
+            use.guess,
+        )
+        for picture, use in zip(pictures, uses, strict=True)
+    ]
+
+
+def _as_the_model_is(model: TextToImage, recipe: Recipe) -> Recipe:
+    """The recipe with what the model brings: its name, precision and adapters. Raises UsageError where the
+    recipe asks for other ones."""
+    if recipe.dtype is not None and recipe.dtype != model.dtype_name:
+        raise UsageError(
+            f"the recipe computes in {recipe.dtype} and the model in {model.dtype_name} - load the model"
+            " with that dtype, or leave it out of the recipe"
+        )
+    for kind, uses in uses_of(model).items():
+        asked = getattr(recipe, kind)
+        if asked is None:
+            recipe = recipe.over(**{kind: uses or None})
+        # A file of several words is one use of a recipe and several of the model.
+        elif len(asked) > len(uses) or (kind != "embeddings" and _names(asked) != _names(uses)):
+            raise UsageError(
+                f"the recipe's {kind} are {', '.join(_names(asked))[:200] or 'none'}, and the model's are"
+                f" {', '.join(_names(uses))[:200] or 'none'} - give the model the same, with with_lora,"
+                " with_embedding or with_control"
+            )
+    return recipe
+
+
+def uses_of(model: TextToImage) -> dict[str, tuple[Any, ...]]:
+    """A model's adapters as a recipe has them."""
+    loras, embeddings, controls = [], [], []
+    for adapter in model.adapters:
+        if isinstance(adapter, AppliedLora):
+            lora = adapter.lora
+            loras.append(LoraUse(lora.name, adapter.scale, adapter.text_scale, lora.hash))
+        elif isinstance(adapter, LoadedControl):
+            controls.append(ControlUse(adapter.name, hash=adapter.hash))
+        else:
+            embeddings.append(EmbeddingUse(adapter.name, hash=adapter.hash))
+    return {"loras": tuple(loras), "embeddings": tuple(embeddings), "controls": tuple(controls)}
+
+
+def _names(uses: Sequence[Any]) -> list[str]:
+    return [use.name for use in uses]

@@ -1,0 +1,349 @@
+"""`TextToImage`: text and noise to a picture, step by step in `TextToImage.steps`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.adapters.apply import Adapter, with_adapters
+from sd_scratch.checkpoints.adapters.control import LoadedControl
+from sd_scratch.diffusion.noise import Drawing, NoiseSource
+from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
+from sd_scratch.diffusion.schedule import Ladder, Schedule
+from sd_scratch.errors import UsageError
+from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.pipeline.checks import check_side, check_text_to_image
+from sd_scratch.pipeline.conditioning import Conditioning, Texts
+from sd_scratch.pipeline.control import Control, Steering, control_name
+from sd_scratch.pipeline.denoise import Change, denoise
+from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.recipe import Option
+from sd_scratch.pipeline.run_tensors import (
+    Guidance,
+    Sampling,
+    Watch,
+    branches_of,
+    describe_run,
+    digest,
+    dry_run,
+    unless_recorded,
+)
+from sd_scratch.pipeline.way import Way
+from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps, TensorInfo
+from sd_scratch.text.tokenizer import Tokenizer
+
+Model = TypeVar("Model", bound="TextToImage")
+
+
+class TextToImage:
+    """A text encoder, a U-Net, an autoencoder and a schedule, and the loop that joins them.
+
+    Rombach et al. 2022 (arXiv:2112.10752).
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
+        self.base, self.adapters = components, tuple(adapters)
+        components = with_adapters(components, self.adapters)
+        self.components = components
+        self.config = components.config
+        self.tokenizer = components.tokenizer
+        self.text = components.text
+        self.unet = components.unet
+        self.vae = components.vae
+        self.schedule = Schedule(components.config.schedule)
+        # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
+        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
+        self.guidance, self.sampling = Guidance(), Sampling()
+        loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
+        controls = {control_name(i): network for i, network in enumerate(loaded)}
+        self.networks = {**components.networks, **controls}
+        for network in self.networks.values():
+            prefer_convolutions(network, onednn and fp32_on_cpu)
+        self.taps = Taps(
+            {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
+            dry_run(self.config),
+        )
+        self.conditioning = Conditioning(self.tokenizer, self.text, self.taps)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in; latents between the steps are always fp32."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def with_adapters(self: Model, *adapters: Adapter) -> Model:
+        """The same model with these adapters and no others; with none it is as it was loaded."""
+        return type(self)(self.base, adapters)
+
+    def with_text_cleaning(self: Model, style: str) -> Model:
+        """The same model, its tokenizer cleaning prompts in that style of `sd_scratch.text.cleaning`."""
+        old = self.base.tokenizer
+        if style == old.text_cleaning:
+            return self
+        if self.taps.members:
+            raise UsageError(
+                f"text cleaning '{style}' makes another model, and tensors of this one are recorded or"
+                " edited - do that with model.with_text_cleaning's"
+            )
+        tokenizer = Tokenizer(old.vocab, old.merges, old.max_length, style, old.added)
+        return type(self)(replace(self.base, tokenizer=tokenizer), self.adapters)
+
+    # Inputs ---------------------------------------------------------------------------------
+
+    def prompt(
+        self, text: str, *, clip_skip: int = 1, syntax: str = "a1111", emphasis: str = "a1111"
+    ) -> Prompt:
+        """Encode a text.
+
+        Args:
+            clip_skip: counts the text encoder's layers from the end (2 leaves out the last), as A1111.
+            syntax: what brackets and the like mean in it, one of `sd_scratch.text.syntax.SYNTAXES`;
+                "plain" for none.
+            emphasis: how weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
+
+        Raises:
+            UsageError: what the syntax does not know, or a text that no tokenizer should be given.
+        """
+        return self.conditioning.prompt(text, clip_skip, syntax, emphasis)
+
+    def noise(
+        self,
+        seed: int | Sequence[int] = 0,
+        width: int | None = None,
+        height: int | None = None,
+        drawing: Drawing | None = None,
+    ) -> ImageNoise:
+        """Pure noise for one seed or several; width and height in pixels, the model's own by default.
+
+        Each image has numbers of its own, made on the CPU, so that it depends neither on the batch nor,
+        up to rounding, on the device. `drawing` says how: with which generator, and turned towards
+        which other seed.
+        """
+        drawing = drawing or Drawing()
+        several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
+        seeds = NoiseSource(tuple(seed) if several else (seed,)).seeds  # type: ignore[arg-type]
+        cell = self.config.vae.downscale
+        sides = [self.config.sample_size if side is None else side for side in (height, width)]
+        h, w = (
+            check_side(name, side, cell) // cell
+            for name, side in zip(("height", "width"), sides, strict=True)
+        )
+        shape = (self.config.vae.latent_channels, h, w)
+        latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
+        last = self.config.schedule.num_train_timesteps - 1
+        return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
+
+    @torch.no_grad()
+    def encode(self, pictures: Pictures, seed: int = 0) -> ImageNoise:
+        """Pictures of one size to latents at t = 0: the mean of the autoencoder's posterior."""
+        image = pictures_to_tensor(pictures).to(self.device, self.dtype)
+        for name, side in zip(("height", "width"), image.shape[2:], strict=True):
+            check_side(name, side, self.config.vae.downscale)
+        latent = self.vae.to_latent(self.vae.encode(image).mean).float()
+        seeds = tuple(seed + i for i in range(len(image)))
+        return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
+
+    def begin(
+        self,
+        picture: ImageNoise,
+        strength: float = 0.75,
+        *,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+    ) -> ImageNoise:
+        """A picture, from `encode`, with so much noise that a run of these settings goes on from it for the
+        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073): int(steps * strength), as
+        diffusers counts, and one at least. 0 is the picture itself. Raises `UsageError` outside 0..1."""
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
+        if strength == 0.0:
+            return picture
+        ladder = self.way(sampler, steps, schedule).ladder
+        return picture.noised(ladder.timesteps[-max(1, int(len(ladder) * strength))])
+
+    # The loop -------------------------------------------------------------------------------
+
+    @unless_recorded
+    def steps(
+        self,
+        prompt: Texts,
+        noise: ImageNoise,
+        *,
+        negative: Texts | None = None,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+        guidance: float | None = None,
+        control: Control | Sequence[Control] = (),
+        change: Change | None = None,
+        **options: Option,
+    ) -> Iterator[Step]:
+        """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
+
+        Args:
+            prompt: one for all images, or one per image; a text is encoded with the defaults of `prompt`.
+            noise: where to start: pure, from `noise`, or half way, from `ImageNoise.noised`.
+            negative: what to steer away from, likewise; the empty prompt by default.
+            sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
+            steps: how many, 1 to the length of the model's schedule, counted from pure noise: a run
+                from half way takes the last of them.
+            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, the model's own
+                by default; or a ladder of your own, from ``model.schedule.ladder_of_sigmas``.
+            guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
+                prompt alone and 0 the negative prompt alone, each at half the cost.
+            control: what each of the model's ControlNets is told.
+            change: makes of every finished step the sample that the run goes on from.
+            options: the sampler's own, such as ``eta`` for DDIM.
+
+        Raises:
+            ScratchError: bad settings, or latents that are no longer finite.
+        """
+        way = self.way(sampler, steps, schedule, options)
+        latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
+        walked = replace(way, ladder=ladder)
+        scale = self.config.guidance if guidance is None else guidance
+        check_text_to_image(self.config, self.components.source)
+        rows = self.conditioning.rows(prompt, negative, len(noise), branches_of(scale))
+        rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
+        source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
+        source.draw(noise.latent.shape[1:])  # a seed's first draw is what the run starts from
+        steering = Steering(self.networks, control, noise, lambda: walked.calls)
+
+        def predict(x_t: Tensor, t: float) -> Tensor:
+            return self._predict(x_t, t, contexts[watch.steps], scale, watch, steering)
+
+        facts = {**way.plain, "guidance": scale, "t": noise.t}
+        with self.taps.running(
+            lambda: describe_run(
+                self.networks,
+                self.components.source,
+                rows,
+                noise,
+                walked.calls,
+                facts,
+                steering.controls,
+            )
+        ):
+            contexts = self.conditioning.contexts(of_steps, self.dtype)
+            for step in denoise(predict, latent, walked, source, self.sampling, watch, change):
+                yield step
+            self.taps.finish(latent=lambda: digest(step.x_next))
+
+    def generate(
+        self,
+        prompt: Texts,
+        noise: ImageNoise,
+        *,
+        negative: Texts | None = None,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+        guidance: float | None = None,
+        control: Control | Sequence[Control] = (),
+        change: Change | None = None,
+        **options: Option,
+    ) -> ImageNoise:
+        """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
+        latent = noise.latent
+        for step in self.steps(
+            prompt,
+            noise,
+            negative=negative,
+            sampler=sampler,
+            steps=steps,
+            schedule=schedule,
+            guidance=guidance,
+            control=control,
+            change=change,
+            **options,
+        ):
+            latent = step.x_next
+        return noise.with_latent(latent, t=0)
+
+    def way(
+        self,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        schedule: str | Ladder | None = None,
+        options: Mapping[str, Option] | None = None,
+    ) -> Way:
+        """The sampler, options and ladder that settings mean; what is None is the model's own."""
+        chosen = (
+            get_sampler(sampler or self.config.sampler)
+            if not isinstance(sampler, Sampler)
+            else sampler
+        )
+        given = dict(options or {})
+        if chosen.name == self.config.sampler:
+            given = {**self.config.sampler_options, **given}
+            schedule = self.config.spacing if schedule is None else schedule
+        if steps is None and not isinstance(schedule, Ladder):
+            steps = self.config.steps
+        ladder = chosen.ladder(self.schedule, steps, schedule)
+        return Way(
+            chosen, given, ladder, schedule.plain() if isinstance(schedule, Ladder) else schedule
+        )
+
+    def _predict(
+        self,
+        x_t: Tensor,
+        t: float,
+        context: Tensor,
+        scale: float,
+        watch: Watch,
+        steering: Steering,
+    ) -> Tensor:
+        """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
+        branches = branches_of(scale)
+        x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
+        timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
+        with watch.call(t, branches):
+            control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
+            predicted: Tensor = self.guidance(
+                self.unet(x_t, timestep, context, control).float(), scale
+            )
+            return predicted
+
+    # Every tensor -----------------------------------------------------------------------------
+
+    def tensors(
+        self, *globs: str, width: int | None = None, height: int | None = None
+    ) -> list[TensorInfo]:
+        """The tensors of a run that the globs match, all by default, in the order in which they are
+        made: names, axes, shapes, bytes. Nothing is run. Sizes are those of a picture of that width and
+        height. Raises ScratchError for a glob that matches nothing."""
+        cell = self.config.vae.downscale
+        hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
+        return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())
+
+    def record(self, *globs: str, **options: Any) -> Recorder:
+        """``with model.record("unet.*.attn2.probs") as trace``: record the tensors that the globs match.
+
+        Options are those of `sd_scratch.tensors.Recorder`: steps, branch, reduce, to, dtype, budget,
+        when, stop_after, gradients.
+        """
+        return Recorder(self.taps, *globs, **options)
+
+    def edit(self, globs: str | Sequence[str], function: EditFunction, **options: Any) -> Editor:
+        """``with model.edit("unet.h", scale(1.1))``: put other tensors in the place of named ones.
+
+        Options are those of `sd_scratch.tensors.Editor`: steps, branch.
+        """
+        return Editor(self.taps, globs, function, **options)

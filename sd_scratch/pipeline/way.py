@@ -1,0 +1,55 @@
+"""`Way`: how a run gets from noise to picture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers import Denoiser, Draw, Sampler, Steps
+from sd_scratch.diffusion.schedule import Ladder
+
+
+@dataclass(frozen=True)
+class Way:
+    """A sampler, its own options, and the ladder that it goes down.
+
+    Attributes:
+        schedule: how the ladder was asked for: the spacing's name, None for the sampler's own, or the
+            ladder itself as JSON can say it.
+    """
+
+    sampler: Sampler
+    options: Mapping[str, Any]
+    ladder: Ladder
+    schedule: Any
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON can say it."""
+        return {
+            "sampler": self.sampler.name,
+            "sampler_options": dict(self.options),
+            "steps": len(self.ladder),
+            "schedule": self.schedule,
+        }
+
+    def run(self, predict: Denoiser, x: Tensor, draw: Draw) -> Steps:
+        """The sampler at work, from a sample on the top rung."""
+        return self.sampler.run(predict, x, self.ladder, draw, **self.options)
+
+    @property
+    def calls(self) -> int:
+        """How often the network is called: the sampler is run with one that answers zero."""
+        calls = 0
+
+        def zero(x_t: Tensor, t: float) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return torch.zeros_like(x_t)
+
+        noise = torch.zeros(1, 1)
+        for _ in self.run(zero, noise, lambda: noise):
+            pass
+        return calls
