@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "scenes"
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
-SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
 
 
 def read_request(args: argparse.Namespace) -> Recipe:
