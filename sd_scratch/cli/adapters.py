@@ -2,18 +2,24 @@
 adapters."""
 
 import argparse
+import contextlib
 import logging
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.control import add_control_arguments, ask_for_controls, load_controls
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import LORA_SCALE
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
 
 if TYPE_CHECKING:
+    from sd_scratch.checkpoints.adapters.apply import AppliedLora
+    from sd_scratch.checkpoints.load import Components
+    from sd_scratch.config import ModelConfig
     from sd_scratch.pipeline.recipe import Recipe
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
@@ -53,6 +59,48 @@ def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
     add_control_arguments(parser)
 
 
+def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
+    """LoRAs alone, for commands that have no other adapters."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE[:TEXT_SCALE]]",
+        help="add a LoRA, LoCon, LoHa, LoKr or DoRA; may be given several times",
+    )
+    parser.set_defaults(lora_dir=None)
+
+
+def ask_for_loras(args: argparse.Namespace, prompts: list[str]) -> "tuple[LoraUse, ...]":
+    """The LoRAs of the flags. Raises UsageError where a file cannot be found, and for a tag in a prompt,
+    which would be read as text."""
+    for prompt in prompts:
+        tagged = take_tags(prompt)[1]
+        if tagged:
+            raise UsageError(f"{tagged[0].tag} in the prompt - give the file here with --lora")
+    uses = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
+    _find("lora", _lora_files(args), [use.name for use in uses])
+    return uses
+
+
+def load_loras(
+    args: argparse.Namespace, base: "Components", uses: "tuple[LoraUse, ...]"
+) -> "tuple[list[AppliedLora], tuple[LoraUse, ...]]":
+    """The LoRAs that are used, read for a model, and the uses with their hashes. Raises ScratchError."""
+    from sd_scratch.checkpoints.adapters.apply import AppliedLora
+    from sd_scratch.checkpoints.adapters.lora import read_lora
+
+    loaded, known = [], []
+    paths = _find("lora", _lora_files(args), [use.name for use in uses])
+    for path, use in zip(paths, uses, strict=True):
+        lora = read_lora(path, base)
+        log.info(lora.summary)
+        _compare(f"a LoRA {use.name}", use.hash, lora.hash)
+        loaded.append(AppliedLora(lora, use.scale, use.text_scale))
+        known.append(use._replace(hash=lora.hash))
+    return loaded, tuple(known)
+
+
 def ask_for_adapters(
     args: argparse.Namespace, recipe: "Recipe", given: bool, prompts: list[str]
 ) -> "Recipe":
@@ -65,7 +113,9 @@ def ask_for_adapters(
     flagged = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
     if args.lora or tagged:
         recipe = recipe.over(prompt=prompt, loras=flagged + tagged)
-    _find("lora", _lora_files(args), [use.name for use in recipe.loras or ()])
+    tagged += tuple(use for line in prompts for use in take_tags(line)[1])
+    uses = [*(recipe.loras or ()), *tagged]
+    _find("lora", _lora_files(args), [use.name for use in uses])
     recipe = ask_for_controls(args, recipe)
     embeddings = _embeddings(args, recipe, prompts)
     return recipe.over(embeddings=embeddings) if embeddings or recipe.embeddings else recipe
@@ -75,19 +125,12 @@ def add_adapters(
     args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe"
 ) -> "tuple[StableDiffusion, Recipe]":
     """The model with the recipe's adapters, and the recipe with their hashes. Raises ScratchError."""
-    from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora
+    from sd_scratch.checkpoints.adapters.apply import Adapter
     from sd_scratch.checkpoints.adapters.embedding import read_embeddings
-    from sd_scratch.checkpoints.adapters.lora import read_lora
 
-    loras, words = list(recipe.loras or ()), list(recipe.embeddings or ())
-    adapters: list[Adapter] = []
-    paths = _find("lora", _lora_files(args), [use.name for use in loras])
-    for i, path in enumerate(paths):
-        lora = read_lora(path, model.base)
-        log.info(lora.summary)
-        _compare(f"a LoRA {loras[i].name}", loras[i].hash, lora.hash)
-        loras[i] = loras[i]._replace(hash=lora.hash)
-        adapters.append(AppliedLora(lora, loras[i].scale, loras[i].text_scale))
+    words = list(recipe.embeddings or ())
+    applied, loras = load_loras(args, model.base, recipe.loras or ())
+    adapters: list[Adapter] = [*applied]
     paths = _find("embedding", _embedding_files(args), [use.name for use in words])
     for i, path in enumerate(paths):
         found = read_embeddings(path, model.base, words[i].token or None)
@@ -100,8 +143,60 @@ def add_adapters(
     adapters += controls
     if not adapters:
         return model, recipe
-    recipe = recipe.over(loras=tuple(loras) or None, embeddings=tuple(words) or None)
+    recipe = recipe.over(loras=loras or None, embeddings=tuple(words) or None)
     return model.with_adapters(*adapters), recipe
+
+
+def each_line(
+    args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe", lines: list[str]
+) -> "list[tuple[StableDiffusion, Recipe]]":
+    """For each line of a prompt file the model with the LoRAs that it names beside the recipe's, and its
+    recipe. Every file is read once. Raises ScratchError."""
+    known: dict[str, tuple[AppliedLora, LoraUse]] = {}
+    jobs = []
+    for line in lines:
+        text, uses = take_tags(line)
+        for use in uses:
+            if use.name not in known:
+                loaded, found = load_loras(args, model.base, (use,))
+                known[use.name] = loaded[0], found[0]
+                if loaded[0].lora.few_steps:
+                    log.warning(
+                        f"{use.name} is {loaded[0].lora.few_steps} - in a prompt file give flags"
+                    )
+        applied = [
+            replace(known[use.name][0], scale=use.scale, text_scale=use.text_scale) for use in uses
+        ]
+        named = tuple(use._replace(hash=known[use.name][1].hash) for use in uses)
+        its = model.with_adapters(*model.adapters, *applied) if uses else model
+        loras = (*(recipe.loras or ()), *named)
+        jobs.append((its, recipe.over(prompt=text, loras=loras or None)))
+    return jobs
+
+
+def with_few_steps(
+    args: argparse.Namespace, recipe: "Recipe", config: "ModelConfig"
+) -> "ModelConfig":
+    """The model's configuration as a LoRA of the recipe wants it that was distilled for few steps; a line
+    says which. Only the headers of the files are read."""
+    from sd_scratch.checkpoints.adapters.few_steps import brought, few_steps
+    from sd_scratch.checkpoints.safetensors_file import read_header
+
+    loras = recipe.loras or ()
+    found = []
+    for path, use in zip(
+        _find("lora", _lora_files(args), [u.name for u in loras]), loras, strict=True
+    ):
+        metadata: Mapping[str, object] = {}
+        with contextlib.suppress(ScratchError):  # a pickle; what is damaged is said when it is read
+            metadata = read_header(path).metadata
+        found.append((use.name, few_steps(use.name, metadata), use.scale))
+    best = brought(found)
+    if best is None:
+        return config
+    name, settings = best
+    log.info(f"{name} is {settings} - where nothing else is said")
+    return settings.over(config)
 
 
 def _compare(what: str, theirs: str, ours: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.adapters import add_adapter_arguments
+from sd_scratch.cli.adapters import add_adapter_arguments, each_line
 from sd_scratch.cli.console import progress_bar
 from sd_scratch.cli.options import (
     add_device_arguments,
@@ -214,12 +214,12 @@ def run(args: argparse.Namespace) -> int:
 
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
-    recipes = [recipe.over(prompt=text) for text in texts] or [recipe]
+    jobs = each_line(args, model, recipe, texts) or [(model, recipe)]
     begun = encode_init_image(args, model, recipe)
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
-        closing(make_all(model, recipes, args, begun, hints, stop)) as batches,
+        closing(make_all(jobs, args, begun, hints, stop)) as batches,
     ):
         for made in batches:
             pictures = made.to_pil()
@@ -242,8 +242,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_all(
-    model: "StableDiffusion",
-    recipes: "Sequence[Recipe]",
+    jobs: "Sequence[tuple[StableDiffusion, Recipe]]",
     args: argparse.Namespace,
     begun: "ImageNoise | None",
     hints: "Sequence[Image.Image]",
@@ -252,9 +251,9 @@ def make_all(
     """The pictures of each recipe, a batch at a time, under a bar that counts their steps."""
     from sd_scratch.pipeline.run import count_steps
 
-    total = sum(count_steps(model, recipe) for recipe in recipes) * args.batch_count
+    total = sum(count_steps(*job) for job in jobs) * args.batch_count
     with progress_bar(total, "steps") as bar:
-        for recipe in recipes:
+        for model, recipe in jobs:
             yield from model.run(
                 recipe,
                 count=args.batch_count,

@@ -13,7 +13,7 @@ import torch
 from sd_scratch.checkpoints.layout import Layout
 from sd_scratch.checkpoints.load import Components, build_components, read_layout, with_schedule
 from sd_scratch.checkpoints.shipped import list_shipped
-from sd_scratch.cli.adapters import add_adapters
+from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError
@@ -41,8 +41,9 @@ def load_model(
     source = recipe.model or DEFAULT_MODEL
     layout = read_layout(source, revision=recipe.revision, offline=args.offline)
     layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
-    recipe = complete(recipe, layout.config, options)
-    advise(recipe, layout.config)
+    wanted = with_few_steps(args, recipe, layout.config)
+    recipe = complete(recipe, wanted, options)
+    advise(recipe, wanted)
     check_text_to_image(layout.config, source)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 

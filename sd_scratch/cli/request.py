@@ -107,8 +107,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             check_prompt(line, args.syntax or SYNTAXES[0])
-            if take_tags(line)[1]:
-                raise UsageError("a LoRA is not for one line alone - give it with --lora")
+            take_tags(line)
         except UsageError as error:
             raise UsageError(f"{path}, line {number} - {error}") from None
         if line.strip():

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     args.batch_size = args.batch_count  # one recording holds one run
     begun = encode_init_image(args, model, recipe)
     with stop_on_ctrl_c() as stop, model.record(*args.tensors, **recording) as trace:
-        batches = list(make_all(model, [recipe], args, begun, hints, stop))
+        batches = list(make_all([(model, recipe)], args, begun, hints, stop))
         pictures = [picture for made in batches for picture in made.to_pil()]
     if not batches:
         log.warning("interrupted: nothing was stored")

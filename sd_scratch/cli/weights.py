@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
+from sd_scratch.cli.adapters import split_lora
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
 from sd_scratch.cli.options import add_message_arguments, add_source_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES
+
+log = logging.getLogger(__name__)
 
 VERIFIED = {
     "v1-1": "CompVis/stable-diffusion-v1-1",
@@ -35,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("model", help="a name, a file, a folder or a hub id")
     convert.add_argument("output", type=Path, help="a new folder, or a file NAME.safetensors")
+    convert.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE[:TEXT_SCALE]]",
+        help="merge a LoRA into the weights; may be given several times",
+    )
     convert.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is written")
     convert.add_argument("--overwrite", action="store_true", help="write over what is there")
     convert.set_defaults(act=convert_model)
@@ -134,11 +145,23 @@ def inspect_model(args: argparse.Namespace) -> int:
 def convert_model(args: argparse.Namespace) -> int:
     import torch
 
+    from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora, with_adapters
+    from sd_scratch.checkpoints.adapters.lora import read_lora
     from sd_scratch.checkpoints.load import load_components
     from sd_scratch.checkpoints.save import save_folder, save_single_file
 
     dtype: torch.dtype = getattr(torch, args.dtype)
+    loras = [split_lora(text) for text in args.lora]
+    for file, _ in loras:
+        if not file.is_file():
+            raise UsageError(f"--lora {file} - there is no such file")
     model = load_components(args.model, revision=args.revision, offline=args.offline)
+    adapters: list[Adapter] = []
+    for file, use in loras:
+        lora = read_lora(file, model)
+        log.info(lora.summary)
+        adapters.append(AppliedLora(lora, use.scale, use.text_scale))
+    model = with_adapters(model, adapters)  # in fp32; what is written is rounded once
     save = save_single_file if args.output.suffix == ".safetensors" else save_folder
     save(model, args.output, dtype, overwrite=args.overwrite)
     path = str(args.output)

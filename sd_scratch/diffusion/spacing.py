@@ -39,6 +39,19 @@ def sgm_uniform(T: int, steps: int, offset: int) -> list[float]:
     return [float(t) for t in (np.floor(timesteps) if steps >= T else timesteps)]
 
 
+LCM_STEPS = 50  # of the teacher's schedule that consistency models were distilled on
+
+
+def lcm(T: int, steps: int, offset: int) -> list[float]:
+    """Some of the `LCM_STEPS` timesteps that latent consistency models know, the first T - 1: 999, 759, 499, 259
+    (Luo et al. 2023, arXiv:2310.04378, as diffusers has it). More than 50 steps are spaced as trailing."""
+    if steps > LCM_STEPS or T < LCM_STEPS:
+        return trailing(T, steps, offset)
+    stride = T // LCM_STEPS
+    known = [float((i + 1) * stride - 1) for i in reversed(range(LCM_STEPS))]
+    return [known[i * LCM_STEPS // steps] for i in range(steps)]
+
+
 def karras(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> list[float]:
     """Even steps in sigma^(1/rho) (Karras et al. 2022, equation 5): small ones near the image."""
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -94,6 +107,7 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
     "linspace": linspace,
     "trailing": trailing,
     "sgm_uniform": sgm_uniform,
+    "lcm": lcm,
 }
 """``f(T, steps, offset)``: falling timesteps in 0..T-1. A model's configuration names one as its own."""
 

@@ -85,11 +85,20 @@ def test_like_diffusers_distilled(name: str, kind: str, monkeypatch: pytest.Monk
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, float(t)), t, x, **options).prev_sample
     again = iter(noises)
-    ladder = schedule.ladder_of_timesteps([int(t) for t in scheduler.timesteps])
+    ladder = schedule.ladder(4, "lcm")
+    assert ladder.timesteps == tuple(float(t) for t in scheduler.timesteps)
     steps = list(
         get_sampler(name).run(model, start_noise(), ladder, lambda: next(again), **options)
     )
     assert float((steps[-1].x_next - x).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("steps", range(1, 51))
+def test_timesteps_of_consistency_models(steps: int) -> None:
+    scheduler: Any = diffusers.LCMScheduler(**SHIPPED)
+    scheduler.set_timesteps(steps)
+    ladder = Schedule(ScheduleConfig()).ladder(steps, "lcm")
+    assert ladder.timesteps == tuple(float(t) for t in scheduler.timesteps)
 
 
 def test_like_diffusers_2m_sde(monkeypatch: pytest.MonkeyPatch) -> None:

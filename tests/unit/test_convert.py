@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import sd_scratch
 from sd_scratch.checkpoints import load_components, save_folder
 from sd_scratch.checkpoints.compare import compare
 from sd_scratch.checkpoints.hub import check_revision
@@ -35,6 +36,24 @@ def test_a_folder_becomes_a_file_and_a_folder_again(folder: Path, tmp_path: Path
     assert main(["weights", "convert", str(folder), str(single), "--overwrite"]) == 0
     assert {tensor.dtype for tensor in load_file(single).values()} == {torch.float16}
     assert compare(folder, single)
+
+
+def test_loras_are_merged_in(folder: Path, tmp_path: Path) -> None:
+    place = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    lora = {
+        f"{place}.lora_A.weight": torch.randn(2, 64),
+        f"{place}.lora_B.weight": torch.ones(64, 2),
+    }
+    save_file(lora, file := tmp_path / "a.safetensors")
+    words = ["weights", "convert", str(folder), "--dtype", "float32", "--lora", f"{file}:0.5"]
+    assert main([*words, str(tmp_path / "merged"), "--lora", f"{file}:0.25"]) == 0
+    assert main([*words, str(tmp_path / "one.safetensors"), "--lora", f"{file}:0.25"]) == 0
+    live = sd_scratch.load(str(folder)).with_lora(file, 0.5).with_lora(file, 0.25).components
+    assert_same_weights(load_components(tmp_path / "merged"), live)
+    assert_same_weights(load_components(tmp_path / "one.safetensors"), live)
+    assert [d.name for d in compare(folder, tmp_path / "merged")] == [f"{place}.weight"]
+    assert main([*words, str(tmp_path / "no"), "--lora", "nowhere.safetensors"]) == 2
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_differs_is_named_in_the_order_of_a_run(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints.adapters.changes import Change
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.checkpoints.adapters.embedding import Embedding, extend
+from sd_scratch.checkpoints.adapters.few_steps import brought
 from sd_scratch.checkpoints.adapters.lora import Lora
 from sd_scratch.checkpoints.load import Components
 
@@ -35,9 +36,13 @@ def with_adapters(base: Components, adapters: Sequence[Adapter]) -> Components:
 
     W' = W + sum of scale * change(W), in fp32 at least, so the order does not matter beyond rounding.
     Only the weights that change are new; `base` shares the rest and stays as it is, to the bit. New
-    words become rows of a token embedding that is this model's own.
+    words become rows of a token embedding that is this model's own. A LoRA that was distilled for few
+    steps changes what a run starts from.
     """
     loras = [use for use in adapters if isinstance(use, AppliedLora)]
+    found = brought([(use.lora.name, use.lora.few_steps, use.scale) for use in loras])
+    if found:
+        base = replace(base, config=found[1].over(base.config))
     words = [word for use in loras for word in use.lora.embeddings]
     words += [use for use in adapters if isinstance(use, Embedding)]
     unet = _changed(base.unet, "unet", [(use.lora, use.scale) for use in loras])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.changes import Change
 from sd_scratch.checkpoints.adapters.embedding import Embedding, bundled_embeddings
+from sd_scratch.checkpoints.adapters.few_steps import FewSteps, few_steps
 from sd_scratch.checkpoints.adapters.names import module_names, split_key
 from sd_scratch.checkpoints.adapters.tensor_file import (
     TensorFile,
@@ -45,6 +46,7 @@ class Lora:
     unused: tuple[str, ...]
     keys: int
     embeddings: tuple[Embedding, ...] = ()  # words that came along
+    few_steps: FewSteps | None = None  # what it was distilled for
 
     @property
     def summary(self) -> str:
@@ -86,7 +88,9 @@ def read_lora(path: str | Path, components: Components) -> Lora:
     changes = tuple(_change(path, module, slots, file) for module, slots in groups.items())
     for change in changes:
         _check_fits(path, change, networks)
-    lora = Lora(path.stem, file.hash, changes, tuple(unused), len(file.tensors), embeddings)
+    distilled = few_steps(path.stem, file.metadata)
+    count = len(file.tensors)
+    lora = Lora(path.stem, file.hash, changes, tuple(unused), count, embeddings, distilled)
     if unused:
         log.warning(
             f"{path}: {len(unused)} of {lora.keys} keys are not known and not used: "

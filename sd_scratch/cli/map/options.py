@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from sd_scratch.cli.adapters import add_lora_arguments
 from sd_scratch.cli.options import (
     add_device_arguments,
     add_model_arguments,
@@ -107,6 +108,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=integer(*CLIP_SKIP),
         help="leave out the last N-1 text layers (default 1)",
     )
+    add_lora_arguments(parser)
     add_device_arguments(parser)
 
 

@@ -17,6 +17,7 @@ from sd_scratch.checkpoints.load import (
     with_schedule,
 )
 from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.cli.adapters import ask_for_loras, load_loras, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.map.progress import Progress
 from sd_scratch.cli.map.results import Results
@@ -73,11 +74,14 @@ class Session:
         recipe = _recipe(args)
         for text in (recipe.prompt, recipe.negative_prompt):
             check_text(text)
+        texts = [args.prompt] if isinstance(args.prompt, str) else args.prompt
+        recipe = recipe.over(loras=ask_for_loras(args, [*texts, recipe.negative_prompt]) or None)
         layout = read_layout(self.source, revision=args.revision, offline=args.offline)
         self.layout = with_schedule(layout, args.prediction, args.zsnr)
         self.tokenizer = read_tokenizer(self.layout)
-        self.recipe = complete(recipe, self.layout.config)
-        advise(self.recipe, self.layout.config)
+        wanted = with_few_steps(args, recipe, self.layout.config)
+        self.recipe = complete(recipe, wanted)
+        advise(self.recipe, wanted)
         self._model: StableDiffusion | None = None
 
     def require_full_precision(self) -> None:
@@ -140,8 +144,13 @@ class Session:
                 self.layout, self.source, self.dtype, self.device, force=self.args.force
             )
             log.info(components.summary)
-            self._model = StableDiffusion(components)
-            self.recipe = self.recipe.over(model_hash=components.hash or None)
+            loras, uses = load_loras(self.args, components, self.recipe.loras or ())
+            self._model = StableDiffusion(components, loras)
+            if self._model.tokenizer is not components.tokenizer:
+                raise UsageError(
+                    f"--lora {uses[0].name} - it has words of its own, which are not mapped"
+                )
+            self.recipe = self.recipe.over(loras=uses or None, model_hash=components.hash or None)
         return self._model
 
     @property
