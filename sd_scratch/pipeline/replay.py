@@ -18,6 +18,7 @@ from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.run_tensors import COND, UNCOND, describe_machine, digest
 from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
+from sd_scratch.tensors.names import renamed_globs
 
 SAME_MACHINE = (
     "device",
@@ -154,7 +155,7 @@ class StoredRun:
                 "branch": plain["branch"],
             }
             ready = edit_from_plain(plain["function"], self.trace.inputs)
-            found.append((plain["globs"], ready, where))
+            found.append((renamed_globs(plain["globs"]), ready, where))
         return found
 
     @one_line

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import At
+from sd_scratch.tensors.names import OLD_NAMES
 from sd_scratch.tensors.trace import Address, Trace
 from sd_scratch.tensors.words import WordKey
 
@@ -268,13 +269,13 @@ def ablate(
 
 def patch(trace: Trace) -> Patch:
     """What another run had at the same name, step and branch."""
-    return Patch({str(address): value for address, value in trace.values.items()})
+    return Patch({_address(address): value for address, value in trace.values.items()})
 
 
 def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shift:
     """What another run had, less what a third one had, added on top: a direction between two runs."""
     difference = {
-        str(address): value if away is None else value - away.values[address]
+        _address(address): value if away is None else value - away.values[address]
         for address, value in towards.values.items()
         if away is None or address in away.values
     }
@@ -330,10 +331,18 @@ def _unplain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
-        return {key: _unplain(each, tensors) for key, each in value["each"].items()}
+        return {
+            _address(Address.parse(key)): _unplain(each, tensors)
+            for key, each in value["each"].items()
+        }
     if isinstance(value, list):
         return tuple(_unplain(each, tensors) for each in value)
     return value
+
+
+def _address(address: Address) -> str:
+    """As a text, with today's name of the tensor."""
+    return str(address._replace(name=OLD_NAMES.get(address.name, address.name)))
 
 
 # Values and masks ----------------------------------------------------------------------------------------

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from sd_scratch.errors import UsageError
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
 
+# What tensors were called once. A network's answer was called eps whatever it was of: the tensor is the same.
+OLD_NAMES = {
+    "unet.eps": "unet.pred",
+    "guidance.eps_uncond": "guidance.pred_uncond",
+    "guidance.eps_cond": "guidance.pred_cond",
+    "guidance.eps": "guidance.pred",
+}
+
 PICTURE = ("batch", "channel", "height", "width")
 
 
@@ -169,6 +177,15 @@ def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, Te
     return {
         name: info for name, info in table.items() if any(fnmatchcase(name, glob) for glob in globs)
     }
+
+
+def renamed_globs(globs: Iterable[str]) -> list[str]:
+    """Globs of an older recording or edit, with today's names in the place of old ones."""
+    found: list[str] = []
+    for glob in globs:
+        now = [new for old, new in OLD_NAMES.items() if "eps" in glob and fnmatchcase(old, glob)]
+        found += now or [glob]
+    return list(dict.fromkeys(found))
 
 
 def nearest(glob: str, names: Iterable[str], count: int = 3) -> list[str]:

@@ -22,6 +22,7 @@ from sd_scratch.tensors import (
     reweight,
     scale,
     scale_word,
+    shift,
     storage,
     words,
 )
@@ -177,6 +178,30 @@ def test_a_replay_has_the_edits(model, tmp_path):
     assert not torch.equal(latent, plain)
     folder = trace.save(tmp_path / "t")
     assert torch.equal(tiny_model().replay(folder).latent, latent)
+
+
+def test_an_old_trace_edits_what_was_called_eps(model, tmp_path):
+    base, _ = record(model, "unet.pred")
+    edits = [("unet.pred", patch(base)), ("guidance.pred_cond", scale(1.1))]
+    trace, latent = record(model, "unet.h", edits=edits)
+    folder = trace.save(tmp_path / "t")
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    assert text.count("unet.pred") > 2 and "guidance.pred_cond" in text
+    manifest.write_text(text.replace(".pred", ".eps"))
+    assert torch.equal(model.replay(folder).latent, latent)
+    manifest.write_text(text.replace('"guidance.pred_cond"', '"guidance.eps_*"'))
+    plain = json.loads(manifest.read_text())
+    assert plain["edits"][1]["globs"] == ["guidance.eps_*"]
+    globs = [globs for globs, *_ in StoredRun.read(folder).edits()]
+    assert globs == [["unet.pred"], ["guidance.pred_uncond", "guidance.pred_cond"]]
+
+
+def test_a_patch_from_an_old_recording_is_no_silent_nothing(model):
+    base, _ = record(model, "unet.pred")
+    old = Trace({a._replace(name="unet.eps"): value for a, value in base.values.items()})
+    assert patch(old).values.keys() == patch(base).values.keys()
+    assert shift(old).values.keys() == shift(base).values.keys()
 
 
 def test_vectors_set_by_hand_are_stored(model, tmp_path):
