@@ -176,7 +176,7 @@ class TextToImage:
         if strength == 0.0:
             return picture
         ladder = self.way(sampler, steps, schedule).ladder
-        return picture.noised(ladder.timesteps[-max(1, int(len(ladder) * strength))])
+        return picture.on(ladder.tail(len(ladder) - max(1, int(len(ladder) * strength))))
 
     # The loop -------------------------------------------------------------------------------
 
