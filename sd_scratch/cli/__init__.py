@@ -48,6 +48,7 @@ COMMANDS = (
     Command("sample", "a sheet of pictures from a trained model"),
     Command("teach", "the exercises that people learn diffusion with: a table and a figure"),
     Command("weights", "list, download and inspect models"),
+    Command("export", "write a model as ONNX graphs, for a browser and other runtimes"),
     Command("bench", "measure speed and memory, beside diffusers where it is installed"),
     Command("doctor", "show versions, devices, memory, caches and models"),
 )

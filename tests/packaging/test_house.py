@@ -22,7 +22,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from its own floor or from one below.
 FLOORS = {
     7: {"cli", "__main__"},
-    6: {"mapping", "training", "teaching"},
+    6: {"mapping", "training", "teaching", "export"},
     5: {"scenes"},
     4: {"pipeline"},
     3: {"pictures"},
@@ -50,6 +50,7 @@ CORE = {"torch", "safetensors", "numpy", "pillow", "tqdm", "regex", "ftfy", "hug
 IMPORTED_AS = {"pillow": "PIL"}
 # What only some users have, by folder: imported where it is used, never at the top of a file.
 OPTIONAL = {
+    "export": {"onnx", "onnxscript"},
     "cli/bench": {"diffusers", "transformers"},
     "cli/compare": {"diffusers", "transformers"},
 }

@@ -1,0 +1,61 @@
+"""``sd-scratch export``: a model in another runtime's format."""
+
+import argparse
+from pathlib import Path
+
+from sd_scratch.cli.options import add_message_arguments, add_source_arguments, side
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    formats = parser.add_subparsers(metavar="FORMAT", title="formats", required=True, dest="format")
+    onnx = formats.add_parser(
+        "onnx", help="three ONNX graphs and a manifest, for browsers and other runtimes"
+    )
+    onnx.add_argument("-m", "--model", default="scenes", help="(default: scenes)")
+    onnx.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder"
+    )
+    onnx.add_argument(
+        "--tensors",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="tensors of the U-Net that its graph returns, such as 'unet.*.attn2.probs'",
+    )
+    onnx.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
+    onnx.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
+    onnx.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the stored weights (default: float16); the graphs compute in float32",
+    )
+    onnx.add_argument("--overwrite", action="store_true", help="replace the export that is there")
+    add_source_arguments(onnx)
+    add_message_arguments(onnx)
+
+
+def run(args: argparse.Namespace) -> int:
+    from sd_scratch.export.onnx import FILES, export_onnx, require_packages
+    from sd_scratch.files import check_new_folder
+    from sd_scratch.pipeline.load import load
+
+    require_packages()
+    check_new_folder(args.output, FILES if args.overwrite else ())
+    model = load(
+        args.model,
+        device="cpu",
+        revision=args.revision,
+        offline=args.offline,
+    )
+    export_onnx(
+        model,
+        args.output,
+        args.tensors,
+        width=args.width,
+        height=args.height,
+        half=args.dtype == "float16",
+        overwrite=args.overwrite,
+    )
+    print(args.output)
+    return 0
