@@ -126,7 +126,10 @@ class ModelConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sample_size: int = 512  # pixels along one side of the pictures that it was trained on
     sampler: str = "pndm"
-    sampler_options: Mapping[str, str] = field(default_factory=dict, hash=False)  # of that sampler
+    # The sampler's own options.
+    sampler_options: Mapping[str, bool | int | float | str] = field(
+        default_factory=dict, hash=False
+    )
     spacing: str | None = None  # that sampler's, where it is not the schedule's timestep_spacing
     steps: int = 50
     guidance: float = 7.5

@@ -8,6 +8,7 @@ from sd_scratch.checkpoints.config_json import ONLY_SD1, latent_size, name_famil
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.scheduler_json import Scheduler, schedule_config, schedule_json
 from sd_scratch.config import ModelConfig, ScheduleConfig
+from sd_scratch.diffusion.spacing import OWN, find_spacing
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
 from sd_scratch.limits import GUIDANCE, STEPS
@@ -38,7 +39,7 @@ def model_config(
         sample_size=latent_size(parts["unet"]) * config.vae.downscale,
         sampler=own_sampler,
         sampler_options=said.options if own_sampler == said.sampler else {},
-        spacing=said.spacing if own_sampler == said.sampler else None,
+        spacing=_spacing(settings, said.spacing if own_sampler == said.sampler else None),
         steps=settings.integer("steps", *STEPS, 50),
         guidance=settings.number("guidance", *GUIDANCE, 7.5),
     )
@@ -60,9 +61,16 @@ def settings_json(config: ModelConfig) -> dict[str, Any]:
     return {
         "name": config.name,
         "sampler": config.sampler,
+        "spacing": config.spacing or OWN,
         "steps": config.steps,
         "guidance": config.guidance,
     }
+
+
+def _spacing(settings: Fields, said: str | None) -> str | None:
+    """The spacing in `settings`; where there is none, the one that the scheduler `said`."""
+    written = settings.text("spacing", r"[a-z_+]{1,64}", said or OWN)
+    return None if written == OWN else str(find_spacing(written))
 
 
 def _check_fit(config: ModelConfig, unet: Fields) -> None:

@@ -1,5 +1,6 @@
 """`scheduler_config.json`: the schedule and the sampler that a folder names, read and written."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sd_scratch.checkpoints.keys import SCHEDULER
@@ -7,7 +8,7 @@ from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import BETA_SCHEDULES
-from sd_scratch.diffusion.spacing import SIGMA_SPACINGS, TIMESTEP_SPACINGS
+from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS, Spacing, find_spacing
 from sd_scratch.json_file import Fields
 
 STEPS_OFFSET = 1  # what diffusers' pipelines take where the file says nothing
@@ -17,26 +18,173 @@ SIGMA_KEYS = {
     "use_exponential_sigmas": "exponential",
     "use_beta_sigmas": "beta",
 }
+OLD_BETAS = (0.0001, 0.02, "linear")
+KDPM_BETAS = (0.00085, 0.012, "linear")
+SD_BETAS = (0.00085, 0.012, "scaled_linear")
+
+
+class Chosen(NamedTuple):
+    """A sampler by our name, and its options."""
+
+    sampler: str
+    options: dict[str, bool | int | float | str]
 
 
 class Class(NamedTuple):
-    """One of diffusers' scheduler classes: the sampler here, and what it means by an absent key."""
+    """One of diffusers' scheduler classes: the sampler here, and what it means by an absent key.
+
+    Attributes:
+        spacing: of timesteps, where the file says nothing, or where the class does not ask (`asks`).
+        alpha_to_one: where DDIM and PNDM end, likewise.
+        modifiers: what its spacings do otherwise than others', see `sd_scratch.diffusion.spacing.MODIFIERS`.
+        betas: beta_start, beta_end and beta_schedule, where the file says nothing.
+        zero_snr: whether it knows rescale_betas_zero_snr.
+        ends: the values of final_sigmas_type that can be had.
+        choose: reads the class' own keys; warns of values that cannot be had.
+    """
 
     sampler: str
     spacing: str
     alpha_to_one: bool = True
+    modifiers: tuple[str, ...] = ()
+    betas: tuple[float, float, str] = OLD_BETAS
+    zero_snr: bool = False
+    asks: bool = True
+    ends: tuple[str, ...] = ()
+    choose: Callable[[Fields], Chosen] | None = None
 
+
+# Solvers that a file of one class may name for another, and that mean its own default there.
+STRANGERS = ("midpoint", "heun", "logrho", "bh1", "bh2")
+
+
+def _dpm(fields: Fields) -> Chosen:
+    stochastic = _one_of(fields, "algorithm_type", "dpmsolver++", "deis", "sde-dpmsolver++")
+    heun = _one_of(fields, "solver_type", "midpoint", "heun", *STRANGERS) == "heun"
+    if fields.data.get("final_sigmas_type") in ENDS:
+        _one_of(fields, "euler_at_final", False)
+    sde = stochastic == "sde-dpmsolver++"
+    order = _one_of(fields, "solver_order", 2, *((3,) if not sde else ()))
+    if order == 3:
+        lower = fields.flag("lower_order_final", True)
+        solver = "heun" if heun else "midpoint"
+        return Chosen("dpmpp_3m_sde", {"eta": 0.0, "solver": solver, "lower": lower})
+    if sde or heun:
+        eta = 1.0 if sde else 0.0
+        return Chosen("dpmpp_2m_sde", {"eta": eta, "solver": "heun" if heun else "midpoint"})
+    return Chosen("dpmpp_2m", {})
+
+
+def _dpm_single(fields: Fields) -> Chosen:
+    _one_of(fields, "algorithm_type", "dpmsolver++", "deis")
+    solver = _one_of(fields, "solver_type", "midpoint", "heun", *STRANGERS)
+    order = _one_of(fields, "solver_order", 2, *((3,) if solver != "heun" else ()))
+    options: dict[str, bool | int | float | str] = {} if order == 2 else {"order": order}
+    return Chosen("dpmpp_2s", options | ({"solver": "heun"} if solver == "heun" else {}))
+
+
+def _unipc(fields: Fields) -> Chosen:
+    _one_of(fields, "lower_order_final", True)
+    solver = _one_of(fields, "solver_type", "bh2", "bh1", *STRANGERS)
+    return Chosen("unipc", _order(fields) | ({"variant": "bh1"} if solver == "bh1" else {}))
+
+
+def _deis(fields: Fields) -> Chosen:
+    _one_of(fields, "lower_order_final", True)
+    _one_of(fields, "solver_type", "logrho", *STRANGERS)
+    _one_of(fields, "algorithm_type", "deis", "dpmsolver", "dpmsolver++")
+    return Chosen("deis", _order(fields))
+
+
+def _pndm(fields: Fields) -> Chosen:
+    options: dict[str, bool | int | float | str] = {}
+    if not fields.flag("skip_prk_steps", False):
+        options["prk"] = True
+    if fields.data.get("prediction_type", "epsilon") != "epsilon":
+        options["mix"] = "output"
+    return Chosen("pndm", options)
+
+
+def _ddpm(fields: Fields) -> Chosen:
+    variance = _one_of(fields, "variance_type", *VARIANCES)
+    large = VARIANCES[str(variance)] == "fixed_large"
+    return Chosen("ddpm", {"variance": "fixed_large"} if large else {})
+
+
+def _sde(fields: Fields) -> Chosen:
+    fields.warn(
+        "_class_name", "draws its noise in another way there: the picture is another of its kind"
+    )
+    return Chosen("dpmpp_sde", {})
+
+
+def _distilled(sampler: str) -> Callable[[Fields], Chosen]:
+    def choose(fields: Fields) -> Chosen:
+        _one_of(fields, "original_inference_steps", 50)
+        _one_of(fields, "timestep_scaling", 10)
+        return Chosen(sampler, {})
+
+    return choose
+
+
+def _order(fields: Fields) -> dict[str, bool | int | float | str]:
+    order = _one_of(fields, "solver_order", 2, 1, 3)
+    return {} if order == 2 else {"order": order}
+
+
+def _one_of(fields: Fields, key: str, default: Any, *others: Any) -> Any:
+    """The key's value, or the default; warns of a value that is none of these."""
+    value = fields.data.get(key, default)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is type(default) and value in (default, *others):
+        return value
+    if value is not None:
+        fields.warn(key, f"is not supported: {default} stands in for it")
+    return default
+
+
+SOLVER = ("solver",)
+ENDS = ("sigma_min",)
 
 SCHEDULERS: dict[str, Class] = {
-    "DDIMScheduler": Class("ddim", "leading"),
-    "DDPMScheduler": Class("ddpm", "leading"),
-    "DPMSolverMultistepScheduler": Class("dpmpp_2m", "linspace"),
-    "EulerAncestralDiscreteScheduler": Class("euler_a", "linspace"),
-    "EulerDiscreteScheduler": Class("euler", "linspace"),
-    "HeunDiscreteScheduler": Class("heun", "linspace"),
+    "DDIMScheduler": Class("ddim", "leading", zero_snr=True),
+    "DDIMParallelScheduler": Class("ddim", "leading", zero_snr=True),
+    "DDPMScheduler": Class("ddpm", "leading", zero_snr=True, choose=_ddpm),
+    "DDPMParallelScheduler": Class("ddpm", "leading", zero_snr=True, choose=_ddpm),
+    "DEISMultistepScheduler": Class("deis", "linspace", modifiers=("solver", "last"), choose=_deis),
+    "DPMSolverMultistepScheduler": Class(
+        "dpmpp_2m", "linspace", modifiers=SOLVER, zero_snr=True, ends=ENDS, choose=_dpm
+    ),
+    "DPMSolverSDEScheduler": Class("dpmpp_sde", "linspace", betas=KDPM_BETAS, choose=_sde),
+    "DPMSolverSinglestepScheduler": Class(
+        "dpmpp_2s", "linspace", modifiers=SOLVER, asks=False, choose=_dpm_single
+    ),
+    "EulerAncestralDiscreteScheduler": Class("euler_a", "linspace", zero_snr=True),
+    "EulerDiscreteScheduler": Class("euler", "linspace", zero_snr=True),
+    "HeunDiscreteScheduler": Class("heun", "linspace", betas=KDPM_BETAS),
+    "KDPM2AncestralDiscreteScheduler": Class(
+        "dpm2_a", "linspace", modifiers=("whole",), betas=KDPM_BETAS
+    ),
+    "KDPM2DiscreteScheduler": Class("dpm2", "linspace", modifiers=("whole",), betas=KDPM_BETAS),
+    "LCMScheduler": Class(
+        "lcm", "leading", betas=SD_BETAS, zero_snr=True, choose=_distilled("lcm")
+    ),
     "LMSDiscreteScheduler": Class("lms", "linspace"),
-    "PNDMScheduler": Class("pndm", "leading", alpha_to_one=False),
+    "PNDMScheduler": Class("pndm", "leading", alpha_to_one=False, choose=_pndm),
+    "TCDScheduler": Class(
+        "tcd", "leading", betas=SD_BETAS, zero_snr=True, choose=_distilled("tcd")
+    ),
+    "UniPCMultistepScheduler": Class(
+        "unipc", "linspace", modifiers=SOLVER, zero_snr=True, ends=ENDS, choose=_unipc
+    ),
 }
+# The classes of samplers that are not the first of their class.
+CLASS_OF = {
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "dpmpp_3m_sde": "DPMSolverMultistepScheduler",
+}
+
 # What the variances of DDPM are called here. The logarithm of the small one is exponentiated again.
 VARIANCES = {
     "fixed_small": "fixed_small",
@@ -50,7 +198,7 @@ class Scheduler(NamedTuple):
 
     schedule: ScheduleConfig
     sampler: str
-    options: dict[str, str]
+    options: dict[str, bool | int | float | str]
     spacing: str | None
 
 
@@ -61,66 +209,81 @@ def schedule_config(fields: Fields) -> Scheduler:
     Stable Diffusion 1.x ships, stands in for a class. Raises ScratchError for a damaged file.
     """
     SCHEDULER.check(fields)
-    kind = SCHEDULERS.get(str(fields.data.get("_class_name")))
+    named = fields.data.get("_class_name")
+    kind = SCHEDULERS.get(str(named))
+    if kind is None and named is not None:
+        fields.warn("_class_name", "is no sampler that is here: PNDM stands in for it")
     if kind is None:
-        if "_class_name" in fields.data:
-            fields.warn("_class_name", "is no sampler that is here: PNDM stands in for it")
-        kind = SCHEDULERS["PNDMScheduler"]
+        kind = SCHEDULERS["PNDMScheduler"]._replace(choose=None)
+    chosen = kind.choose(fields) if kind.choose else Chosen(kind.sampler, {})
+    config = _schedule(fields, kind)
+    _warn(fields, kind, config)
+    return Scheduler(config, *chosen, _spacing(fields, kind, config))
+
+
+def _schedule(fields: Fields, kind: Class) -> ScheduleConfig:
     steps = fields.integer("num_train_timesteps", 1, 100_000, 1000)
-    offset = fields.integer("steps_offset", 0, steps - 1, min(STEPS_OFFSET, steps - 1))
-    spacing = fields.choice("timestep_spacing", tuple(TIMESTEP_SPACINGS), kind.spacing)
-    if offset != STEPS_OFFSET and spacing == "leading" and steps > 1:
-        fields.warn("steps_offset", "is followed, where diffusers' pipelines take 1")
-    options, of_sigmas = _options(fields, kind.sampler), _spacing(fields, kind.sampler)
-    if kind.sampler == "dpmpp_2m" and of_sigmas:
-        spacing = "linspace"  # diffusers' class spaces such sigmas over the whole schedule
     betas = fields.data.get("trained_betas") is not None
-    config = ScheduleConfig(
+    start, end, beta_schedule = kind.betas
+    spacing = fields.choice("timestep_spacing", tuple(TIMESTEP_SPACINGS), kind.spacing)
+    # TCD's way ends at t = 0, whatever the file says.
+    to_one = kind.sampler != "tcd" and fields.flag("set_alpha_to_one", kind.alpha_to_one)
+    return ScheduleConfig(
         num_train_timesteps=steps,
-        beta_start=fields.number("beta_start", 0.0, 1.0, 0.0001),
-        beta_end=fields.number("beta_end", 0.0, 1.0, 0.02),
-        beta_schedule=fields.choice("beta_schedule", tuple(BETA_SCHEDULES), "linear"),
+        beta_start=fields.number("beta_start", 0.0, 1.0, start),
+        beta_end=fields.number("beta_end", 0.0, 1.0, end),
+        beta_schedule=fields.choice("beta_schedule", tuple(BETA_SCHEDULES), beta_schedule),
         prediction_type=fields.choice("prediction_type", PREDICTION_TYPES, "epsilon"),
-        timestep_spacing=spacing,
-        steps_offset=offset,
-        set_alpha_to_one=fields.flag("set_alpha_to_one", kind.alpha_to_one),
+        timestep_spacing=spacing if kind.asks else kind.spacing,
+        steps_offset=fields.integer("steps_offset", 0, steps - 1, min(STEPS_OFFSET, steps - 1)),
+        set_alpha_to_one=to_one,
         rescale_betas_zero_snr=fields.flag("rescale_betas_zero_snr", False),
         trained_betas=fields.numbers("trained_betas", 0.0, 1.0, steps) if betas else (),
     )
-    return Scheduler(config, kind.sampler, options, of_sigmas)
 
 
-def _options(fields: Fields, sampler: str) -> dict[str, str]:
-    """The options of the sampler that the file asks for; warns of those that it has not."""
-    options: dict[str, str] = {}
-    variance = fields.data.get("variance_type")
-    if sampler == "ddpm" and variance in VARIANCES:
-        if VARIANCES[variance] != "fixed_small":
-            options["variance"] = VARIANCES[variance]
-    elif variance is not None:
+def _warn(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
+    """Warn of what is done here, and in diffusers is not."""
+    leading = config.timestep_spacing == "leading" and SAMPLERS[kind.sampler].spacing is None
+    if config.steps_offset != STEPS_OFFSET and leading and config.num_train_timesteps > 1:
+        fields.warn("steps_offset", "is followed, where diffusers' pipelines take 1")
+    if config.rescale_betas_zero_snr and not kind.zero_snr:
+        fields.warn(
+            "rescale_betas_zero_snr", f"is followed, which {kind.sampler}'s class does not know"
+        )
+    if fields.data.get("variance_type") is not None and kind.sampler != "ddpm":
         fields.warn("variance_type", "is not supported and not followed")
-    if fields.data.get("algorithm_type") not in (None, "dpmsolver++"):
-        fields.warn("algorithm_type", "is not supported: dpmsolver++ stands in for it")
-    return options
 
 
-def _spacing(fields: Fields, sampler: str) -> str | None:
-    """The spacing of sigmas that the file asks for; warns of one that cannot be had."""
-    wanted = [key for key in SIGMA_KEYS if fields.data.get(key) not in (None, False)]
-    for key in wanted:
-        if fields.flag(key, False) and SIGMA_KEYS[key] in SIGMA_SPACINGS:
-            if SAMPLERS[sampler].sigma_space:
-                return SIGMA_KEYS[key]
-            fields.warn(key, f"is not followed: {sampler} has no sigmas to be spaced")
-        else:
-            fields.warn(key, "is not supported and not followed")
-    return None
+def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
+    """The sampler's spacing, where it is not the schedule's; warns of one that cannot be had."""
+    if SAMPLERS[kind.sampler].spacing is not None:
+        return SAMPLERS[kind.sampler].spacing
+    name, modifiers = "", {*kind.modifiers} - {"whole"}
+    for key in SIGMA_KEYS:
+        if fields.data.get(key) in (None, False):
+            continue
+        fields.flag(key, False)
+        if not SAMPLERS[kind.sampler].sigma_space:
+            fields.warn(key, f"is not followed: {kind.sampler} has no sigmas to be spaced")
+        elif not name:
+            name = SIGMA_KEYS[key]
+    if name == "karras" and "whole" in kind.modifiers:
+        modifiers.add("whole")
+    end = fields.data.get("final_sigmas_type", "zero")
+    if end in kind.ends:
+        modifiers.add("last")
+    elif end != "zero" and "last" not in modifiers:
+        fields.warn("final_sigmas_type", "is not supported and not followed")
+    if not name and not modifiers:
+        return None
+    return str(Spacing(name or config.timestep_spacing, frozenset(modifiers)))
 
 
 def schedule_json(scheduler: Scheduler) -> dict[str, Any]:
     """The inverse of `schedule_config`."""
-    config, sampler, options, spacing = scheduler
-    classes = {kind.sampler: class_name for class_name, kind in SCHEDULERS.items()}
+    config, sampler, options, written = scheduler
+    classes = {kind.sampler: name for name, kind in reversed(SCHEDULERS.items())} | CLASS_OF
     data = {
         "_class_name": classes.get(sampler, "PNDMScheduler"),
         "beta_end": config.beta_end,
@@ -130,14 +293,32 @@ def schedule_json(scheduler: Scheduler) -> dict[str, Any]:
         "num_train_timesteps": config.num_train_timesteps,
         "prediction_type": config.prediction_type,
         "set_alpha_to_one": config.set_alpha_to_one,
-        "skip_prk_steps": True,
+        "skip_prk_steps": not options.get("prk", False),
         "steps_offset": config.steps_offset,
         "timestep_spacing": config.timestep_spacing,
         "trained_betas": list(config.trained_betas) or None,
     }
-    data |= {key: True for key, name in SIGMA_KEYS.items() if name == spacing}
-    if "variance" in options:
-        data["variance_type"] = options["variance"]
+    if written is not None:
+        spacing = find_spacing(written)
+        data |= {key: True for key, name in SIGMA_KEYS.items() if name == spacing.name}
+        if spacing.has("last") and sampler != "deis":
+            data["final_sigmas_type"] = "sigma_min"
     if config.rescale_betas_zero_snr:
         data["rescale_betas_zero_snr"] = True
+    return data | _options_json(sampler, options)
+
+
+def _options_json(sampler: str, options: Mapping[str, bool | int | float | str]) -> dict[str, Any]:
+    """The keys of a class for a sampler's options."""
+    data: dict[str, Any] = {}
+    if "variance" in options:
+        data["variance_type"] = options["variance"]
+    if "order" in options:
+        data["solver_order"] = options["order"]
+    if "variant" in options or "solver" in options:
+        data["solver_type"] = options.get("variant", options.get("solver"))
+    if sampler == "dpmpp_3m_sde":
+        data |= {"solver_order": 3, "lower_order_final": options.get("lower", False)}
+    if sampler == "dpmpp_2m_sde" and options.get("eta", 1.0) != 0.0:
+        data["algorithm_type"] = "sde-dpmsolver++"
     return data

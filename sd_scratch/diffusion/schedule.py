@@ -21,14 +21,20 @@ from torch import Tensor
 
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES, noised
-from sd_scratch.diffusion.spacing import SIGMA_SPACINGS, TIMESTEP_SPACINGS, check_spacing
+from sd_scratch.diffusion.spacing import (
+    OWN,
+    SIGMA_SPACINGS,
+    TIMESTEP_SPACINGS,
+    Spacing,
+    find_spacing,
+)
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import whole
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
 SMALLEST_ALPHA_BAR = 2.0**-24
 
-LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale")
+LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale", "final_sigma")
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,10 @@ class Ladder:
         timesteps: what the network is told at each rung; they may lie between whole timesteps.
         alpha_bars: how much signal there is at each, rising, in (0, 1).
         sigmas: the noise relative to the signal at each, sqrt((1 - alpha_bar) / alpha_bar), falling.
-        final_alpha_bar: where `ddim` and `pndm` end; all other samplers end without noise.
+        final_alpha_bar: where `ddim`, `pndm` and `tcd` end.
         noise_scale: what unit-variance noise is multiplied with to stand on the top rung.
         schedule: the schedule that they are levels of.
+        final_sigma: where all other samplers end: 0, without noise, unless it was asked for.
 
     Raises `UsageError` for no rung at all, or for rungs that do not fall.
     """
@@ -52,6 +59,7 @@ class Ladder:
     final_alpha_bar: float
     noise_scale: float
     schedule: "Schedule" = field(repr=False, compare=False)
+    final_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if not len(self.timesteps) == len(self.alpha_bars) == len(self.sigmas) > 0:
@@ -67,6 +75,11 @@ class Ladder:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The sigmas and the one at which samplers in sigma space end, n + 1 of them."""
+        return (*self.sigmas, self.final_sigma)
 
     def plain(self) -> dict[str, Any]:
         """The levels as JSON has them; `Schedule.ladder_from_plain` is the inverse."""
@@ -89,7 +102,13 @@ class Ladder:
 
     def tail(self, first: int) -> "Ladder":
         """The rungs from number `first` on; the top one is 0."""
-        rungs = slice(first, None)
+        return self._rungs(slice(first, None))
+
+    def head(self, count: int) -> "Ladder":
+        """The first `count` rungs."""
+        return self._rungs(slice(count))
+
+    def _rungs(self, rungs: slice) -> "Ladder":
         return replace(
             self,
             timesteps=self.timesteps[rungs],
@@ -150,7 +169,7 @@ class Schedule:
         starts at T - 1 whatever the spacing: leading and linspace would start where there is
         almost no noise to remove. Raises `UsageError` for a count outside 1..T.
         """
-        return [round(t) for t in self._timesteps(steps, self.config.timestep_spacing)]
+        return [round(t) for t in self._timesteps(steps, Spacing(OWN))]
 
     def ladder(
         self, steps: int, spacing: str | None = None, *, sigma_space: bool = False
@@ -163,19 +182,28 @@ class Schedule:
         would fall short of what the network expects: there all begin with unit variance.
         Raises `UsageError` for an unknown spacing or for steps outside 1..T.
         """
-        if spacing is not None:
-            check_spacing(spacing)
-        named = spacing if spacing in TIMESTEP_SPACINGS else self.config.timestep_spacing
-        steps = self.check_steps(steps)
-        timesteps = self._timesteps(steps, named)
-        if spacing in SIGMA_SPACINGS:
-            high, low = self.sigma_at(timesteps[0]), self.sigma_at(timesteps[-1])
-            ladder = self.ladder_of_sigmas(SIGMA_SPACINGS[spacing](high, low, steps))
+        wanted = find_spacing(spacing or OWN)
+        cut = wanted.has("cut")
+        rungs = self.check_steps(self.check_steps(steps) + cut)
+        timesteps = self._timesteps(rungs, wanted)
+        if wanted.name in SIGMA_SPACINGS:
+            ends = timesteps[0], timesteps[-1]
+            if wanted.has("all", "solver"):
+                ends = len(self) - 1, 0
+            high, low = map(self.sigma_at, ends)
+            ladder = self.ladder_of_sigmas(SIGMA_SPACINGS[wanted.name](high, low, rungs))
+            ladder = replace(ladder, timesteps=wanted.told(ladder.timesteps))
         else:
             ladder = self.ladder_of_timesteps(
                 timesteps if sigma_space else [float(round(t)) for t in timesteps]
             )
-        if sigma_space and named != "leading":
+        if cut:
+            ladder = ladder.head(steps)
+        if wanted.has("last"):
+            ladder = replace(ladder, final_sigma=self.sigma_at(0))
+        own = wanted.name if wanted.name in TIMESTEP_SPACINGS else self.config.timestep_spacing
+        unit = wanted.has("solver") or (own == "leading" and not wanted.has("all"))
+        if sigma_space and not unit:
             return replace(ladder, noise_scale=math.sqrt(1.0 - ladder.alpha_bars[0]))
         return ladder
 
@@ -202,15 +230,17 @@ class Schedule:
         """The inverse of `Ladder.plain`. Raises `ScratchError` for what is none."""
         try:
             timesteps, bars, sigmas = (tuple(map(float, plain[key])) for key in LEVELS[:3])
-            end, scale = (float(plain[key]) for key in LEVELS[3:])
+            end, scale = (float(plain[key]) for key in LEVELS[3:5])
+            final = float(plain.get("final_sigma", 0.0))
         except (KeyError, TypeError, ValueError):
             raise ScratchError("the ladder of noise levels is damaged") from None
-        return Ladder(timesteps, bars, sigmas, end, scale, self)
+        return Ladder(timesteps, bars, sigmas, end, scale, self, final)
 
-    def _timesteps(self, steps: int, spacing: str) -> list[float]:
+    def _timesteps(self, steps: int, spacing: Spacing) -> list[float]:
         if self.check_steps(steps) == 1:
             return [float(len(self) - 1)]
-        return TIMESTEP_SPACINGS[spacing](len(self), steps, self.config.steps_offset)
+        own = self.config.timestep_spacing
+        return spacing.timesteps(own, len(self), steps, self.config.steps_offset)
 
     def alpha_bar_at(self, t: float) -> float:
         """alpha_bar at a timestep in 0..T-1; between whole timesteps that of `sigma_at`."""

@@ -1,11 +1,13 @@
 """How the rungs of a ladder are spread: named spacings, each a row of one of two tables.
 
-Spacings of timesteps, and spacings of sigmas between the ends that the model's own timesteps have.
+Spacings of timesteps, and spacings of sigmas between the ends that the model's own timesteps have. What
+other tools do a little otherwise is added to a name with a sign: ``karras+all``, see `MODIFIERS`.
 """
 
 import difflib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,6 +52,22 @@ def lcm(T: int, steps: int, offset: int) -> list[float]:
     stride = T // LCM_STEPS
     known = [float((i + 1) * stride - 1) for i in reversed(range(LCM_STEPS))]
     return [known[i * LCM_STEPS // steps] for i in range(steps)]
+
+
+def solver_linspace(T: int, steps: int, offset: int) -> list[float]:
+    """From T - 1 down to 0, rounded, the last one left out: those of diffusers' multistep solvers."""
+    if steps >= T:
+        return linspace(T, steps, offset)
+    return [float(t) for t in np.linspace(0, T - 1, steps + 1).round()[:0:-1]]
+
+
+def solver_leading(T: int, steps: int, offset: int) -> list[float]:
+    """Multiples of T // (steps + 1) but for 0, plus the offset: those of diffusers' multistep solvers."""
+    stride = T // (steps + 1)
+    if stride == 0:
+        return leading(T, steps, offset)
+    offset = min(offset, T - 1 - steps * stride)
+    return [float(i * stride + offset) for i in range(steps, 0, -1)]
 
 
 def karras(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> list[float]:
@@ -111,6 +129,8 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
 }
 """``f(T, steps, offset)``: falling timesteps in 0..T-1. A model's configuration names one as its own."""
 
+SOLVER_SPACINGS = {"leading": solver_leading, "linspace": solver_linspace}
+
 SIGMA_SPACINGS: dict[str, Callable[[float, float, int], list[float]]] = {
     "karras": karras,
     "exponential": exponential,
@@ -123,10 +143,60 @@ SIGMA_SPACINGS: dict[str, Callable[[float, float, int], list[float]]] = {
 OWN = "discrete"  # the spacing that the model's configuration names
 SPACINGS = (OWN, *TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
+MODIFIERS = {
+    "all": "sigmas are spread between the first and the last of the whole schedule (A1111)",
+    "cut": "one level more, and the last one left out (A1111 and ComfyUI, for DPM2)",
+    "whole": "the network is told whole timesteps (diffusers' KDPM2)",
+    "solver": "as diffusers' multistep solvers: all, whole, from noise of unit variance",
+    "last": "ends at the noise of t = 0 (diffusers' final_sigmas_type sigma_min)",
+}
+"""What may stand behind a name, each after a plus sign."""
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """A spacing's name, one of `SPACINGS`, and its modifiers."""
+
+    name: str
+    modifiers: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return "+".join((self.name, *(m for m in MODIFIERS if m in self.modifiers)))
+
+    def has(self, *modifiers: str) -> bool:
+        return not self.modifiers.isdisjoint(modifiers)
+
+    def timesteps(self, own: str, T: int, steps: int, offset: int) -> list[float]:
+        """Falling timesteps in 0..T-1; `own` is the spacing of the model's configuration."""
+        name = self.name if self.name in TIMESTEP_SPACINGS else own
+        spread = TIMESTEP_SPACINGS[name]
+        if self.has("solver"):
+            spread = SOLVER_SPACINGS.get(name, spread)
+        return spread(T, steps, offset)
+
+    def told(self, timesteps: tuple[float, ...]) -> tuple[float, ...]:
+        """What the network is told for timesteps between whole ones, as they come from sigmas."""
+        if not self.has("solver", "whole"):
+            return timesteps
+        if self.has("whole") or self.name == "karras":
+            return tuple(float(round(t)) for t in timesteps)
+        # diffusers cuts those of other sigmas, the last one a hair below T - 1.
+        return tuple(float(max(math.ceil(t) - 1, 0)) for t in timesteps)
+
+
+def find_spacing(written: str) -> Spacing:
+    """A spacing by its name and modifiers. Raises `UsageError` with the nearest name."""
+    name, *modifiers = str(written).split("+")
+    for word, known in ((name, SPACINGS), *((m, tuple(MODIFIERS)) for m in modifiers)):
+        if word not in known:
+            near = difflib.get_close_matches(word.lower(), known, n=1)
+            hint = f" - did you mean {near[0]}?" if near else ""
+            raise UsageError(
+                f"schedule {written!r} is unknown{hint} - choose from {', '.join(known)}"
+            )
+    return Spacing(name, frozenset(modifiers))
+
 
 def check_spacing(name: str) -> None:
-    """`UsageError` unless the spacing is one of `SPACINGS`, with the nearest name."""
-    if name not in SPACINGS:
-        near = difflib.get_close_matches(str(name).lower(), SPACINGS, n=1)
-        hint = f" - did you mean {near[0]}?" if near else ""
-        raise UsageError(f"schedule {name!r} is unknown{hint} - choose from {', '.join(SPACINGS)}")
+    """`UsageError` unless the name is that of a spacing."""
+    find_spacing(name)

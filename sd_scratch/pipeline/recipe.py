@@ -12,7 +12,7 @@ from typing import Any
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import OWN, SPACINGS
+from sd_scratch.diffusion.spacing import OWN, SPACINGS, find_spacing
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import (
@@ -203,10 +203,14 @@ def recipe_from_json(text: str, where: str) -> Recipe:
     if not plain:
         fields.fail("sampler_options", "an object of numbers and texts")
     # Older recipes have the spacing among the sampler's options.
-    options, spacing = dict(options), choice("schedule", SPACINGS)
-    if "sigmas" in options:
-        spacing = Fields(options, where).choice("sigmas", SPACINGS)
-        del options["sigmas"]
+    options = dict(options)
+    key = "sigmas" if "sigmas" in options else "schedule"
+    spacing = options.pop("sigmas", data.get("schedule"))
+    if spacing is not None:
+        try:
+            spacing = str(find_spacing(spacing))
+        except UsageError:
+            Fields({key: spacing}, where).fail(key, "one of " + ", ".join(SPACINGS))
     return Recipe(
         prompt=words("prompt") or "",
         negative_prompt=words("negative_prompt") or "",

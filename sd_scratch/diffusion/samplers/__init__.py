@@ -15,6 +15,7 @@ from sd_scratch.diffusion.samplers.ddpm import ddpm
 from sd_scratch.diffusion.samplers.deis import deis
 from sd_scratch.diffusion.samplers.dpm2 import dpm2, dpm2_a
 from sd_scratch.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from sd_scratch.diffusion.samplers.dpmpp_2s import dpmpp_2s
 from sd_scratch.diffusion.samplers.dpmpp_2s_a import dpmpp_2s_a
 from sd_scratch.diffusion.samplers.dpmpp_multistep_sde import dpmpp_2m_sde, dpmpp_3m_sde
 from sd_scratch.diffusion.samplers.dpmpp_sde import dpmpp_sde
@@ -43,6 +44,7 @@ class Sampler:
     description: str
     sigma_space: bool = False  # see `Schedule.ladder`
     climbs: bool = False  # from the picture at t = 0 up the ladder, not down
+    spacing: str | None = None  # that it wants where nothing is said, if not the model's own
 
     @property
     def options(self) -> dict[str, object]:
@@ -59,9 +61,8 @@ class Sampler:
         ladder has rungs.
         """
         if not isinstance(spacing, Ladder):
-            return schedule.ladder(
-                schedule.check_steps(steps), spacing, sigma_space=self.sigma_space
-            )
+            steps, spacing = schedule.check_steps(steps), spacing or self.spacing
+            return schedule.ladder(steps, spacing, sigma_space=self.sigma_space)
         if steps not in (None, len(spacing)):
             raise UsageError(
                 f"{steps} steps on a ladder of {len(spacing)} rungs - leave out the steps"
@@ -122,6 +123,13 @@ SAMPLERS: dict[str, Sampler] = {
             "dpm2_a", dpm2_a, "DPM2 a", "DPM2 with fresh noise at every step", sigma_space=True
         ),
         Sampler(
+            "dpmpp_2s",
+            dpmpp_2s,
+            "DPM++ 2S",
+            "second order in cycles of two steps, orders 2 and 3",
+            sigma_space=True,
+        ),
+        Sampler(
             "dpmpp_2s_a",
             dpmpp_2s_a,
             "DPM++ 2S a",
@@ -159,8 +167,20 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler(
             "deis", deis, "DEIS", "linear multistep in log sigma, orders 1 to 3", sigma_space=True
         ),
-        Sampler("lcm", lcm, "LCM", "for models distilled to consistency: 1 to 8 steps"),
-        Sampler("tcd", tcd, "TCD", "the same with less fresh noise, for TCD's models"),
+        Sampler(
+            "lcm",
+            lcm,
+            "LCM",
+            "for models distilled to consistency: 1 to 8 steps",
+            spacing="lcm",
+        ),
+        Sampler(
+            "tcd",
+            tcd,
+            "TCD",
+            "the same with less fresh noise, for TCD's models",
+            spacing="lcm",
+        ),
     )
 }
 

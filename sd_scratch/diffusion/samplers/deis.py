@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers.sigma_space import (
+    lowers,
     predict_at,
     resume,
     sigma_step,
@@ -33,14 +34,14 @@ def deis(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int
     because log sigma has no value at its end, and the step before it two. Raises `UsageError` for another order.
     """
     choice("order", order, ORDERS)
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     slopes: deque[Tensor] = deque(maxlen=order)  # newest first
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]
         prediction = predict_at(model, x, sigma, t, ladder)
         slopes.appendleft(prediction.eps)
-        used = min(len(slopes), len(ladder) - i)
+        used = min(len(slopes), lowers(ladder, i, order))
         if sigma_next == 0.0:
             x_next = prediction.x0
         else:

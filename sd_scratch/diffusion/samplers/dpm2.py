@@ -14,13 +14,7 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import (
-    ancestral,
-    predict_at,
-    resume,
-    sigma_step,
-    to_sigma_space,
-)
+from sd_scratch.diffusion.samplers.single_step import Look, Stride, single_step
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
 from sd_scratch.diffusion.schedule import Ladder
 
@@ -30,7 +24,7 @@ def dpm2(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
 
     Model calls: two a step and one in the last.
     """
-    return _dpm2(model, x_t, ladder, draw, 0.0)
+    return single_step(model, x_t, ladder, draw, 0.0, _slope_half_way)
 
 
 def dpm2_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0) -> Steps:
@@ -39,27 +33,12 @@ def dpm2_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: flo
     `eta` is from 0 (`dpm2`) to 1. Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    return _dpm2(model, x_t, ladder, draw, eta)
+    return single_step(model, x_t, ladder, draw, eta, _slope_half_way)
 
 
-def _dpm2(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, eta: float) -> Steps:
-    sigmas = (*ladder.sigmas, 0.0)
-    x = to_sigma_space(x_t, sigmas[0])
-    for i, t in enumerate(ladder.timesteps):
-        sigma, sigma_next = sigmas[i : i + 2]
-        down, up = ancestral(sigma, sigma_next, eta)
-        prediction = predict_at(model, x, sigma, t, ladder)
-        slope = prediction.eps
-        if down > 0.0:
-            middle = math.sqrt(sigma * down)
-            half_way = x + (middle - sigma) * slope
-            t_middle = ladder.schedule.timestep_at(middle)
-            slope = predict_at(model, half_way, middle, t_middle, ladder).eps
-        x_next = x + (down - sigma) * slope
-
-        step_noise = None
-        if up > 0.0:
-            step_noise = draw()
-            x_next = x_next + up * step_noise
-        sent = yield sigma_step(i, ladder, x, prediction, x_next, step_noise)
-        x = resume(x_next, sent, sigma_next)
+def _slope_half_way(stride: Stride, look: Look) -> tuple[Tensor, None]:
+    x, sigma, slope = stride.x, stride.sigma, stride.first.eps
+    if stride.down > 0.0:
+        middle = math.sqrt(sigma * stride.down)
+        slope = look(x + (middle - sigma) * slope, middle).eps
+    return x + (stride.down - sigma) * slope, None

@@ -12,14 +12,20 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
+from sd_scratch.diffusion.samplers.sigma_space import (
+    lowers,
+    predict_at,
+    resume,
+    sigma_step,
+    to_sigma_space,
+)
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps
 from sd_scratch.diffusion.schedule import Ladder
 
 
 def dpmpp_2m(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0."""
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     x0_before: Tensor | None = None
     for i, t in enumerate(ladder.timesteps):
@@ -27,7 +33,7 @@ def dpmpp_2m(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
         prediction = predict_at(model, x, sigma, t, ladder)
 
         image = prediction.x0
-        if x0_before is not None and sigma_next > 0.0:
+        if x0_before is not None and lowers(ladder, i) > 1:
             step_ratio = math.log(sigma / sigma_next) / math.log(sigmas[i - 1] / sigma)
             image = image + (step_ratio / 2) * (image - x0_before)
         x_next = (sigma_next / sigma) * x + (1.0 - sigma_next / sigma) * image

@@ -11,13 +11,7 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import (
-    ancestral,
-    predict_at,
-    resume,
-    sigma_step,
-    to_sigma_space,
-)
+from sd_scratch.diffusion.samplers.single_step import Look, Stride, single_step
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
 from sd_scratch.diffusion.schedule import Ladder
 
@@ -30,23 +24,12 @@ def dpmpp_2s_a(
     `eta` is from 0 (no fresh noise) to 1. Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    sigmas = (*ladder.sigmas, 0.0)
-    x = to_sigma_space(x_t, sigmas[0])
-    for i, t in enumerate(ladder.timesteps):
-        sigma, sigma_next = sigmas[i : i + 2]
-        down, up = ancestral(sigma, sigma_next, eta)
-        prediction = predict_at(model, x, sigma, t, ladder)
-        image = prediction.x0
-        if down > 0.0:
-            middle = math.sqrt(sigma * down)
-            half_way = (middle / sigma) * x + (1.0 - middle / sigma) * image
-            t_middle = ladder.schedule.timestep_at(middle)
-            image = predict_at(model, half_way, middle, t_middle, ladder).x0
-        x_next = (down / sigma) * x + (1.0 - down / sigma) * image
+    return single_step(model, x_t, ladder, draw, eta, _image_half_way)
 
-        step_noise = None
-        if up > 0.0:
-            step_noise = draw()
-            x_next = x_next + up * step_noise
-        sent = yield sigma_step(i, ladder, x, prediction, x_next, step_noise)
-        x = resume(x_next, sent, sigma_next)
+
+def _image_half_way(stride: Stride, look: Look) -> tuple[Tensor, None]:
+    x, sigma, down, image = stride.x, stride.sigma, stride.down, stride.first.x0
+    if down > 0.0:
+        middle = math.sqrt(sigma * down)
+        image = look((middle / sigma) * x + (1.0 - middle / sigma) * image, middle).x0
+    return (down / sigma) * x + (1.0 - down / sigma) * image, None

@@ -17,6 +17,7 @@ from collections import deque
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers.sigma_space import (
+    FEW,
     predict_at,
     resume,
     sigma_step,
@@ -43,14 +44,26 @@ def dpmpp_2m_sde(
     Raises `UsageError` for other values.
     """
     choice("solver", solver, SOLVERS)
-    return _multistep(model, x_t, ladder, draw, eta, order=2, midpoint=solver == "midpoint")
+    fraction("eta", eta)
+    return _multistep(model, x_t, ladder, draw, eta, 2, solver == "midpoint", lower=True)
 
 
 def dpmpp_3m_sde(
-    model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0
+    model: Denoiser,
+    x_t: Tensor,
+    ladder: Ladder,
+    draw: Draw,
+    *,
+    eta: float = 1.0,
+    solver: str = "heun",
+    lower: bool = False,
 ) -> Steps:
-    """The same with a third answer. `eta` is from 0 to 1. Raises `UsageError` for another eta."""
-    return _multistep(model, x_t, ladder, draw, eta, order=3, midpoint=False)
+    """The same with a third answer. `eta` is from 0 to 1; `solver` is that of the steps which have two
+    answers, and `lower` says whether, on a ladder of less than 15 rungs, the last but one is such a step: both
+    are otherwise in diffusers than in k-diffusion. Raises `UsageError` for other values."""
+    choice("solver", solver, SOLVERS)
+    fraction("eta", eta)
+    return _multistep(model, x_t, ladder, draw, eta, 3, solver == "midpoint", lower)
 
 
 def _multistep(
@@ -61,9 +74,9 @@ def _multistep(
     eta: float,
     order: int,
     midpoint: bool,
+    lower: bool,
 ) -> Steps:
-    fraction("eta", eta)
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     images: deque[Tensor] = deque(maxlen=order)  # newest first
     for i, t in enumerate(ladder.timesteps):
@@ -82,10 +95,11 @@ def _multistep(
             ratios = [
                 math.log(sigmas[i - k] / sigmas[i - k + 1]) / h for k in range(1, len(images))
             ]
-            if len(images) == 2:
+            used = min(len(images), len(ladder) - i if lower and len(ladder) < FEW else order)
+            if used == 2:
                 slope = (images[0] - images[1]) / ratios[0]
                 x_next = x_next + (phi_1 / 2 if midpoint else phi_2) * slope
-            elif len(images) == 3:
+            elif used == 3:
                 near = (images[0] - images[1]) / ratios[0]
                 far = (images[1] - images[2]) / ratios[1]
                 bend = (near - far) / (ratios[0] + ratios[1])

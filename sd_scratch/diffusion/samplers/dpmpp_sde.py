@@ -12,13 +12,8 @@ import math
 
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import (
-    ancestral,
-    predict_at,
-    resume,
-    sigma_step,
-    to_sigma_space,
-)
+from sd_scratch.diffusion.samplers.sigma_space import ancestral
+from sd_scratch.diffusion.samplers.single_step import Look, Stride, single_step
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, fraction
 from sd_scratch.diffusion.schedule import Ladder
 
@@ -31,26 +26,21 @@ def dpmpp_sde(
     `eta` is from 0 (no fresh noise) to 1. Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    sigmas = (*ladder.sigmas, 0.0)
-    x = to_sigma_space(x_t, sigmas[0])
-    for i, t in enumerate(ladder.timesteps):
-        sigma, sigma_next = sigmas[i : i + 2]
-        prediction = predict_at(model, x, sigma, t, ladder)
-        step_noise = None
-        if sigma_next == 0.0:
-            x_next = prediction.x0
-        else:
-            middle = math.sqrt(sigma * sigma_next)
-            first, second = (draw(), draw()) if eta > 0.0 else (0.0 * x, 0.0 * x)
-            down, up = ancestral(sigma, middle, eta)
-            half_way = (down / sigma) * x + (1.0 - down / sigma) * prediction.x0 + up * first
-            t_middle = ladder.schedule.timestep_at(middle)
-            image = predict_at(model, half_way, middle, t_middle, ladder).x0
 
-            share = (sigma - middle) / (sigma - sigma_next)
-            whole = math.sqrt(share) * first + math.sqrt(1.0 - share) * second
-            down, up = ancestral(sigma, sigma_next, eta)
-            x_next = (down / sigma) * x + (1.0 - down / sigma) * image + up * whole
-            step_noise = whole if eta > 0.0 else None
-        sent = yield sigma_step(i, ladder, x, prediction, x_next, step_noise)
-        x = resume(x_next, sent, sigma_next)
+    def move(stride: Stride, look: Look) -> tuple[Tensor, Tensor | None]:
+        x, sigma, sigma_next, image = stride.x, stride.sigma, stride.sigma_next, stride.first.x0
+        if sigma_next == 0.0:
+            return image, None
+        middle = math.sqrt(sigma * sigma_next)
+        first, second = (draw(), draw()) if eta > 0.0 else (0.0 * x, 0.0 * x)
+        down, up = ancestral(sigma, middle, eta)
+        half_way = (down / sigma) * x + (1.0 - down / sigma) * image + up * first
+        image = look(half_way, middle).x0
+
+        share = (sigma - middle) / (sigma - sigma_next)
+        whole = math.sqrt(share) * first + math.sqrt(1.0 - share) * second
+        down, up = stride.down, stride.up
+        x_next = (down / sigma) * x + (1.0 - down / sigma) * image + up * whole
+        return x_next, whole if eta > 0.0 else None
+
+    return single_step(model, x_t, ladder, draw, eta, move)

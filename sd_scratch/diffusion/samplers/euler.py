@@ -13,7 +13,7 @@ from sd_scratch.diffusion.schedule import Ladder
 
 def euler(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0."""
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]

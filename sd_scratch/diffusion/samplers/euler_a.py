@@ -27,7 +27,7 @@ def euler_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: fl
     `eta` is from 0 (Euler's method) to 1. Raises `UsageError` for another.
     """
     fraction("eta", eta)
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]

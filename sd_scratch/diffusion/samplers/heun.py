@@ -15,7 +15,7 @@ def heun(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
 
     Model calls: two a step and one in the last.
     """
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]

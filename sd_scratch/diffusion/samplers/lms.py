@@ -28,7 +28,7 @@ def lms(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int 
     Raises `UsageError` for another order.
     """
     choice("order", order, ORDERS)
-    sigmas = (*ladder.sigmas, 0.0)
+    sigmas = ladder.levels
     slopes: deque[Tensor] = deque(maxlen=order)  # newest first
     x = to_sigma_space(x_t, sigmas[0])
     for i, t in enumerate(ladder.timesteps):

@@ -42,6 +42,20 @@ def ancestral(sigma: float, sigma_next: float, eta: float) -> tuple[float, float
     return math.sqrt(sigma_next**2 - up**2), up
 
 
+FEW = 15
+
+
+def lowers(ladder: Ladder, i: int, order: int = 2) -> int:
+    """The order that a multistep method has at rung i of its end, at most `order`.
+
+    The last step to sigma = 0 has order 1, because log sigma has no value there, and the one before it 2. On
+    the way to another sigma that is so, as in diffusers, on ladders of less than 15 rungs.
+    """
+    if ladder.final_sigma == 0.0 or len(ladder) < FEW:
+        return min(order, len(ladder) - i)
+    return order
+
+
 def alpha_bar_of(sigma: float) -> float:
     return 1.0 / (sigma**2 + 1.0)
 
@@ -60,7 +74,7 @@ def sigma_step(
     step_noise: Tensor | None = None,
 ) -> Step:
     """The `Step` of a sigma-space sampler, with its samples made variance-preserving."""
-    sigma, sigma_next = (*ladder.sigmas, 0.0)[index : index + 2]
+    sigma, sigma_next = ladder.levels[index : index + 2]
     return Step(
         index,
         ladder.timesteps[index],

@@ -1,6 +1,6 @@
 """UniPC: a multistep predictor, and a corrector that costs no call, because the next step's answer serves.
 
-Zhao et al. 2023 (arXiv:2302.04867), algorithms 1 and 2 for x0, with B(h) = e^h - 1 (their B_2). With
+Zhao et al. 2023 (arXiv:2302.04867), algorithms 1 and 2 for x0, with B(h) = e^h - 1 (their B_2), or h (B_1). With
 lambda = -log sigma, h its step, and r_m the earlier answers' distances in units of h,
 
     x' = (sigma' / sigma) x + (1 - e^-h) (x0 + sum_m a_m D_m),    D_m = (x0_m - x0) / r_m
@@ -26,16 +26,27 @@ from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, choice
 from sd_scratch.diffusion.schedule import Ladder
 
 ORDERS = (1, 2, 3)
+VARIANTS = ("bh2", "bh1")
 
 
-def unipc(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int = 2) -> Steps:
+def unipc(
+    model: Denoiser,
+    x_t: Tensor,
+    ladder: Ladder,
+    draw: Draw,
+    *,
+    order: int = 2,
+    variant: str = "bh2",
+) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
     `order`, 1 to 3, is the predictor's; the corrector adds one. The first steps have less, and the last ones
-    go back to it. Raises `UsageError` for another order.
+    go back to it. `variant` is the paper's B: "bh2", or "bh1", which differs where one other answer is used.
+    Raises `UsageError` for other values.
     """
     choice("order", order, ORDERS)
-    sigmas = (*ladder.sigmas, 0.0)
+    choice("variant", variant, VARIANTS)
+    sigmas = ladder.levels
     x = to_sigma_space(x_t, sigmas[0])
     images: list[Tensor] = []  # newest first
     from_x: Tensor | None = None  # where the last step started, for the corrector
@@ -45,20 +56,25 @@ def unipc(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: in
         prediction = predict_at(model, x, sigma, t, ladder)
         corrected = x
         if from_x is not None:
-            corrected = _advance(from_x, images[:used], sigmas, i - 1, prediction.x0)
+            corrected = _advance(from_x, images[:used], sigmas, i - 1, variant, prediction.x0)
         images = [prediction.x0, *images[: order - 1]]
         used = min(order, i + 1, len(ladder) - i)
         if sigma_next == 0.0:
             x_next = prediction.x0
         else:
-            x_next = _advance(corrected, images[:used], sigmas, i, None)
+            x_next = _advance(corrected, images[:used], sigmas, i, variant)
         sent = yield sigma_step(i, ladder, x, prediction, x_next)
         x = resume(x_next, sent, sigma_next)
         from_x = corrected if sent is None else None
 
 
 def _advance(
-    x: Tensor, images: Sequence[Tensor], sigmas: Sequence[float], i: int, ahead: Tensor | None
+    x: Tensor,
+    images: Sequence[Tensor],
+    sigmas: Sequence[float],
+    i: int,
+    variant: str,
+    ahead: Tensor | None = None,
 ) -> Tensor:
     """From rung i to the next with the answers there and before, and the one `ahead` where it is known."""
     sigma, sigma_next = sigmas[i : i + 2]
@@ -70,7 +86,10 @@ def _advance(
     gain = -math.expm1(-h)
     image = images[0]
     result = (sigma_next / sigma) * x + gain * image
-    for weight, ratio, other in zip(weights(h, ratios), ratios, others, strict=True):
+    known = weights(h, ratios)
+    if variant == "bh1" and len(known) == 1:
+        known = [known[0] * h / gain]
+    for weight, ratio, other in zip(known, ratios, others, strict=True):
         result = result + (gain * weight / ratio) * (other - image)
     return result
 
