@@ -8,3 +8,7 @@ class ScratchError(Exception):
 class UsageError(ScratchError):
     """What was asked for cannot be done, whatever the files and the machine: a value out of range, a name
     that is not known, two wishes that exclude each other. The caller can put it right."""
+
+
+class MemoryShortage(ScratchError):
+    """What was asked for needs more memory than there is: found out before it is tried."""

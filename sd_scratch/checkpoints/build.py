@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sd_scratch.checkpoints.memory import require_memory
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.errors import ScratchError
 
@@ -17,7 +18,6 @@ C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 COUNTER = "num_batches_tracked"
-MEMINFO = Path("/proc/meminfo")
 READERS = 2  # threads; more do not read faster from memory
 
 
@@ -100,24 +100,13 @@ def fill(
 
 
 def check_memory(path: Path, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a load that would not fit into the memory that is free now (Linux, CPU; else no check)."""
-    if device.type != "cpu" or not MEMINFO.is_file():
-        return
-    needed = parameters * dtype.itemsize
-    free = available_memory()
-    if needed > free:
-        raise ScratchError(
-            f"{path} - its weights take {needed / 2**30:.2f} GiB as {dtype_name(dtype)} and"
-            f" {free / 2**30:.2f} GiB of memory are free - close other programs, load as bf16, or force it"
-        )
-
-
-def available_memory() -> int:
-    """Bytes that can be allocated without swapping, as Linux estimates them (MemAvailable)."""
-    for line in MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise ScratchError(f"{MEMINFO} - gives no MemAvailable")
+    """Refuse a load that would not fit into the memory that the device has free now."""
+    require_memory(
+        parameters * dtype.itemsize,
+        f"{path} - its weights take, as {dtype_name(dtype)},",
+        device,
+        "close other programs, load as bf16, or force it",
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

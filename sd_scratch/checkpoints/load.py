@@ -45,6 +45,7 @@ class Components:
     summary: str = ""
     hashed_files: tuple[Path, ...] = ()
     others: Mapping[str, nn.Module] = field(default_factory=dict)  # further parts by their names
+    force: bool = False  # no run is held against the memory that is free
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -95,8 +96,8 @@ def load_components(
     `offline` forbids the network). Names come before paths: write ``./scenes`` for a folder.
 
     Weights of any floating type are cast to `dtype`; convolution weights are stored in
-    `memory_format`, by default the one in which convolutions are fastest. `force` skips the check that
-    the weights fit into free memory.
+    `memory_format`, by default the one in which convolutions are fastest. `force` skips the checks that
+    the weights, and the runs of the model, fit into free memory.
 
     `prediction` (``epsilon``, ``v_prediction`` or ``sample``) says what the network predicts, and
     `zero_snr` that its schedule ends in pure noise, whatever the checkpoint says.
@@ -163,6 +164,7 @@ def build_components(
         source=source,
         summary=summarise(layout, unexpected, dtype),
         hashed_files=layout.hashed_files,
+        force=force,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import MemoryShortage, ScratchError, UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -24,6 +24,7 @@ OUT_OF_MEMORY = (  # in what PyTorch says, on a CPU, on CUDA and on MPS
     "not enough memory",
     "out of memory",
 )
+LOWER = "--width, --height, --batch-size (--batch, --batch-count), or --dtype bfloat16"
 # All but tab and line feed of the C0 and C1 sets, lone surrogates, line ends, turns of direction.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -62,14 +63,14 @@ def report_error(error: Exception, debug: bool = False) -> int:
     """One line on standard error, or with `debug` the traceback too. Returns the exit status."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, MemoryShortage):
+        print(f"error: {one_line(f'{error} (lower {LOWER})')}", file=sys.stderr)
+        return 1
     if isinstance(error, ScratchError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
-        line = (
-            "out of memory - lower what is computed at once: --width, --height, --batch-size (--batch,"
-            " --batch-count), or --dtype bfloat16"
-        )
+        line = f"out of memory - lower what is computed at once: {LOWER}"
     else:
         line = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
     print(f"error: {one_line(line)}", file=sys.stderr)

@@ -49,15 +49,16 @@ def versions() -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     import torch
 
-    from sd_scratch.checkpoints.build import MEMINFO, available_memory
+    from sd_scratch.checkpoints.memory import available_memory
 
+    free = available_memory()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": usable,
         "threads": torch.get_num_threads(),
-        "free memory GiB": round(available_memory() / GIB, 1) if MEMINFO.is_file() else "unknown",
+        "free memory GiB": "unknown" if free is None else round(free / GIB, 1),
     }
 
 

@@ -21,6 +21,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_text_to_image
 from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
+from sd_scratch.pipeline.estimate import check_run
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
@@ -47,6 +48,9 @@ def load_model(
     check_text_to_image(layout.config, source)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
+    if not args.force:
+        batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
+        check_size(layout, recipe, batch, dtype, device)
     components = build_components(layout, source, dtype, device, force=args.force)
     log.info(components.summary)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
@@ -55,6 +59,16 @@ def load_model(
     if args.compile:
         compile_unet(model.unet)
     return model, _with_identity(recipe, layout, components)
+
+
+def check_size(
+    layout: Layout, recipe: Recipe, batch: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise MemoryShortage for pictures that cannot fit into free memory beside the weights to be loaded."""
+    if recipe.width is not None and recipe.height is not None:
+        weights = sum(stored.parameters for stored in layout.parts.values()) * dtype.itemsize
+        size = (recipe.width, recipe.height, batch)
+        check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
 
 
 def compile_unet(unet: UNet) -> None:

@@ -14,6 +14,7 @@ from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import whole
 from sd_scratch.pipeline.denoise import denoise
+from sd_scratch.pipeline.estimate import check_pixel_run
 from sd_scratch.pipeline.run_tensors import (
     COND,
     Guidance,
@@ -95,6 +96,7 @@ class PixelDiffusion:
             options.setdefault("variance", self.config.variance)
         way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
         scale = self.config.guidance if guidance is None else guidance
+        check_pixel_run(self.config, len(seeds), self.device, branches=len(branches_of(scale)))
         rows = self._class_rows(classes, len(seeds))
         noise, watch = NoiseSource(seeds), Watch(self.taps, self.schedule)
         x = way.ladder.noise_scale * noise.draw(self.shape, self.device)

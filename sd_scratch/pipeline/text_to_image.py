@@ -19,6 +19,7 @@ from sd_scratch.pipeline.checks import check_side, check_text_to_image
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
+from sd_scratch.pipeline.estimate import check_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Option
@@ -144,6 +145,7 @@ class TextToImage:
             check_side(name, side, cell) // cell
             for name, side in zip(("height", "width"), sides, strict=True)
         )
+        self._check_memory(len(seeds), h, w)
         shape = (self.config.vae.latent_channels, h, w)
         latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
         last = self.config.schedule.num_train_timesteps - 1
@@ -220,6 +222,8 @@ class TextToImage:
         walked = replace(way, ladder=ladder)
         scale = self.config.guidance if guidance is None else guidance
         check_text_to_image(self.config, self.components.source)
+        h, w = noise.latent.shape[2:]
+        self._check_memory(len(noise), h, w, branches=len(branches_of(scale)))
         rows = self.conditioning.rows(prompt, negative, len(noise), branches_of(scale))
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
@@ -320,6 +324,22 @@ class TextToImage:
                 self.unet(x_t, timestep, context, control).float(), scale
             )
             return predicted
+
+    def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:
+        """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said
+        when the model was loaded."""
+        if not self.components.force:
+            cell, parts = self.config.vae.downscale, self.config.networks
+            check_run(
+                self.config,
+                w * cell,
+                h * cell,
+                batch,
+                self.dtype,
+                self.device,
+                branches=branches,
+                controls=len(self.networks) - len(parts),
+            )
 
     # Every tensor -----------------------------------------------------------------------------
 

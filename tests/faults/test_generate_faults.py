@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sd_scratch import files
-from sd_scratch.checkpoints import build, save_folder
+from sd_scratch.checkpoints import memory, save_folder
 from sd_scratch.cli import load, main
 from sd_scratch.config import TINY
 from sd_scratch.pipeline.recipe import Recipe
@@ -171,7 +171,7 @@ def test_outputs_that_are_no_files(refused) -> None:
 
 
 def test_too_little_memory_is_refused_unless_forced(generate, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(build, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1000)
     assert generate("a", *SMALL) == 1
     assert "of memory are free" in capsys.readouterr().err
     assert pictures("out") == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sd_scratch.checkpoints import build
+from sd_scratch.checkpoints import memory
 from sd_scratch.checkpoints.clip import load_clip
 from sd_scratch.checkpoints.pixel_model import load_classifier, load_pixel_model
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
@@ -105,7 +105,7 @@ def build_keys(weights: Path) -> list[str]:
 
 
 def test_more_than_the_free_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1000)
     assert "of memory are free" in refusal(model)
 
 

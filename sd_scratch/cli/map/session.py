@@ -18,6 +18,7 @@ from sd_scratch.checkpoints.load import (
 )
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_loras, load_loras, with_few_steps
+from sd_scratch.cli.load import check_size
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.map.progress import Progress
 from sd_scratch.cli.map.results import Results
@@ -140,6 +141,8 @@ class Session:
         """The model; its weights are read when it is first asked for."""
         if self._model is None:
             set_threads(self.args.threads)
+            if not self.args.force:
+                check_size(self.layout, self.recipe, 1, self.dtype, self.device)
             components = build_components(
                 self.layout, self.source, self.dtype, self.device, force=self.args.force
             )

@@ -1,0 +1,139 @@
+"""What a run's activations take, told from sizes alone, so that one that cannot fit is refused before
+anything is loaded or allocated.
+
+Counted is what lives at once where a network needs most: the feature maps around one block, and what the
+way down has left for the way up. Convolutions' scratch space, a few latents and the finished pictures are
+left out, so that the figure is a lower bound, at most a fifth below what is taken. Attention is taken to run
+in the fused kernel, which never writes its probabilities down.
+"""
+
+import math
+
+import torch
+
+from sd_scratch.checkpoints.build import dtype_name
+from sd_scratch.checkpoints.memory import require_memory
+from sd_scratch.config import (
+    AutoencoderConfig,
+    ContextUNetConfig,
+    ModelConfig,
+    PixelModelConfig,
+    PixelUNetConfig,
+    UNetConfig,
+)
+
+TRANSFORMER = 18  # widths: the input, twice the residual, GEGLU's value and gate and their product
+CONTEXT_UNET = 6  # widths on the finest level: four of the way up, beside the first block's output
+
+
+def unet_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -> int:
+    """Numbers that live at once for one sample of that size, latent cells or pixels."""
+    widths = config.block_out_channels
+    most = 0
+    for level, channels in enumerate(widths):
+        below = widths[min(level + 1, len(widths) - 1)]
+        block = (
+            3 * (below + channels) + channels
+        )  # the concatenation, normalised, activated; the output
+        if isinstance(config, UNetConfig) and config.cross_attention[level]:
+            block = max(block, TRANSFORMER * channels)
+        most = max(most, block * _cells(height, width, level))
+    return stack_values(config, height, width) + most
+
+
+def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -> int:
+    """What the way down leaves for the way up, and what a ControlNet adds to it."""
+    widths = config.block_out_channels
+    stack = widths[0] * height * width
+    for level, channels in enumerate(widths):
+        stack += config.layers_per_block * channels * _cells(height, width, level)
+        if level + 1 < len(widths):
+            stack += channels * _cells(height, width, level + 1)
+    return stack
+
+
+def decoder_values(config: AutoencoderConfig, height: int, width: int) -> int:
+    """The same for the autoencoder's decoder; the picture's sides in pixels."""
+    widths = config.block_out_channels
+    most = 0
+    for level, channels in enumerate(widths):
+        below = widths[min(level + 1, len(widths) - 1)]
+        # The first block narrows; at the later ones the level's input is still held.
+        block = max(3 * below + channels, below + 4 * channels)
+        most = max(most, block * _cells(height, width, level))
+    return most
+
+
+def run_bytes(
+    config: ModelConfig,
+    width: int,
+    height: int,
+    batch: int,
+    dtype: torch.dtype,
+    *,
+    branches: int = 2,
+    controls: int = 0,
+) -> int:
+    """Bytes of activations of a text-to-image run: the U-Net's or the decoder's, whichever are more.
+
+    `width` and `height` in pixels; `branches` are 2 with guidance and 1 without.
+    """
+    cell = config.vae.downscale
+    size = (math.ceil(height / cell), math.ceil(width / cell))
+    unet = unet_values(config.unet, *size) + controls * stack_values(config.unet, *size)
+    values = max(unet * branches, decoder_values(config.vae, height, width))
+    return int(values * batch * dtype.itemsize)
+
+
+def pixel_bytes(config: PixelModelConfig, batch: int, *, branches: int = 2) -> int:
+    """The same for a model of pixels, in fp32."""
+    network, side = config.network, config.network.sample_size
+    if isinstance(network, ContextUNetConfig):
+        values = CONTEXT_UNET * network.features * side * side
+    else:
+        values = unet_values(network, side, side)
+    return values * branches * batch * torch.float32.itemsize
+
+
+def check_run(
+    config: ModelConfig,
+    width: int,
+    height: int,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    weights: int = 0,
+    branches: int = 2,
+    controls: int = 0,
+) -> None:
+    """Raise MemoryShortage, in one line, for a run that cannot fit into what the device has free.
+
+    `weights` are the bytes of those that are yet to be loaded.
+    """
+    needed = run_bytes(config, width, height, batch, dtype, branches=branches, controls=controls)
+    beside = " beside the weights" if weights else ""
+    pictures = f"{batch} pictures" if batch > 1 else "one picture"
+    require_memory(
+        needed + weights,
+        f"{pictures} of {width}x{height} as {dtype_name(dtype)}{beside} would take at least",
+        device,
+        "make them smaller, fewer at a time, compute in half precision, or force it",
+    )
+
+
+def check_pixel_run(
+    config: PixelModelConfig, batch: int, device: torch.device, *, branches: int = 2
+) -> None:
+    """The same for a model of pixels that is loaded."""
+    side = config.network.sample_size
+    require_memory(
+        pixel_bytes(config, batch, branches=branches),
+        f"{batch} pictures of {side}x{side} would take at least",
+        device,
+        "make fewer at a time",
+    )
+
+
+def _cells(height: int, width: int, level: int) -> int:
+    return math.ceil(height / (1 << level)) * math.ceil(width / (1 << level))
