@@ -154,6 +154,7 @@ def _facts(
         "alpha_bars": [schedule.alpha_bar_at(t) for t in range(len(schedule))],
         "set_alpha_to_one": config.schedule.set_alpha_to_one,
         "steps_offset": config.schedule.steps_offset,
+        "spacing": config.spacing or config.schedule.timestep_spacing,
         "steps": config.steps,
         "guidance": config.guidance,
         "branches": BRANCHES,

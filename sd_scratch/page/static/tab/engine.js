@@ -1,0 +1,119 @@
+// A picture from a sentence, in the tab: the exported graphs, run by onnxruntime.
+
+import { MersenneTwister } from "./random.js";
+import { guide, interpret, ladder, step } from "./sampler.js";
+import { Tokenizer } from "./tokenizer.js";
+
+export class Cancelled extends Error {}
+
+export class TabEngine {
+  // ort: the onnxruntime module; folder: where `sd-scratch export onnx` wrote.
+  static async load(ort, folder, fetcher = fetch, options = {}) {
+    const engine = new TabEngine();
+    engine.ort = ort;
+    const answer = await fetcher(`${folder}/manifest.json`);
+    if (!answer.ok) throw new Error(`there is no model at ${folder}`);
+    engine.manifest = await answer.json();
+    engine.tokenizer = await Tokenizer.load(`${folder}/tokenizer`, engine.manifest.tokens, fetcher);
+    engine.sessions = {};
+    for (const [name, graph] of Object.entries(engine.manifest.graphs)) {
+      const file = await fetcher(`${folder}/${graph.file}`);
+      const bytes = new Uint8Array(await file.arrayBuffer());
+      engine.sessions[name] = await ort.InferenceSession.create(bytes, options);
+    }
+    engine.contexts = new Map();
+    return engine;
+  }
+
+  get latentShape() {
+    return this.manifest.graphs.decoder.inputs[0].shape;
+  }
+
+  async graph(name, inputs, wanted) {
+    const rows = Object.fromEntries(this.manifest.graphs[name].inputs.map((row) => [row.name, row]));
+    const feeds = {};
+    for (const [key, values] of Object.entries(inputs)) {
+      const type = rows[key].dtype === "int64" ? "int64" : "float32";
+      feeds[key] = new this.ort.Tensor(type, values, rows[key].shape);
+    }
+    return this.sessions[name].run(feeds, wanted);
+  }
+
+  // What the U-Net reads of [negative, prompt]: Float32Array of [2, tokens, channels].
+  async context(prompt, negative = "") {
+    const key = JSON.stringify([prompt, negative]);
+    if (!this.contexts.has(key)) {
+      const ids = [negative, prompt].flatMap((text) => this.tokenizer.encode(text).ids);
+      const made = await this.graph("text_encoder", { token_ids: BigInt64Array.from(ids, BigInt) });
+      if (this.contexts.size > 50) this.contexts.clear();
+      this.contexts.set(key, made.context.data);
+    }
+    return this.contexts.get(key);
+  }
+
+  noise(seed) {
+    return new MersenneTwister(seed).normal(this.latentShape.reduce((a, b) => a * b, 1));
+  }
+
+  // Factors of cross-attention [2, layers, heads, tokens]: `words` are {positions, factor} of the prompt,
+  // `heads` are {layer, head, factor}; the branch without the prompt keeps its own.
+  factors({ words = [], heads = [] } = {}) {
+    const row = this.manifest.graphs.unet.inputs.find((input) => input.name === "factors");
+    const [, layers, most, tokens] = row.shape;
+    const values = new Float32Array(2 * layers * most * tokens).fill(1);
+    const cond = layers * most * tokens;
+    for (let layer = 0; layer < layers; layer++) {
+      for (let head = 0; head < most; head++) {
+        const at = cond + (layer * most + head) * tokens;
+        for (const { positions, factor } of words) {
+          for (const place of positions) values[at + place] *= factor;
+        }
+        for (const edit of heads) {
+          if (edit.layer !== layer || edit.head !== head) continue;
+          for (let place = 0; place < tokens; place++) values[at + place] *= edit.factor;
+        }
+      }
+    }
+    return values;
+  }
+
+  // All steps of a picture. `settings`: prompt or context, negative, seed, steps, guidance, edits, and the
+  // names of `tensors` to keep. `onStep` is told {index, total, t, x0, latent, tensors}; `signal` ends it.
+  async run(settings, onStep = () => {}, signal = null) {
+    const { manifest } = this;
+    const { seed = 0, guidance = manifest.guidance, steps = manifest.steps, tensors = [] } = settings;
+    const context = settings.context ?? (await this.context(settings.prompt ?? "", settings.negative));
+    const factors = this.factors(settings.edits);
+    const rungs = ladder(manifest, steps);
+    let latent = this.noise(seed);
+    for (const [index, rung] of rungs.entries()) {
+      if (signal?.aborted) throw new Cancelled();
+      const both = new Float32Array(2 * latent.length);
+      both.set(latent);
+      both.set(latent, latent.length);
+      const t = Float32Array.of(rung.t, rung.t);
+      const made = await this.graph("unet", { x_t: both, t, context, factors }, ["pred", ...tensors]);
+      const answer = guide(made.pred.data, guidance);
+      const read = interpret(manifest.prediction_type, answer, latent, rung.alphaBar);
+      latent = step(read, rung.next);
+      const kept = Object.fromEntries(tensors.map((name) => [name, { data: made[name].data, shape: made[name].dims }]));
+      await onStep({ index, total: steps, t: rung.t, x0: read.x0, latent, tensors: kept });
+    }
+    return latent;
+  }
+
+  // A latent as the pixels of a canvas: Uint8ClampedArray of [height, width, 4].
+  async decode(latent) {
+    const { image } = await this.graph("decoder", { latent });
+    const size = image.data.length / 3;
+    const pixels = new Uint8ClampedArray(4 * size);
+    for (let i = 0; i < size; i++) {
+      for (let channel = 0; channel < 3; channel++) {
+        // Half to even, as everywhere in the package.
+        pixels[4 * i + channel] = image.data[channel * size + i] * 255;
+      }
+      pixels[4 * i + 3] = 255;
+    }
+    return pixels;
+  }
+}

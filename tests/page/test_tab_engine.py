@@ -1,0 +1,119 @@
+"""The engine in the tab, its parts run by Node, beside the package itself."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sd_scratch as sd
+from sd_scratch.diffusion.noise import NoiseSource
+
+NODE = shutil.which("node")
+TAB = Path(sd.__file__).parent / "page" / "static" / "tab"
+ROOT = Path(__file__).parents[2]
+RUNTIME = ROOT / "scripts" / "page" / "node_modules" / "onnxruntime-web" / "dist"
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed (nodejs)")
+pytest.importorskip("onnxscript")
+
+PROMPT = "a large red star on a blue background"
+TEXTS = (
+    PROMPT,
+    "",
+    "A  RED\tstar, isn't it? 12 stars!",
+    "caf\u00e9 e\u0301 \u4e2d\u6587 \U0001f600",
+    "one " * 60,
+    "<|endoftext|>a",
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> sd.StableDiffusion:
+    return sd.load("scenes", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(model: sd.StableDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sd_scratch.export.onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("tab") / "scenes"
+    export_onnx(model, folder, ["unet.mid_block.*.attn2.probs"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(exported: Path):
+    """What the engine answers to wishes; a file of the runtime is there, or the test is skipped."""
+
+    def ask(**wishes: Any) -> dict[str, Any]:
+        if "runs" in wishes and not RUNTIME.is_dir():
+            pytest.skip("onnxruntime-web is not installed - run: npm ci --prefix scripts/page")
+        done = subprocess.run(
+            [str(NODE), str(Path(__file__).with_name("tab.mjs")), TAB, exported, RUNTIME],
+            input=json.dumps(wishes).encode(),
+            capture_output=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        answers: dict[str, Any] = json.loads(done.stdout)
+        return answers
+
+    return ask
+
+
+def test_texts_have_the_same_tokens(ask, model: sd.StableDiffusion) -> None:
+    for text, theirs in zip(TEXTS, ask(texts=TEXTS)["texts"], strict=True):
+        ours = model.tokenizer.encode(text)
+        assert theirs["ids"] == list(ours.ids), text
+        places = [list(word.positions) for word in ours.words]
+        assert [word["positions"] for word in theirs["words"]] == places, text
+
+
+@pytest.mark.parametrize("count", [16, 256, 1000])
+def test_a_seed_is_the_same_noise(ask, count: int) -> None:
+    seeds = [0, 1, 7, 2**32 - 1, 2**32 + 5, 2**64 - 1]
+    answers = ask(seeds=[[str(seed), count] for seed in seeds])["noise"]
+    for seed, theirs in zip(seeds, answers, strict=True):
+        ours = NoiseSource([seed]).draw((count,))[0]
+        assert np.allclose(theirs, ours, atol=2e-6), seed
+
+
+def test_the_ladder_is_the_same(ask, model: sd.StableDiffusion) -> None:
+    counts = [1, 8, 25, 999]
+    for steps, rungs in zip(counts, ask(steps=counts)["ladders"], strict=True):
+        ours = model.way("ddim", steps).ladder
+        assert [rung["t"] for rung in rungs] == list(ours.timesteps)
+        assert np.allclose([rung["alphaBar"] for rung in rungs], ours.alpha_bars[: len(rungs)])
+
+
+def test_a_picture_in_the_tab_is_the_picture(ask, model: sd.StableDiffusion) -> None:
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.probs"
+    wish = {"prompt": PROMPT, "seed": 7, "steps": 8, "guidance": 4.0, "tensors": [name]}
+    words = model.prompt(PROMPT).word("red").positions
+    edited = {**wish, "edits": {"words": [{"positions": list(words), "factor": 0.0}]}}
+    plain, without = ask(runs=[wish, edited])["runs"]
+
+    def ours(**edits: Any) -> np.ndarray:
+        noise = model.noise(7)
+        image = model.generate(PROMPT, noise, sampler="ddim", steps=8, guidance=4.0)
+        return np.asarray(image.to_pil()[0], dtype=int)
+
+    picture = ours()
+    theirs = np.array(plain["pixels"]).reshape(64, 64, 4)[..., :3]
+    within = (np.abs(theirs - picture) <= 2).mean()
+    assert within >= 0.99
+    with model.edit("unet.*.attn2.probs", sd.reweight({"red": 0.0}), branch="cond"):
+        picture = ours()
+    other = np.array(without["pixels"]).reshape(64, 64, 4)[..., :3]
+    assert (np.abs(other - picture) <= 2).mean() >= 0.99
+    assert (np.abs(other - theirs) > 2).mean() > 0.02  # the word was of some use
+    kept = plain["seen"][0]["tensors"][name]
+    assert kept["shape"][0] == 2 and len(plain["seen"]) == 8
+    assert (
+        torch.tensor(kept["data"]).reshape(kept["shape"]).sum(-1).allclose(torch.ones(1), atol=1e-3)
+    )
