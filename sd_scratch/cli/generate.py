@@ -103,6 +103,13 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         help="classifier-free guidance: 1 for none, usually 4 to 12",
     )
     way.add_argument(
+        "--guidance-rescale",
+        type=number(0, 1),
+        metavar="SHARE",
+        help="take back guidance's contrast: 0 not at all (default), 1 wholly; 0.7 is usual for "
+        "models with zero terminal SNR",
+    )
+    way.add_argument(
         "--sampler",
         "--sampling-method",
         metavar="NAME",

@@ -37,6 +37,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     _choice("rng", recipe.rng, RNGS)
     _choice("text cleaning", recipe.text_cleaning, STYLES)
     _within("guidance", recipe.guidance, GUIDANCE)
+    _within("guidance rescale", recipe.guidance_rescale, (0, 1))
     _within("clip skip", recipe.clip_skip, CLIP_SKIP)
     _within("subseed", recipe.subseed, SEED)
     _within("subseed strength", recipe.subseed_strength, (0, 1))

@@ -30,6 +30,7 @@ MEANING = {
     "steps": "how many steps it has",
     "ensd": "the noise that a sampler adds on the way",
     "guidance": "how strongly the prompt steers",
+    "guidance_rescale": "how far the contrast of guidance is taken back",
     "dtype": "the last bits",
 }
 CONVENTIONS = ("rng", "syntax", "emphasis", "text_cleaning", "ensd", "schedule")

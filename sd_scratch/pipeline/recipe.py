@@ -67,6 +67,7 @@ class Recipe:
         sampler_options: what the sampler takes beside steps, such as ``eta``.
         schedule: how the noise levels are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`.
         guidance: classifier-free guidance scale.
+        guidance_rescale: how far its contrast is taken back, 0 to 1.
         width, height: in pixels.
         model: a shipped model's name, a hub id, or a file's or folder's name without its path.
         revision: the hub commit, for a hub id.
@@ -93,6 +94,7 @@ class Recipe:
     sampler_options: Mapping[str, Option] = field(default_factory=dict)
     schedule: str | None = None
     guidance: float | None = None
+    guidance_rescale: float | None = None
     width: int | None = None
     height: int | None = None
     clip_skip: int | None = None
@@ -150,6 +152,7 @@ class Recipe:
             "Sampler": A1111_SAMPLERS.get(self.sampler or "", self.sampler),
             "Schedule type": A1111_SCHEDULES.get(self.schedule or "", self.schedule),
             "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
+            "CFG rescale": self.guidance_rescale or None,
             "Seed": self.seed,
             "Size": size,
             "Model hash": self.model_hash,
@@ -220,6 +223,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         sampler_options=options,
         schedule=spacing,
         guidance=fields.number("guidance", *GUIDANCE) if "guidance" in data else None,
+        guidance_rescale=fields.number("guidance_rescale", 0, 1)
+        if "guidance_rescale" in data
+        else None,
         width=integer("width", *SIDE),
         height=integer("height", *SIDE),
         clip_skip=integer("clip_skip", *CLIP_SKIP),
@@ -283,6 +289,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         sampler_options=options,
         schedule=spacing,
         guidance=settings.number("CFG scale", *GUIDANCE),
+        guidance_rescale=settings.number("CFG rescale", 0, 1),
         width=width,
         height=height,
         clip_skip=settings.integer("Clip skip", *CLIP_SKIP),

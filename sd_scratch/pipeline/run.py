@@ -124,6 +124,7 @@ def settings_of(
         "steps": recipe.steps,
         "schedule": recipe.schedule,
         "guidance": recipe.guidance,
+        "guidance_rescale": recipe.guidance_rescale or 0.0,
         **recipe.sampler_options,
     }
     if recipe.controls or hints:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
-from sd_scratch.diffusion.guidance import guide
+from sd_scratch.diffusion.guidance import guide, rescale
 from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
@@ -39,8 +39,8 @@ class Guidance(Tapped):
 
     branched = False  # the two of guidance are not, or no longer, apart
 
-    def forward(self, predictions: Tensor, scale: float) -> Tensor:
-        """``[branches * B, ...]`` -> ``[B, ...]``."""
+    def forward(self, predictions: Tensor, scale: float, rescaled: float = 0.0) -> Tensor:
+        """``[branches * B, ...]`` -> ``[B, ...]``; `rescaled` is the amount of `rescale`."""
         branches = branches_of(scale)
         parts = [
             self.tap(f"pred_{branch}", part)
@@ -54,7 +54,7 @@ class Guidance(Tapped):
             edited = self.tap("delta", delta)
             # Only after an edit: adding the difference again is not the same to the last bit.
             cond = cond if edited is delta else uncond + edited
-        return self.tap("pred", guide(uncond, cond, scale))
+        return self.tap("pred", rescale(guide(uncond, cond, scale), cond, rescaled))
 
 
 class Sampling(Tapped):

@@ -193,6 +193,7 @@ class TextToImage:
         steps: int | None = None,
         schedule: str | Ladder | None = None,
         guidance: float | None = None,
+        guidance_rescale: float = 0.0,
         control: Control | Sequence[Control] = (),
         change: Change | None = None,
         **options: Option,
@@ -210,6 +211,8 @@ class TextToImage:
                 by default; or a ladder of your own, from ``model.schedule.ladder_of_sigmas``.
             guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
                 prompt alone and 0 the negative prompt alone, each at half the cost.
+            guidance_rescale: how far guidance's contrast is taken back, 0 to 1 (Lin et al. 2023,
+                arXiv:2305.08891).
             control: what each of the model's ControlNets is told.
             change: makes of every finished step the sample that the run goes on from.
             options: the sampler's own, such as ``eta`` for DDIM.
@@ -231,9 +234,11 @@ class TextToImage:
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
 
         def predict(x_t: Tensor, t: float) -> Tensor:
-            return self._predict(x_t, t, contexts[watch.steps], scale, watch, steering)
+            weights = scale, guidance_rescale
+            return self._predict(x_t, t, contexts[watch.steps], weights, watch, steering)
 
         facts = {**way.plain, "guidance": scale, "t": noise.t}
+        facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
         with self.taps.running(
             lambda: describe_run(
                 self.networks,
@@ -260,6 +265,7 @@ class TextToImage:
         steps: int | None = None,
         schedule: str | Ladder | None = None,
         guidance: float | None = None,
+        guidance_rescale: float = 0.0,
         control: Control | Sequence[Control] = (),
         change: Change | None = None,
         **options: Option,
@@ -274,6 +280,7 @@ class TextToImage:
             steps=steps,
             schedule=schedule,
             guidance=guidance,
+            guidance_rescale=guidance_rescale,
             control=control,
             change=change,
             **options,
@@ -310,18 +317,19 @@ class TextToImage:
         x_t: Tensor,
         t: float,
         context: Tensor,
-        scale: float,
+        weights: tuple[float, float],
         watch: Watch,
         steering: Steering,
     ) -> Tensor:
-        """The U-Net's guided prediction; both branches in one call, [uncond, cond]."""
-        branches = branches_of(scale)
+        """The U-Net's guided prediction; both branches in one call, [uncond, cond]. `weights` are guidance's
+        scale and the amount of its rescaling."""
+        branches = branches_of(weights[0])
         x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
         timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
         with watch.call(t, branches):
             control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
             predicted: Tensor = self.guidance(
-                self.unet(x_t, timestep, context, control).float(), scale
+                self.unet(x_t, timestep, context, control).float(), *weights
             )
             return predicted
 
