@@ -100,11 +100,38 @@ class Escaping:
         return getattr(self._stream, name)
 
 
-def progress_bar(total: int, description: str) -> "tqdm[None]":
+def progress_bar(total: int, description: str, *, bar_format: str | None = None) -> "tqdm[None]":
     """A bar with the time left on standard error; nothing where that is no terminal, or with -q."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
     return tqdm(
-        total=total, desc=description, file=sys.stderr, disable=not shown, dynamic_ncols=True
+        total=total,
+        desc=description,
+        file=sys.stderr,
+        disable=not shown,
+        dynamic_ncols=True,
+        bar_format=bar_format,
     )
+
+
+class WorkBar:
+    """The same for steps of several sizes, on pictures of several: the time left goes by their work.
+
+    Args:
+        work: of all steps, in any unit.
+        steps: how many they are.
+    """
+
+    def __init__(self, work: int, steps: int) -> None:
+        line = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        self.steps, self.done = steps, 0
+        self.bar = progress_bar(work, f"step 0/{steps}", bar_format=line)
+
+    def update(self, work: int, steps: int) -> None:
+        self.done += steps
+        self.bar.set_description_str(f"step {self.done}/{self.steps}", refresh=False)
+        self.bar.update(work)
+
+    def close(self) -> None:
+        self.bar.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.adapters import add_adapter_arguments, each_line
-from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.console import WorkBar
 from sd_scratch.cli.options import (
     add_device_arguments,
     add_model_arguments,
@@ -19,6 +19,7 @@ from sd_scratch.cli.options import (
     seed,
     side,
 )
+from sd_scratch.cli.preview import Previews, add_preview_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, RNGS, SEED, STEPS
 from sd_scratch.text.cleaning import STYLES
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sd_scratch.cli.output import Output
+    from sd_scratch.diffusion.samplers import Step
     from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.recipe import Recipe
     from sd_scratch.pipeline.run import Made
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
     _add_output_arguments(parser)
+    add_preview_arguments(parser)
     add_model_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
@@ -218,6 +221,7 @@ def run(args: argparse.Namespace) -> int:
     output.check()
     latents = Latents(args.save_latents, args.overwrite)
     hints = read_hints(args)
+    previews = Previews(args)
 
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
@@ -226,7 +230,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
-        closing(make_all(jobs, args, begun, hints, stop)) as batches,
+        closing(make_all(jobs, args, begun, hints, stop, previews)) as batches,
     ):
         for made in batches:
             pictures = made.to_pil()
@@ -254,20 +258,27 @@ def make_all(
     begun: "ImageNoise | None",
     hints: "Sequence[Image.Image]",
     stop: "Stop",
+    previews: "Previews | None" = None,
 ) -> "Generator[Made, None, None]":
     """The pictures of each recipe, a batch at a time, under a bar that counts their steps."""
-    from sd_scratch.pipeline.run import count_steps
+    from sd_scratch.pipeline.run import count_steps, count_work
 
-    total = sum(count_steps(*job) for job in jobs) * args.batch_count
-    with progress_bar(total, "steps") as bar:
+    work, steps = (sum(count(*job) for job in jobs) for count in (count_work, count_steps))
+    with closing(WorkBar(work * args.batch_count, steps * args.batch_count)) as bar:
         for model, recipe in jobs:
+
+            def on_step(step: "Step", model: "StableDiffusion" = model) -> None:
+                bar.update(step.x_t[:, 0].numel(), len(step.x_t))
+                if previews is not None:
+                    previews.on_step(step, model)
+
             yield from model.run(
                 recipe,
                 count=args.batch_count,
                 batch_size=args.batch_size,
                 init_image=begun,
                 hints=hints,
-                on_step=lambda step: bar.update(len(step.x_t)),
+                on_step=on_step,
                 stop=stop,
             )
             if stop.asked:

@@ -139,6 +139,13 @@ def count_steps(model: TextToImage, recipe: Recipe) -> int:
     return max(1, int((recipe.steps or 0) * recipe.strength)) if recipe.strength else 0
 
 
+def count_work(model: TextToImage, recipe: Recipe) -> int:
+    """The work of all steps of one picture, in cells of latents."""
+    cell = model.config.vae.downscale
+    width, height = (side or model.config.sample_size for side in (recipe.width, recipe.height))
+    return count_steps(model, recipe) * (width // cell) * (height // cell)
+
+
 def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:
     """A picture of the recipe's size; a warning says so where it is resized."""
     size = (recipe.width or picture.width, recipe.height or picture.height)

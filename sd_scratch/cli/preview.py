@@ -1,0 +1,106 @@
+"""``--preview``: what a run will show, every few steps, in a file or in the terminal."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_scratch.cli.options import integer
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import STEPS
+
+if TYPE_CHECKING:
+    from sd_scratch.diffusion.samplers import Step
+    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+KEYWORD, MARK = "Comment", "a preview by sd_scratch"
+
+
+def add_preview_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("previews")
+    group.add_argument(
+        "--preview",
+        type=integer(*STEPS),
+        metavar="N",
+        help="show every N steps what the picture will be, from the latent by a linear map",
+    )
+    group.add_argument(
+        "--preview-file",
+        type=Path,
+        metavar="PNG",
+        help="a file to put previews into, each in the place of the one before",
+    )
+    group.add_argument(
+        "--preview-terminal",
+        choices=("auto", "kitty", "iterm2", "sixel"),
+        help="how the terminal shows pictures (default where no file is named: auto, which finds kitty's "
+        "protocol and iTerm2's)",
+    )
+
+
+class Previews:
+    """Where the previews of a run go. Made before anything is computed.
+
+    Raises UsageError where there is nowhere to show them, and for a file that would be lost.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.file: Path | None = args.preview_file
+        self.every: int = args.preview or (1 if self.file or args.preview_terminal else 0)
+        self.protocol = None
+        if not self.every:
+            return
+        if args.preview_terminal or self.file is None:
+            self.protocol = _protocol(args.preview_terminal or "auto")
+        if self.file is not None:
+            self._check_file(self.file, args.overwrite)
+
+    def on_step(self, step: "Step", model: "StableDiffusion") -> None:
+        """Show the step's guess at the picture, if it is its turn."""
+        if not self.every or (step.index + 1) % self.every:
+            return
+        from sd_scratch.files import write_file
+        from sd_scratch.pictures.png import encode_png
+        from sd_scratch.pictures.terminal import PROTOCOLS
+        from sd_scratch.pipeline.preview import preview
+
+        picture = preview(step.x0, model.config.name, model.config.vae.downscale)
+        if self.file is not None:
+            write_file(self.file, encode_png(picture, {KEYWORD: MARK}), overwrite=True)
+        if self.protocol is not None:
+            print(PROTOCOLS[self.protocol](picture), file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _check_file(path: Path, overwrite: bool) -> None:
+        from sd_scratch.errors import ScratchError
+        from sd_scratch.files import check_target
+        from sd_scratch.pictures.png import read_texts
+
+        if path.suffix.lower() != ".png":
+            raise UsageError(
+                f"--preview-file {path} - previews are PNG files: end the name with .png"
+            )
+        check_target(path)
+        if overwrite or not path.exists():
+            return
+        try:
+            ours = read_texts(path, {KEYWORD})[0].get(KEYWORD) == MARK
+        except ScratchError:
+            ours = False
+        if not ours:
+            raise UsageError(f"--preview-file {path} exists and is no preview - give another name")
+
+
+def _protocol(asked: str) -> str:
+    from sd_scratch.pictures.terminal import find_protocol
+
+    found = find_protocol(os.environ) if asked == "auto" else asked
+    if not sys.stderr.isatty():
+        raise UsageError("--preview in a terminal, and there is none - name a file: --preview-file")
+    if found is None:
+        raise UsageError(
+            "--preview: this terminal does not say that it can show pictures - name its protocol with"
+            " --preview-terminal, or a file with --preview-file"
+        )
+    return found
