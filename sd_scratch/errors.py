@@ -12,3 +12,11 @@ class UsageError(ScratchError):
 
 class MemoryShortage(ScratchError):
     """What was asked for needs more memory than there is: found out before it is tried."""
+
+
+class NotFinite(ScratchError):
+    """Numbers of a run became NaN or infinite. `lever` is what to change: "dtype", "guidance" or nothing."""
+
+    def __init__(self, message: str, lever: str = "") -> None:
+        super().__init__(message)
+        self.lever = lever

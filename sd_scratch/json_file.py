@@ -78,7 +78,7 @@ class Fields:
         data = dict(self.data)
         for key in keys:
             value = data.get(key)
-            if isinstance(value, list) and value == [value[0]] * levels:
+            if value and isinstance(value, list) and value == value[:1] * levels:
                 data[key] = value[0]
         return Fields(data, self.where, self.warnings)
 

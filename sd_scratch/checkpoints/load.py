@@ -129,7 +129,10 @@ def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False
         schedule = replace(schedule, prediction_type=prediction)
     if zero_snr:
         schedule = replace(schedule, rescale_betas_zero_snr=True)
-    Schedule(schedule)  # raises for what cannot be
+    try:
+        Schedule(schedule)
+    except ScratchError as error:  # what no model can have
+        raise type(error)(f"{layout.path} - {error}") from None
     return replace(layout, config=replace(layout.config, schedule=schedule))
 
 

@@ -28,7 +28,7 @@ from sd_scratch.config import (
     ScheduleConfig,
 )
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES
-from sd_scratch.diffusion.schedule import BETA_SCHEDULES
+from sd_scratch.diffusion.schedule import BETA_SCHEDULES, Schedule
 from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
@@ -159,6 +159,10 @@ def pixel_model_config(fields: Fields, name: str = "") -> PixelModelConfig:
     kind = fields.choice("kind", KINDS)
     network = NETWORKS[kind](fields.nested("network"))
     schedule = _schedule(fields.nested("schedule"))
+    try:
+        Schedule(schedule)
+    except ScratchError as error:  # what no model can have
+        raise ScratchError(f"{fields.where} - {error}") from None
     names: Any = fields.data.get("class_names")
     known = isinstance(names, list) and all(isinstance(n, str) and n.isprintable() for n in names)
     if not known or len(names) != network.num_classes:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sd_scratch.errors import MemoryShortage, ScratchError, UsageError
+from sd_scratch.errors import MemoryShortage, NotFinite, ScratchError, UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,6 +25,7 @@ OUT_OF_MEMORY = (  # in what PyTorch says, on a CPU, on CUDA and on MPS
     "out of memory",
 )
 LOWER = "--width, --height, --batch-size (--batch, --batch-count), or --dtype bfloat16"
+LEVERS = {"dtype": "--dtype float32", "guidance": "--cfg-scale"}
 # All but tab and line feed of the C0 and C1 sets, lone surrogates, line ends, turns of direction.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -65,6 +66,9 @@ def report_error(error: Exception, debug: bool = False) -> int:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, MemoryShortage):
         print(f"error: {one_line(f'{error} (lower {LOWER})')}", file=sys.stderr)
+        return 1
+    if isinstance(error, NotFinite) and error.lever:
+        print(f"error: {one_line(f'{error} ({LEVERS[error.lever]})')}", file=sys.stderr)
         return 1
     if isinstance(error, ScratchError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)

@@ -33,6 +33,7 @@ from sd_scratch.limits import whole
 
 MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
 SMALLEST_ALPHA_BAR = 2.0**-24
+FAINTEST = 1e-30  # of alpha_bar: what is fainter is lost when a sample is computed in float32
 
 LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale", "final_sigma")
 
@@ -140,6 +141,12 @@ class Schedule:
             )
         self.betas = betas.float()
         self.alpha_bar = alpha_bar.float()
+        gone = int((self.alpha_bar < FAINTEST).sum())
+        if gone:
+            raise ScratchError(
+                f"schedule: at {gone} of its {len(betas)} timesteps (num_train_timesteps) nothing is left of"
+                " the picture, not even in rounding - a damaged scheduler_config.json - fetch it again"
+            )
         exact = ((1.0 - self.alpha_bar.double()) / self.alpha_bar.double()).sqrt()
         self.sigmas = exact.float()
         self._sigmas, self._log_sigmas = exact.numpy(), exact.log().numpy()

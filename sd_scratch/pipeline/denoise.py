@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.samplers import Denoiser, Step, walk
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import NotFinite
 from sd_scratch.pipeline.run_tensors import Sampling, Watch
 from sd_scratch.pipeline.way import Way
 
@@ -24,6 +24,7 @@ def denoise(
     sampling: Sampling,
     watch: Watch,
     change: Change | None = None,
+    blame: Callable[[str], NotFinite] = NotFinite,
 ) -> Iterator[Step]:
     """From noise to picture, one `Step` at a time: ask the network, take the sampler's step, go on.
 
@@ -35,10 +36,11 @@ def denoise(
         noise: where the fresh noise of stochastic samplers comes from.
         sampling, watch: what shows the run's tensors to those who listen.
         change: makes of every finished step the sample that the run goes on from.
+        blame: makes of "the sample ... is" the error that names where its NaN or infinity comes from.
 
     Raises:
         UsageError: an option that the sampler does not have.
-        ScratchError: a sample with values that are no longer finite.
+        NotFinite: a sample with values that are no longer finite.
     """
     x = sampling.noise(x)
 
@@ -52,9 +54,5 @@ def denoise(
 
     for step in walk(way.run(predict, x, draw), finish):
         if not step.x_next.isfinite().all():
-            raise ScratchError(
-                f"the sample is not finite (NaN or infinity) at step {step.index + 1} of {len(way.ladder)}"
-                " - half precision overflowed, the guidance scale is too large, or the weights are"
-                " broken - compute in float32, or lower the guidance scale"
-            )
+            raise blame(f"the sample of step {step.index + 1} of {len(way.ladder)} is")
         yield step

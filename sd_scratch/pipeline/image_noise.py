@@ -14,10 +14,11 @@ from torch import Tensor
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.prediction import noised
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
+from sd_scratch.pipeline.blame import explain
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class ImageNoise:
         In half precision the decoder may overflow; it is then run once more in fp32.
 
         Raises:
-            ScratchError: the picture has values that are not numbers.
+            NotFinite: the picture has values that are not numbers.
         """
         weight = self.autoencoder.post_quant_conv.weight
         device, dtype = weight.device, weight.dtype
@@ -116,9 +117,11 @@ class ImageNoise:
                 # A copy, because other threads and models may be using this one.
                 image = deepcopy(self.autoencoder).float().decode(z.float())
         if not image.isfinite().all():
-            raise ScratchError(
-                "the decoded picture is not finite (NaN or infinity) - the latents or the "
-                "autoencoder's weights are broken - try --dtype float32 or another checkpoint"
+            exact = deepcopy(self.autoencoder).float()  # in which it came out no better
+            with torch.no_grad():
+                raw = exact.post_quant_conv(z.float())
+            raise explain(
+                "the decoded picture is", {"vae": exact}, "vae.decoder", exact.decoder, raw
             )
         return image.float()
 

@@ -11,8 +11,9 @@ from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.prediction import eps_from_x0, interpret, target
 from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.limits import whole
+from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.denoise import denoise
 from sd_scratch.pipeline.estimate import check_pixel_run
 from sd_scratch.pipeline.run_tensors import (
@@ -101,9 +102,19 @@ class PixelDiffusion:
         noise, watch = NoiseSource(seeds), Watch(self.taps, self.schedule)
         x = way.ladder.noise_scale * noise.draw(self.shape, self.device)
 
+        asked: dict[int, tuple[Tensor, float]] = {}  # what the network was asked first at this step
+
         def predict(x_t: Tensor, t: float) -> Tensor:
+            if watch.steps not in asked:
+                asked.clear()
+                asked[watch.steps] = x_t, t
             predicted = self._predict(x_t, t, rows, scale, watch)
             return self._clip(predicted, x_t, t) if self.config.clip_x0 else predicted
+
+        def blame(what: str) -> NotFinite:
+            x_t, t = next(iter(asked.values()))
+            number = torch.full((len(x_t),), t, device=x_t.device)
+            return explain(what, {"unet": self.unet}, "unet", self.unet, x_t, number, rows)
 
         def describe() -> Run:
             facts = {"classes": rows.tolist(), "seeds": list(seeds), **way.plain, "guidance": scale}
@@ -111,7 +122,7 @@ class PixelDiffusion:
             return Run(hw, way.calls, len(rows), branches_of(scale), facts=facts)
 
         with self.taps.running(describe):
-            yield from denoise(predict, x, way, noise, self.sampling, watch)
+            yield from denoise(predict, x, way, noise, self.sampling, watch, blame=blame)
 
     def generate(self, classes: Classes, seeds: Sequence[int], **settings: Any) -> Tensor:
         """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""

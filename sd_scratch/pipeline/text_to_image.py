@@ -13,8 +13,9 @@ from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.checks import check_side, check_text_to_image
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
@@ -231,11 +232,20 @@ class TextToImage:
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
         source.draw(noise.latent.shape[1:])  # a seed's first draw is what the run starts from
+        asked: dict[int, tuple[Tensor, float]] = {}  # what the U-Net was asked first at this step
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
 
         def predict(x_t: Tensor, t: float) -> Tensor:
+            if watch.steps not in asked:
+                asked.clear()
+                asked[watch.steps] = x_t, t
             weights = scale, guidance_rescale
             return self._predict(x_t, t, contexts[watch.steps], weights, watch, steering)
+
+        def blame(what: str) -> NotFinite:
+            step, (x_t, t) = next(iter(asked.items()))
+            inputs = self._inputs(x_t, t, len(branches_of(scale)))
+            return explain(what, self.networks, "unet", self.unet, *inputs, contexts[step])
 
         facts = {**way.plain, "guidance": scale, "t": noise.t}
         facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
@@ -251,7 +261,9 @@ class TextToImage:
             )
         ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
-            for step in denoise(predict, latent, walked, source, self.sampling, watch, change):
+            for step in denoise(
+                predict, latent, walked, source, self.sampling, watch, change, blame
+            ):
                 yield step
             self.taps.finish(latent=lambda: digest(step.x_next))
 
@@ -324,14 +336,18 @@ class TextToImage:
         """The U-Net's guided prediction; both branches in one call, [uncond, cond]. `weights` are guidance's
         scale and the amount of its rescaling."""
         branches = branches_of(weights[0])
-        x_t = torch.cat([x_t.to(self.dtype)] * len(branches))
-        timestep = torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
+        x_t, timestep = self._inputs(x_t, t, len(branches))
         with watch.call(t, branches):
             control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
             predicted: Tensor = self.guidance(
                 self.unet(x_t, timestep, context, control).float(), *weights
             )
             return predicted
+
+    def _inputs(self, x_t: Tensor, t: float, branches: int) -> tuple[Tensor, Tensor]:
+        """The sample and the timestep, once for each branch."""
+        x_t = torch.cat([x_t.to(self.dtype)] * branches)
+        return x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said

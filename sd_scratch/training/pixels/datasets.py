@@ -245,5 +245,11 @@ def data_folder(name: str) -> Path:
     home = os.environ.get("SD_SCRATCH_DATA")
     if home:
         return Path(home) / name
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError(
+            f"{name} - no folder of yours is known on this machine (HOME is not set) - name the data's"
+            " folder, or set SD_SCRATCH_DATA to one"
+        ) from None
     return Path(cache) / "sd_scratch" / "data" / name
