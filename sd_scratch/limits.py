@@ -13,6 +13,7 @@ LORA_SCALE = (-100.0, 100.0)
 
 RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TILINGS = ("", "x", "y", "xy")  # axes on which a picture's opposite edges fit
 DTYPES = ("float32", "float16", "bfloat16")
 
 

@@ -21,7 +21,7 @@ from sd_scratch.cli.options import (
 )
 from sd_scratch.cli.preview import Previews, add_preview_arguments
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, RNGS, SEED, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, RNGS, SEED, STEPS, TILINGS
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 
@@ -91,6 +91,14 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
     picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
+    picture.add_argument(
+        "--tiling",
+        nargs="?",
+        const="xy",
+        choices=[axes for axes in TILINGS if axes],
+        help="opposite edges fit, so that copies of the picture can be laid side by side: left and right (x), "
+        "top and bottom (y), or both",
+    )
     picture.add_argument(
         "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
     )

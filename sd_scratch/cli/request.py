@@ -64,6 +64,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         sampler=args.sampler,
         schedule=args.schedule,
         guidance=args.cfg_scale,
+        tiling=args.tiling,
         guidance_rescale=args.guidance_rescale,
         width=args.width,
         height=args.height,

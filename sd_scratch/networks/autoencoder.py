@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import AutoencoderConfig
-from sd_scratch.networks.layers import Attention, Downsample, ResnetBlock, Upsample
+from sd_scratch.networks.layers import Attention, Conv2d, Downsample, ResnetBlock, Upsample
 from sd_scratch.tensors import Tapped
 
 NORM_EPS = 1e-6  # every GroupNorm of the autoencoder; the U-Net's residual blocks use 1e-5
@@ -116,7 +116,7 @@ class Encoder(Tapped):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             [
                 DownBlock(
@@ -131,7 +131,7 @@ class Encoder(Tapped):
         )
         self.mid_block = MidBlock(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         h = self.tap("conv_in", self.conv_in(image))
@@ -146,7 +146,7 @@ class Decoder(Tapped):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], groups)
         self.up_blocks = nn.ModuleList(
             [
@@ -161,7 +161,7 @@ class Decoder(Tapped):
             ]
         )
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.tap("conv_in", self.conv_in(z))
@@ -186,8 +186,8 @@ class Autoencoder(Tapped):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, image: Tensor) -> Posterior:
         """``[B, 3, H, W]`` in -1..1 -> the posterior over raw latents ``[B, 4, H/8, W/8]``."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import ControlNetConfig
-from sd_scratch.networks.layers import timestep_embedding
+from sd_scratch.networks.layers import Conv2d, timestep_embedding
 from sd_scratch.networks.unet import DownBlock, MidBlock, TimestepMLP
 from sd_scratch.tensors import Tapped
 
@@ -27,12 +27,12 @@ class HintEncoder(Tapped):
 
     def __init__(self, channels: int, widths: Sequence[int], out_channels: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
         for a, b in pairwise(widths):
-            self.blocks.append(nn.Conv2d(a, a, 3, padding=1))
-            self.blocks.append(nn.Conv2d(a, b, 3, padding=1, stride=2))
-        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+            self.blocks.append(Conv2d(a, a, 3, padding=1))
+            self.blocks.append(Conv2d(a, b, 3, padding=1, stride=2))
+        self.conv_out = Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, hint: Tensor) -> Tensor:
         h = F.silu(self.conv_in(self.tap("hint", hint)))
@@ -50,7 +50,7 @@ class ControlNet(Tapped):
         unet = config.unet
         widths, levels = unet.block_out_channels, len(unet.block_out_channels)
         time_dim = 4 * widths[0]
-        self.conv_in = nn.Conv2d(unet.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(unet.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], time_dim)
         self.controlnet_cond_embedding = HintEncoder(
             config.conditioning_channels, config.conditioning_widths, widths[0]
@@ -62,8 +62,8 @@ class ControlNet(Tapped):
             self.down_blocks.append(DownBlock(unet, stack[-1], level, time_dim, last))
             stack += [width] * (unet.layers_per_block + (not last))
         self.mid_block = MidBlock(unet, time_dim)
-        self.controlnet_down_blocks = nn.ModuleList([nn.Conv2d(c, c, 1) for c in stack])
-        self.controlnet_mid_block = nn.Conv2d(widths[-1], widths[-1], 1)
+        self.controlnet_down_blocks = nn.ModuleList([Conv2d(c, c, 1) for c in stack])
+        self.controlnet_mid_block = Conv2d(widths[-1], widths[-1], 1)
 
     def forward(self, x_t: Tensor, t: Tensor, context: Tensor, hint: Tensor) -> list[Tensor]:
         """As `UNet.forward`, with ``hint`` [B, 3, 8 h, 8 w], RGB in 0..1 -> one residual for each tensor

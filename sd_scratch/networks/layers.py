@@ -42,6 +42,37 @@ class Linear(nn.Linear):
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, which may go on at the opposite edge in the place of zeros, across (`wrap` holds "x"),
+    down ("y"), or both. `make_seamless` sets the switch."""
+
+    wrap = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.wrap:
+            return super().forward(x)
+        down, across = cast(tuple[int, int], self.padding)
+        x = pad(x, (across, across, down, down), self.wrap)
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+
+def pad(x: Tensor, by: tuple[int, int, int, int], wrap: str) -> Tensor:
+    """Pad ``[B, C, H, W]`` by so many (left, right, top, bottom): with what is at the opposite edge on the axes
+    that `wrap` names, else with zeros."""
+    across, down = (*by[:2], 0, 0), (0, 0, *by[2:])
+    for axis, amounts in (("x", across), ("y", down)):
+        if any(amounts):
+            x = F.pad(x, amounts, mode="circular" if axis in wrap else "constant")
+    return x
+
+
+def make_seamless(module: nn.Module, wrap: str) -> None:
+    """Let every `Conv2d` inside `module` go on at the opposite edge, on the axes that `wrap` names."""
+    for layer in module.modules():
+        if isinstance(layer, Conv2d):
+            layer.wrap = wrap
+
+
 def prefer_convolutions(module: nn.Module, prefer: bool = True) -> None:
     """Run every `Linear` inside `module` as a convolution, or as a matrix product again."""
     for layer in module.modules():
@@ -180,12 +211,12 @@ class ResnetBlock(Tapped):
     ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = None if time_dim is None else Linear(time_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
-        self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv_shortcut = None if same else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         x = self.tap("in", x)
@@ -209,13 +240,13 @@ class Downsample(Tapped):
     def __init__(self, channels: int, pad_right_bottom_only: bool = False) -> None:
         super().__init__()
         self.pad_right_bottom_only = pad_right_bottom_only
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             channels, channels, 3, stride=2, padding=0 if pad_right_bottom_only else 1
         )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad_right_bottom_only:
-            x = F.pad(x, (0, 1, 0, 1))
+            x = pad(x, (0, 1, 0, 1), self.conv.wrap)
         return self.tap("out", self.conv(x))
 
 
@@ -225,7 +256,7 @@ class Upsample(Tapped):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sd_scratch.config import UNetConfig
 from sd_scratch.networks.layers import (
     Attention,
+    Conv2d,
     Downsample,
     Linear,
     ResnetBlock,
@@ -107,9 +108,9 @@ class SpatialTransformer(Tapped):
         heads, context_dim = config.heads(level), config.cross_attention_dim
         linear = config.use_linear_projection
         self.norm = nn.GroupNorm(groups, channels, eps=TRANSFORMER_EPS)
-        self.proj_in = Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim)])
-        self.proj_out = Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         B, C, H, W = x.shape
@@ -228,7 +229,7 @@ class UNet(Tapped):
         self.config = config
         widths, levels = config.block_out_channels, len(config.block_out_channels)
         time_dim = 4 * widths[0]
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], time_dim)
 
         self.down_blocks = nn.ModuleList()
@@ -250,7 +251,7 @@ class UNet(Tapped):
             below = widths[level]
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=RESNET_EPS)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(
         self, x_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] = ()

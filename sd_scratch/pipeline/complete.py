@@ -10,7 +10,7 @@ from sd_scratch.diffusion.sampler_names import find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED
+from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED, TILINGS
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.text.chunks import check_prompt
@@ -35,6 +35,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     for text in (recipe.prompt, recipe.negative_prompt):
         check_prompt(text, recipe.syntax or SYNTAXES[0])
     _choice("rng", recipe.rng, RNGS)
+    _choice("tiling", recipe.tiling, TILINGS)
     _choice("text cleaning", recipe.text_cleaning, STYLES)
     _within("guidance", recipe.guidance, GUIDANCE)
     _within("guidance rescale", recipe.guidance_rescale, (0, 1))

@@ -29,6 +29,7 @@ MEANING = {
     "schedule": "the noise levels on it",
     "steps": "how many steps it has",
     "ensd": "the noise that a sampler adds on the way",
+    "tiling": "whether opposite edges fit",
     "guidance": "how strongly the prompt steers",
     "guidance_rescale": "how far the contrast of guidance is taken back",
     "dtype": "the last bits",

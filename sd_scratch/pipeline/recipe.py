@@ -24,6 +24,7 @@ from sd_scratch.limits import (
     SEED,
     SIDE,
     STEPS,
+    TILINGS,
 )
 from sd_scratch.pipeline.adapters import (
     ControlUse,
@@ -82,6 +83,7 @@ class Recipe:
         emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
         init_image, strength: the name of the picture that it began with, without its path, and the share of
             the steps that were taken from there.
+        tiling: the axes on which opposite edges fit, one of `sd_scratch.limits.TILINGS`.
         rng, ensd, subseed, subseed_strength: how the seed becomes noise, see
             `sd_scratch.diffusion.noise.Drawing`.
     """
@@ -114,6 +116,7 @@ class Recipe:
     ensd: int | None = None
     subseed: int | None = None
     subseed_strength: float | None = None
+    tiling: str | None = None
     init_image: str | None = None
     strength: float | None = None
 
@@ -166,6 +169,7 @@ class Recipe:
             "ENSD": self.ensd or None,
             "Variation seed": self.subseed if self.subseed_strength else None,
             "Variation seed strength": self.subseed_strength or None,
+            "Tiling": True if self.tiling == "xy" else None,
             "Denoising strength": self.strength,
             "Version": f"sd_scratch {__version__}",
         }
@@ -237,6 +241,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         # Before there was a choice every character was text.
         syntax=choice("syntax", SYNTAXES) or "plain",
         emphasis=choice("emphasis", EMPHASES),
+        tiling=choice("tiling", TILINGS),
         rng=choice("rng", RNGS),
         ensd=integer("ensd", *SEED),
         subseed=integer("subseed", *SEED),
@@ -298,6 +303,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         loras=loras or None,
         controls=None,
         zero_snr=None,
+        tiling="xy" if settings.take("Tiling") == "True" else None,
         init_image=None,
         strength=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,

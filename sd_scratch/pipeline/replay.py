@@ -125,6 +125,12 @@ class StoredRun:
         """The timestep that the run began at; older traces began with pure noise and say nothing."""
         return float(self.trace.facts.get("t", len(schedule) - 1))
 
+    @property
+    @one_line
+    def tiling(self) -> str:
+        """The axes on which opposite edges fit."""
+        return str(self.trace.facts.get("tiling", ""))
+
     @one_line
     def settings(self, schedule: Schedule) -> dict[str, Any]:
         """The arguments of `TextToImage.generate`."""
@@ -182,6 +188,7 @@ class StoredRun:
 def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
     """Make the picture of a stored trace again; see `StableDiffusion.replay`."""
     stored = StoredRun.read(folder)
+    model = model.with_tiling(stored.tiling)
     machine = describe_machine(model.networks)
     stored.check(machine)
     rows = {

@@ -74,6 +74,7 @@ def run(
             raise UsageError(f"{name} {value!r} - give a whole number from 1")
     recipe = check_recipe(Recipe(recipe) if isinstance(recipe, str) else recipe)
     recipe = _as_the_model_is(model, recipe)
+    model = model.with_tiling(recipe.tiling or "")
     begun, recipe = _begin(model, recipe, init_image)
     model = model.with_text_cleaning(recipe.text_cleaning or model.tokenizer.text_cleaning)
     recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)

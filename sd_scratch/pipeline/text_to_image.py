@@ -5,16 +5,17 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.adapters.apply import Adapter, with_adapters
+from sd_scratch.checkpoints.adapters.apply import Adapter, sharing_copy, with_adapters
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import NotFinite, UsageError
-from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.limits import TILINGS
+from sd_scratch.networks.layers import make_seamless, prefer_convolutions
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.checks import check_side, check_text_to_image
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
@@ -39,6 +40,7 @@ from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps, TensorInfo
 from sd_scratch.text.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound="TextToImage")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class TextToImage:
@@ -51,9 +53,13 @@ class TextToImage:
         self,
         components: Components,
         adapters: Sequence[Adapter] = (),
+        tiling: str = "",
     ) -> None:
-        self.base, self.adapters = components, tuple(adapters)
+        self.base, self.adapters, self.tiling = components, tuple(adapters), tiling
         components = with_adapters(components, self.adapters)
+        if tiling:
+            unet, vae = seamless(components.unet, tiling), seamless(components.vae, tiling)
+            components = replace(components, unet=unet, vae=vae)
         self.components = components
         self.config = components.config
         self.tokenizer = components.tokenizer
@@ -65,7 +71,9 @@ class TextToImage:
         onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         self.guidance, self.sampling = Guidance(), Sampling()
-        loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
+        loaded = [
+            seamless(a.network, tiling) for a in self.adapters if isinstance(a, LoadedControl)
+        ]
         controls = {control_name(i): network for i, network in enumerate(loaded)}
         self.networks = {**components.networks, **controls}
         for network in self.networks.values():
@@ -91,20 +99,34 @@ class TextToImage:
 
     def with_adapters(self: Model, *adapters: Adapter) -> Model:
         """The same model with these adapters and no others; with none it is as it was loaded."""
-        return type(self)(self.base, adapters)
+        return type(self)(self.base, adapters, self.tiling)
+
+    def with_tiling(self: Model, axes: str) -> Model:
+        """The same model for pictures whose opposite edges fit: "x" the left and the right one, "y" the upper
+        and the lower, "xy" both, "" none. Its networks are its own on the same weights, and go on at the
+        opposite edge where others pad with zeros. Raises UsageError for other axes."""
+        if axes not in TILINGS:
+            raise UsageError(f"tiling {axes!r} is unknown - use x, y or xy")
+        if axes == self.tiling:
+            return self
+        self._check_unheard(f"tiling '{axes}'", "with_tiling")
+        return type(self)(self.base, self.adapters, axes)
 
     def with_text_cleaning(self: Model, style: str) -> Model:
         """The same model, its tokenizer cleaning prompts in that style of `sd_scratch.text.cleaning`."""
         old = self.base.tokenizer
         if style == old.text_cleaning:
             return self
+        self._check_unheard(f"text cleaning '{style}'", "with_text_cleaning")
+        tokenizer = Tokenizer(old.vocab, old.merges, old.max_length, style, old.added)
+        return type(self)(replace(self.base, tokenizer=tokenizer), self.adapters, self.tiling)
+
+    def _check_unheard(self, what: str, method: str) -> None:
         if self.taps.members:
             raise UsageError(
-                f"text cleaning '{style}' makes another model, and tensors of this one are recorded or"
-                " edited - do that with model.with_text_cleaning's"
+                f"{what} makes another model, and tensors of this one are recorded or edited - do that"
+                f" with model.{method}'s"
             )
-        tokenizer = Tokenizer(old.vocab, old.merges, old.max_length, style, old.added)
-        return type(self)(replace(self.base, tokenizer=tokenizer), self.adapters)
 
     # Inputs ---------------------------------------------------------------------------------
 
@@ -248,6 +270,7 @@ class TextToImage:
             return explain(what, self.networks, "unet", self.unet, *inputs, contexts[step])
 
         facts = {**way.plain, "guidance": scale, "t": noise.t}
+        facts |= {"tiling": self.tiling} if self.tiling else {}
         facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
         with self.taps.running(
             lambda: describe_run(
@@ -298,7 +321,7 @@ class TextToImage:
             **options,
         ):
             latent = step.x_next
-        return noise.with_latent(latent, t=0)
+        return replace(noise.with_latent(latent, t=0), autoencoder=self.vae)
 
     def way(
         self,
@@ -391,3 +414,11 @@ class TextToImage:
         Options are those of `sd_scratch.tensors.Editor`: steps, branch.
         """
         return Editor(self.taps, globs, function, **options)
+
+
+def seamless(network: Network, axes: str) -> Network:
+    """The network, or with axes one of the same weights that goes on at the opposite edge there."""
+    if axes:
+        network = sharing_copy(network)
+        make_seamless(network, axes)
+    return network
