@@ -12,7 +12,8 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
 from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
-from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 OWN, A1111 = "sd_scratch", "parameters"  # keywords
 

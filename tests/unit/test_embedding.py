@@ -18,7 +18,8 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.adapters import EmbeddingUse
-from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.stored_recipe import read_recipe
 from tests.tiny import tiny_model
 

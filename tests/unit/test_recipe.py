@@ -5,7 +5,8 @@ import pytest
 
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.errors import ScratchError
-from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 WHOLE = Recipe(
     prompt="a red circle, by hand\nand 漢字 🎨",

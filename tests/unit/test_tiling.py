@@ -9,7 +9,8 @@ from torch import Tensor
 
 import sd_scratch as sd
 from sd_scratch.errors import UsageError
-from sd_scratch.pipeline.recipe import Recipe, recipe_from_json, recipe_from_parameters
+from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.tiny import tiny_model
 
 
