@@ -11,8 +11,9 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.apply import sharing_copy
+from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.networks.layers import Attention, prefer_convolutions
+from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.tensors import Probe, Rows, Tapped, TensorInfo

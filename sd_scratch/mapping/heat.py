@@ -25,7 +25,7 @@ from sd_scratch.mapping.maps_report import maps_report
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.report import Report, numbered
 from sd_scratch.mapping.words import name_of
-from sd_scratch.networks.layers import Attention, attention_scores
+from sd_scratch.networks.attention import Attention, attention_scores
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.tokenizer import Word
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import AutoencoderConfig
-from sd_scratch.networks.layers import Attention, Conv2d, Downsample, ResnetBlock, Upsample
+from sd_scratch.networks.attention import Attention
+from sd_scratch.networks.layers import Conv2d, Downsample, ResnetBlock, Upsample
 from sd_scratch.tensors import Tapped
 
 NORM_EPS = 1e-6  # every GroupNorm of the autoencoder; the U-Net's residual blocks use 1e-5

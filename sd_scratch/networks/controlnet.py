@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import ControlNetConfig
-from sd_scratch.networks.layers import Conv2d, timestep_embedding
-from sd_scratch.networks.unet import DownBlock, MidBlock, TimestepMLP
+from sd_scratch.networks.blocks import stack_widths
+from sd_scratch.networks.layers import Conv2d, TimestepMLP, timestep_embedding
+from sd_scratch.networks.unet import down_blocks, mid_block
 from sd_scratch.tensors import Tapped
 
 
@@ -48,21 +49,17 @@ class ControlNet(Tapped):
         super().__init__()
         self.config = config
         unet = config.unet
-        widths, levels = unet.block_out_channels, len(unet.block_out_channels)
-        time_dim = 4 * widths[0]
+        widths, time_dim = unet.block_out_channels, 4 * unet.block_out_channels[0]
         self.conv_in = Conv2d(unet.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], time_dim)
         self.controlnet_cond_embedding = HintEncoder(
             config.conditioning_channels, config.conditioning_widths, widths[0]
         )
-        self.down_blocks = nn.ModuleList()
-        stack = [widths[0]]
-        for level, width in enumerate(widths):
-            last = level == levels - 1
-            self.down_blocks.append(DownBlock(unet, stack[-1], level, time_dim, last))
-            stack += [width] * (unet.layers_per_block + (not last))
-        self.mid_block = MidBlock(unet, time_dim)
-        self.controlnet_down_blocks = nn.ModuleList([Conv2d(c, c, 1) for c in stack])
+        self.down_blocks = nn.ModuleList(down_blocks(unet, time_dim))
+        self.mid_block = mid_block(unet, time_dim)
+        self.controlnet_down_blocks = nn.ModuleList(
+            [Conv2d(c, c, 1) for c in stack_widths(widths, unet.layers_per_block)]
+        )
         self.controlnet_mid_block = Conv2d(widths[-1], widths[-1], 1)
 
     def forward(self, x_t: Tensor, t: Tensor, context: Tensor, hint: Tensor) -> list[Tensor]:

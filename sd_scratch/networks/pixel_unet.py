@@ -12,21 +12,21 @@ a shift (Nichol and Dhariwal 2021, arXiv:2102.09672, section 2). The plan for 28
 Attributes carry the names of diffusers' `UNet2DModel`, which loads the weights.
 """
 
-from itertools import pairwise
+from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import PixelUNetConfig
+from sd_scratch.networks.attention import Attention
+from sd_scratch.networks.blocks import DownBlock, MidBlock, UpBlock, stack_widths
 from sd_scratch.networks.layers import (
-    Attention,
     Downsample,
     Linear,
+    TimestepMLP,
     Upsample,
     timestep_embedding,
 )
-from sd_scratch.networks.unet import TimestepMLP
 from sd_scratch.tensors import Tapped
 
 EPS = 1e-5
@@ -78,81 +78,6 @@ class PixelAttention(Attention):
         return x + out.transpose(1, 2).reshape(B, C, H, W)
 
 
-class DownBlock(nn.Module):
-    """One level on the way down. Returns its output and all that it leaves on the stack."""
-
-    def __init__(
-        self, config: PixelUNetConfig, in_channels: int, level: int, time_dim: int, last: bool
-    ) -> None:
-        super().__init__()
-        width = config.block_out_channels[level]
-        widths = [in_channels] + [width] * config.layers_per_block
-        self.resnets = nn.ModuleList([_block(config, a, b, time_dim) for a, b in pairwise(widths)])
-        self.attentions = _attentions(config, level, config.layers_per_block)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(width)])
-
-    def forward(self, h: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
-        skips = []
-        for i, resnet in enumerate(self.resnets):
-            h = resnet(h, time)
-            if self.attentions:
-                h = self.attentions[i](h)
-            skips.append(h)
-        for downsample in self.downsamplers:
-            h = downsample(h)
-            skips.append(h)
-        return h, skips
-
-
-class MidBlock(nn.Module):
-    def __init__(self, config: PixelUNetConfig, time_dim: int) -> None:
-        super().__init__()
-        width = config.block_out_channels[-1]
-        self.resnets = nn.ModuleList([_block(config, width, width, time_dim) for _ in range(2)])
-        attention = PixelAttention(width, config.attention_head_dim, config.norm_num_groups)
-        self.attentions = nn.ModuleList([attention])
-
-    def forward(self, h: Tensor, time: Tensor) -> Tensor:
-        h = self.resnets[0](h, time)
-        h = self.attentions[0](h)
-        out: Tensor = self.resnets[1](h, time)
-        return out
-
-
-class UpBlock(nn.Module):
-    """One level on the way up; takes its share from the stack."""
-
-    def __init__(
-        self,
-        config: PixelUNetConfig,
-        in_channels: int,
-        skip_widths: list[int],
-        level: int,
-        time_dim: int,
-        last: bool,
-    ) -> None:
-        super().__init__()
-        width = config.block_out_channels[level]
-        below = [in_channels] + [width] * (len(skip_widths) - 1)
-        self.resnets = nn.ModuleList(
-            [
-                _block(config, a + b, width, time_dim)
-                for a, b in zip(below, skip_widths, strict=True)
-            ]
-        )
-        self.attentions = _attentions(config, level, len(skip_widths))
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
-
-    def forward(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        for i, resnet in enumerate(self.resnets):
-            h = resnet(torch.cat([h, skips.pop()], dim=1), time)
-            if self.attentions:
-                h = self.attentions[i](h)
-        for upsample in self.upsamplers:
-            h = upsample(h, (skips[-1].shape[-2], skips[-1].shape[-1]))
-        return h
-
-
 class PixelUNet(Tapped):
     """x_t, timestep and class to the model's prediction, eps or v as the schedule's configuration
     says; its tensor is named `pred` either way. Class number `num_classes` means no class."""
@@ -160,30 +85,13 @@ class PixelUNet(Tapped):
     def __init__(self, config: PixelUNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, levels = config.block_out_channels, len(config.block_out_channels)
-        time_dim = 4 * widths[0]
+        widths, time_dim = config.block_out_channels, 4 * config.block_out_channels[0]
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], time_dim)
         self.class_embedding = nn.Embedding(config.num_classes + 1, time_dim)
-
-        self.down_blocks = nn.ModuleList()
-        stack = [widths[0]]  # channels of what the way down leaves for the way up
-        for level, width in enumerate(widths):
-            last = level == levels - 1
-            self.down_blocks.append(DownBlock(config, stack[-1], level, time_dim, last))
-            stack += [width] * (config.layers_per_block + (not last))
-
-        self.mid_block = MidBlock(config, time_dim)
-
-        self.up_blocks = nn.ModuleList()
-        below = widths[-1]
-        for level in reversed(range(levels)):
-            skip_widths = [stack.pop() for _ in range(config.layers_per_block + 1)]
-            self.up_blocks.append(
-                UpBlock(config, below, skip_widths, level, time_dim, last=level == 0)
-            )
-            below = widths[level]
-
+        self.down_blocks = nn.ModuleList(_down_blocks(config, time_dim))
+        self.mid_block = _mid_block(config, time_dim)
+        self.up_blocks = nn.ModuleList(_up_blocks(config, time_dim))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
         start_at_zero(self.conv_out)
@@ -217,14 +125,46 @@ def start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _block(config: PixelUNetConfig, a: int, b: int, time_dim: int) -> FilmBlock:
-    return FilmBlock(a, b, config.norm_num_groups, time_dim, config.dropout)
+def _down_blocks(config: PixelUNetConfig, time_dim: int) -> Iterator[DownBlock]:
+    widths, layers = config.block_out_channels, config.layers_per_block
+    for level, width in enumerate(widths):
+        entering = [widths[max(level - 1, 0)]] + [width] * (layers - 1)
+        attends, halves = config.attention[level], level < len(widths) - 1
+        yield DownBlock(
+            resnets=[_residual(config, each, width, time_dim) for each in entering],
+            attentions=[_attention(config, width) for _ in entering if attends],
+            downsamplers=[Downsample(width)] if halves else [],
+        )
 
 
-def _attentions(config: PixelUNetConfig, level: int, count: int) -> nn.ModuleList:
-    width = config.block_out_channels[level]
-    attend = config.attention[level]
-    return nn.ModuleList(
-        PixelAttention(width, config.attention_head_dim, config.norm_num_groups)
-        for _ in range(count if attend else 0)
+def _mid_block(config: PixelUNetConfig, time_dim: int) -> MidBlock:
+    width = config.block_out_channels[-1]
+    return MidBlock(
+        resnets=[_residual(config, width, width, time_dim) for _ in range(2)],
+        attentions=[_attention(config, width)],
     )
+
+
+def _up_blocks(config: PixelUNetConfig, time_dim: int) -> Iterator[UpBlock]:
+    widths, layers = config.block_out_channels, config.layers_per_block
+    stack = stack_widths(widths, layers)
+    below = widths[-1]
+    for level in reversed(range(len(widths))):
+        width = widths[level]
+        entering = [below] + [width] * layers
+        yield UpBlock(
+            resnets=[_residual(config, each + stack.pop(), width, time_dim) for each in entering],
+            attentions=[_attention(config, width) for _ in entering if config.attention[level]],
+            upsamplers=[Upsample(width)] if level > 0 else [],
+        )
+        below = width
+
+
+def _residual(
+    config: PixelUNetConfig, in_channels: int, out_channels: int, time_dim: int
+) -> FilmBlock:
+    return FilmBlock(in_channels, out_channels, config.norm_num_groups, time_dim, config.dropout)
+
+
+def _attention(config: PixelUNetConfig, width: int) -> PixelAttention:
+    return PixelAttention(width, config.attention_head_dim, config.norm_num_groups)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import TextEncoderConfig
-from sd_scratch.networks.layers import Linear, MultiHead
+from sd_scratch.networks.attention import MultiHead
+from sd_scratch.networks.layers import Linear
 from sd_scratch.tensors import Tapped
 
 

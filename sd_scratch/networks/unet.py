@@ -13,20 +13,20 @@ Every block on the way down leaves its output on a stack; every residual block o
 one back and concatenates it. Each transformer attends to its own positions, then to the text.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.config import UNetConfig
+from sd_scratch.networks.attention import Attention
+from sd_scratch.networks.blocks import DownBlock, MidBlock, UpBlock, stack_widths
 from sd_scratch.networks.layers import (
-    Attention,
     Conv2d,
     Downsample,
     Linear,
     ResnetBlock,
+    TimestepMLP,
     Upsample,
     timestep_embedding,
 )
@@ -34,20 +34,6 @@ from sd_scratch.tensors import Tapped
 
 RESNET_EPS = 1e-5
 TRANSFORMER_EPS = 1e-6  # the GroupNorm in front of each transformer
-
-
-class TimestepMLP(nn.Module):
-    """The timestep's sinusoids to the vector that every residual block sees."""
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.linear_1 = Linear(in_dim, out_dim)
-        self.linear_2 = Linear(out_dim, out_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.silu(self.linear_1(x))
-        out: Tensor = self.linear_2(hidden)
-        return out
 
 
 class GEGLU(nn.Module):
@@ -130,91 +116,53 @@ def _project(layer: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-class DownBlock(nn.Module):
-    """One level on the way down. Returns its output and all that it leaves on the stack."""
-
-    def __init__(
-        self, config: UNetConfig, in_channels: int, level: int, time_dim: int, last: bool
-    ) -> None:
-        super().__init__()
-        out_channels, groups = config.block_out_channels[level], config.norm_num_groups
-        widths = [in_channels] + [out_channels] * config.layers_per_block
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(a, b, groups, RESNET_EPS, time_dim) for a, b in pairwise(widths)]
+def down_blocks(config: UNetConfig, time_dim: int) -> Iterator[DownBlock]:
+    """The way down, from the finest level to the coarsest, which is not halved."""
+    widths, layers, groups = (
+        config.block_out_channels,
+        config.layers_per_block,
+        config.norm_num_groups,
+    )
+    for level, width in enumerate(widths):
+        entering = [widths[max(level - 1, 0)]] + [width] * (layers - 1)
+        attends, halves = config.cross_attention[level], level < len(widths) - 1
+        yield DownBlock(
+            resnets=[ResnetBlock(each, width, groups, RESNET_EPS, time_dim) for each in entering],
+            attentions=[SpatialTransformer(config, level) for _ in entering if attends],
+            downsamplers=[Downsample(width)] if halves else [],
         )
-        self.attentions = _transformers(config, level, config.layers_per_block)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(out_channels)])
-
-    def forward(self, h: Tensor, time: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        skips = []
-        for i, resnet in enumerate(self.resnets):
-            h = resnet(h, time)
-            if self.attentions:
-                h = self.attentions[i](h, context)
-            skips.append(h)
-        for downsample in self.downsamplers:
-            h = downsample(h)
-            skips.append(h)
-        return h, skips
 
 
-class MidBlock(nn.Module):
-    def __init__(self, config: UNetConfig, time_dim: int) -> None:
-        super().__init__()
-        width, groups = config.block_out_channels[-1], config.norm_num_groups
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(width, width, groups, RESNET_EPS, time_dim) for _ in range(2)]
+def mid_block(config: UNetConfig, time_dim: int) -> MidBlock:
+    """The coarsest level: residual, transformer, residual."""
+    width, groups = config.block_out_channels[-1], config.norm_num_groups
+    return MidBlock(
+        resnets=[ResnetBlock(width, width, groups, RESNET_EPS, time_dim) for _ in range(2)],
+        attentions=[SpatialTransformer(config, len(config.block_out_channels) - 1)],
+    )
+
+
+def up_blocks(config: UNetConfig, time_dim: int) -> Iterator[UpBlock]:
+    """The way up, from the coarsest level to the finest. Each residual block takes one tensor more from
+    the stack than the way down has blocks: what entered the level."""
+    widths, groups = config.block_out_channels, config.norm_num_groups
+    stack = stack_widths(widths, config.layers_per_block)
+    below = widths[-1]
+    for level in reversed(range(len(widths))):
+        width = widths[level]
+        skips = [stack.pop() for _ in range(config.layers_per_block + 1)]
+        entering = [below] + [width] * config.layers_per_block
+        yield UpBlock(
+            resnets=[
+                ResnetBlock(each + skip, width, groups, RESNET_EPS, time_dim)
+                for each, skip in zip(entering, skips, strict=True)
+            ],
+            attentions=[
+                SpatialTransformer(config, level) for _ in skips if config.cross_attention[level]
+            ],
+            upsamplers=[Upsample(width)] if level > 0 else [],
         )
-        last = len(config.block_out_channels) - 1
-        self.attentions = nn.ModuleList([SpatialTransformer(config, last)])
-
-    def forward(self, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        h = self.resnets[0](h, time)
-        h = self.attentions[0](h, context)
-        h = self.resnets[1](h, time)
-        return h
-
-
-class UpBlock(Tapped):
-    """One level on the way up; `skip_widths` are the channels that it takes from the stack, in order."""
-
-    def __init__(
-        self,
-        config: UNetConfig,
-        in_channels: int,
-        skip_widths: list[int],
-        level: int,
-        time_dim: int,
-        last: bool,
-    ) -> None:
-        super().__init__()
-        out_channels, groups = config.block_out_channels[level], config.norm_num_groups
-        widths = [in_channels] + [out_channels] * (len(skip_widths) - 1)
-        self.resnets = nn.ModuleList(
-            [
-                ResnetBlock(a + skip, out_channels, groups, RESNET_EPS, time_dim)
-                for a, skip in zip(widths, skip_widths, strict=True)
-            ]
-        )
-        self.attentions = _transformers(config, level, config.layers_per_block + 1)
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
-
-    def forward(self, h: Tensor, skips: list[Tensor], time: Tensor, context: Tensor) -> Tensor:
-        for i, resnet in enumerate(self.resnets):
-            h = self.tap(f"concat.{i}", torch.cat([h, skips.pop()], dim=1))
-            h = resnet(h, time)
-            if self.attentions:
-                h = self.attentions[i](h, context)
-        for upsample in self.upsamplers:
-            # The skip decides the size: halving an odd side rounds up, so doubling would overshoot.
-            h = upsample(h, (skips[-1].shape[-2], skips[-1].shape[-1]))
-        return h
-
-
-def _transformers(config: UNetConfig, level: int, count: int) -> nn.ModuleList:
-    """One transformer for each residual block of a level, or none where the level has no attention."""
-    count = count if config.cross_attention[level] else 0
-    return nn.ModuleList([SpatialTransformer(config, level) for _ in range(count)])
+        below = width
 
 
 class UNet(Tapped):
@@ -227,29 +175,12 @@ class UNet(Tapped):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, levels = config.block_out_channels, len(config.block_out_channels)
-        time_dim = 4 * widths[0]
+        widths, time_dim = config.block_out_channels, 4 * config.block_out_channels[0]
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], time_dim)
-
-        self.down_blocks = nn.ModuleList()
-        stack = [widths[0]]  # channels of what the way down leaves for the way up
-        for level, width in enumerate(widths):
-            last = level == levels - 1
-            self.down_blocks.append(DownBlock(config, stack[-1], level, time_dim, last))
-            stack += [width] * (config.layers_per_block + (not last))
-
-        self.mid_block = MidBlock(config, time_dim)
-
-        self.up_blocks = nn.ModuleList()
-        below = widths[-1]
-        for level in reversed(range(levels)):
-            skip_widths = [stack.pop() for _ in range(config.layers_per_block + 1)]
-            self.up_blocks.append(
-                UpBlock(config, below, skip_widths, level, time_dim, last=level == 0)
-            )
-            below = widths[level]
-
+        self.down_blocks = nn.ModuleList(down_blocks(config, time_dim))
+        self.mid_block = mid_block(config, time_dim)
+        self.up_blocks = nn.ModuleList(up_blocks(config, time_dim))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=RESNET_EPS)
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 

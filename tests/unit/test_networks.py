@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from sd_scratch.config import SCENES, SD15, SD15_INPAINTING, TINY
+from sd_scratch.networks.attention import Attention, attention_scores
 from sd_scratch.networks.autoencoder import Autoencoder, Posterior
 from sd_scratch.networks.layers import (
-    Attention,
     Linear,
-    attention_scores,
     prefer_convolutions,
     timestep_embedding,
 )

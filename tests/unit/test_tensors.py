@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sd_scratch.config import TINY
 from sd_scratch.errors import ScratchError
-from sd_scratch.networks.layers import Attention
+from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.tensors import (

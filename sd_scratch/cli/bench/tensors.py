@@ -16,7 +16,7 @@ from sd_scratch.cli.bench.networks import inputs, seconds
 from sd_scratch.cli.bench.rows import Row, row
 from sd_scratch.cli.bench.subjects import Theirs, random_components
 from sd_scratch.config import SCENES
-from sd_scratch.networks import layers, unet
+from sd_scratch.networks import attention, blocks, layers, unet
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Recorder, heads
 
@@ -136,7 +136,7 @@ def untapped_unet(model: StableDiffusion) -> Any:
     """The U-Net compiled from its own source with every trace of the taps taken out, and the same
     weights."""
     space: dict[str, Any] = {"__name__": "untapped"}
-    for module in (layers, unet):
+    for module in (layers, attention, blocks, unet):
         tree = Untapped().visit(ast.parse(inspect.getsource(module)))
         code = compile(ast.fix_missing_locations(tree), f"untapped {module.__name__}", "exec")
         exec(code, space)
@@ -155,8 +155,6 @@ class Untapped(ast.NodeTransformer):
         called = ast.unparse(node.func)
         if called == "self.tap":
             return node.args[1]
-        if called == "differentiating_forward":
-            return ast.Constant(False)
         return node
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt] | None:
@@ -166,7 +164,7 @@ class Untapped(ast.NodeTransformer):
         return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
-        return None if node.module == "sd_scratch.networks.layers" else node
+        return None if (node.module or "").startswith("sd_scratch.networks.") else node
 
 
 def peak() -> int:

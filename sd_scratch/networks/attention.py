@@ -1,0 +1,134 @@
+"""Attention with several heads, fused or spelled out, and every tensor of it with a name.
+
+Vaswani et al. 2017 (arXiv:1706.03762), equation 1. Token sequences are ``[B, N, C]``; heads are an axis of
+their own, ``[B, heads, N, C // heads]``. Attributes carry diffusers' names.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from sd_scratch.networks.layers import Linear
+from sd_scratch.tensors import Probe, Rows, Tapped
+
+
+def attention_scores(q: Tensor, k: Tensor, causal: bool = False, first: int = 0) -> Tensor:
+    """q k^T / sqrt(d): ``[B, heads, N, d]`` and ``[B, heads, M, d]`` -> ``[B, heads, N, M]``.
+
+    In causal attention no row looks at a later one; `first` is the number of q's first row, where q
+    is only a part of the rows.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal:
+        row = torch.arange(first, first + q.shape[-2], device=q.device)
+        future = torch.arange(k.shape[-2], device=q.device) > row[:, None]
+        scores = scores.masked_fill(future, -math.inf)
+    return scores
+
+
+def carries_derivative(*tensors: Tensor) -> bool:
+    """Whether one of these has a forward-mode derivative, for which the fused kernel has no rule."""
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)  # type: ignore[no-untyped-call]
+
+
+class MultiHead(Tapped):
+    """Attention with several heads, between the projections in front of it and the one behind.
+
+    The fused kernel runs, and never writes its probabilities down: who wants to see them gets them
+    computed beside it. It gives way to the spelled out form, equal up to rounding, where `explicit` is
+    set, where scores or probabilities are edited, and in forward-mode differentiation.
+    """
+
+    explicit = False
+    causal = False
+    heads: int
+
+    @property
+    def output(self) -> nn.Linear:
+        """The projection behind."""
+        raise NotImplementedError
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        return x.view(B, N, self.heads, C // self.heads).transpose(1, 2)  # [B, heads, N, d]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``[B, N, C]`` queries, ``[B, M, C]`` keys and values -> ``[B, N, C]``."""
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        probe = self.probe  # once: another thread may take it away
+        if probe is not None:
+            return self._attend_tapped(probe, q, k, v)
+        if self.explicit or carries_derivative(q, k, v):
+            z = attention_scores(q, k, self.causal).softmax(dim=-1) @ v
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        out: Tensor = self.output(z.transpose(1, 2).flatten(2))  # [B, N, C]
+        return out
+
+    def _attend_tapped(self, probe: Probe, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`attend` while somebody listens. Asking once, not at every tensor, is what keeps attention
+        cheap while nobody does."""
+        q, k, v = probe.tap("q", q), probe.tap("k", k), probe.tap("v", v)
+        if self.explicit or probe.needs("scores", "probs") or carries_derivative(q, k, v):
+            scores = probe.tap("scores", attention_scores(q, k, self.causal))
+            probs = probe.tap("probs", scores.softmax(dim=-1))
+            z = probs @ v
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            self._show_scores(probe, q, k)
+        z = probe.tap("z", z)
+        if probe.needs("result"):
+            out = probe.tap("result", self._by_head(z)).sum(dim=1) + self.output.bias
+        else:
+            out = self.output(z.transpose(1, 2).flatten(2))
+            self._show_result(probe, z)
+        return probe.tap("out", out)
+
+    def _show_scores(self, probe: Probe, q: Tensor, k: Tensor) -> None:
+        def scores(batch: slice, rows: slice) -> Tensor:
+            return attention_scores(q[batch, :, rows], k[batch], self.causal, rows.start)
+
+        def probs(batch: slice, rows: slice) -> Tensor:
+            return scores(batch, rows).softmax(dim=-1)
+
+        shape = (q.shape[0], q.shape[2], self.heads * k.shape[2])
+        probe.show_rows("scores", Rows(scores, *shape))
+        probe.show_rows("probs", Rows(probs, *shape))
+
+    def _show_result(self, probe: Probe, z: Tensor) -> None:
+        def result(batch: slice, rows: slice) -> Tensor:
+            return self._by_head(z[batch, :, rows])
+
+        shape = (z.shape[0], z.shape[2], self.heads * self.output.out_features)
+        probe.show_rows("result", Rows(result, *shape))
+
+    def _by_head(self, z: Tensor) -> Tensor:
+        """What each head adds to the output, ``[B, heads, N, C]``; its sum lacks the bias."""
+        weight = self.output.weight.view(self.output.out_features, self.heads, -1)  # [C, heads, d]
+        return torch.einsum("bhnd,chd->bhnc", z, weight)
+
+
+class Attention(MultiHead):
+    """Multi-head attention of x to itself, or to a context."""
+
+    def __init__(
+        self, channels: int, heads: int, context_dim: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = Linear(channels, channels, bias=bias)
+        self.to_k = Linear(context_dim or channels, channels, bias=bias)
+        self.to_v = Linear(context_dim or channels, channels, bias=bias)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
+
+    @property
+    def output(self) -> nn.Linear:
+        return cast(nn.Linear, self.to_out[0])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        return self.attend(self.to_q(x), self.to_k(context), self.to_v(context))
