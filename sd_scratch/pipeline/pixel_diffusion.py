@@ -146,7 +146,7 @@ class PixelDiffusion:
         with torch.device("meta"):
             x, t = torch.zeros(1, *self.shape), torch.zeros(1)
             number = torch.zeros(1, dtype=torch.long)
-        show_loop(roots, x, roots["unet"](x, t, number))
+        show_loop(roots, x, lambda: roots["unet"](x, t, number))
 
     def _class_rows(self, classes: Classes, count: int) -> Tensor:
         if len(classes) != count:

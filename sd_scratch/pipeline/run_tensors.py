@@ -152,7 +152,7 @@ def dry_run(
                 x, t, context, hint.expand(-1, network.config.conditioning_channels, -1, -1)
             )
             steered = weighted(made, 1.0, pool=network.config.global_pool)
-        show_loop(roots, latent, roots["unet"](x, t, context, steered))
+        show_loop(roots, latent, lambda: roots["unet"](x, t, context, steered))
         roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))
         for name, part in parts_of(config).items():
@@ -162,9 +162,10 @@ def dry_run(
     return run
 
 
-def show_loop(roots: Mapping[str, Any], x: Tensor, predicted: Tensor) -> None:
+def show_loop(roots: Mapping[str, Any], x: Tensor, predict: Callable[[], Tensor]) -> None:
     """The part of a dry run that all models share: one step, `x` the sample on the ``meta`` device."""
     roots["sampler"].noise(x)
+    predicted = predict()
     roots["guidance"](torch.cat([predicted, predicted]).float(), 7.5)
     roots["sampler"].step_noise(x)
     roots["sampler"].step(Step(0, 0.0, 0.5, x, x, x, x))
