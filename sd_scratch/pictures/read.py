@@ -6,7 +6,9 @@ and what is transparent laid over one colour, so that colours hidden under it ne
 
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
@@ -18,6 +20,8 @@ from sd_scratch.pictures.png import FILE_LIMIT, without_texts
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SIDE = 4096  # pixels
 
+Wanted = TypeVar("Wanted")
+
 log = logging.getLogger(__name__)
 
 
@@ -27,11 +31,28 @@ def read_picture(path: Path, background: str = "white") -> Image.Image:
     Raises ScratchError, in one line that begins with the path: no regular file, more than 64 MB or
     4096 pixels a side, another format, damaged; UsageError for a colour that has no such name.
     """
+    return _read(path, lambda picture: to_rgb(picture, background))
+
+
+def read_alpha(path: Path) -> Image.Image | None:
+    """How opaque a picture file is, 8-bit grey; None where nothing can be transparent in it. Raises as
+    `read_picture`."""
+    return _read(path, _alpha)
+
+
+def _alpha(picture: Image.Image) -> Image.Image | None:
+    if picture.mode.startswith("I"):
+        picture = _eight_bits(picture)
+    return picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+
+
+def _read(path: Path, as_wanted: Callable[[Image.Image], Wanted]) -> Wanted:
+    """What is made of a picture file's first frame, turned upright."""
     data = without_texts(read_file(path, FILE_LIMIT))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             check_size(picture, str(path))
-            return to_rgb(_upright(picture, path), background)
+            return as_wanted(_upright(picture, path))
     except ScratchError as error:
         raise type(error)(f"{path} - {str(error).removeprefix(f'{path} - ')}") from None
     except UnidentifiedImageError:
