@@ -10,7 +10,7 @@ from sd_scratch.errors import ScratchError
 
 SD1, SD1_INPAINTING = "Stable Diffusion 1.x", "Stable Diffusion 1.x inpainting"
 INSTRUCT = "InstructPix2Pix"
-SUPPORTED = (SD1, SD1_INPAINTING)
+SUPPORTED = (SD1, SD1_INPAINTING, INSTRUCT)
 SUPPORTED_INPUTS = {
     4: SD1,
     9: SD1_INPAINTING,

@@ -54,7 +54,7 @@ UNET = Keys(
         "block_out_channels": "widths of the levels",
         "cross_attention_dim": "width of the text vectors",
         "down_block_types": "which levels attend to the text",
-        "in_channels": "4 for text to image, 9 for inpainting",
+        "in_channels": "4 for text to image, 9 for inpainting, 8 for InstructPix2Pix",
         "layers_per_block": "residual blocks a level",
         "norm_num_groups": "groups of the norms",
         "out_channels": "channels of the prediction",

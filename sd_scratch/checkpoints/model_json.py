@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sd_scratch.checkpoints.config_json import ONLY_SD1, latent_size, name_family
+from sd_scratch.checkpoints.config_json import latent_size, name_family
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.scheduler_json import Scheduler, schedule_config, schedule_json
 from sd_scratch.config import ModelConfig, ScheduleConfig
 from sd_scratch.diffusion.spacing import OWN, find_spacing
-from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
 from sd_scratch.limits import GUIDANCE, STEPS
 
@@ -80,7 +79,8 @@ def _check_fit(config: ModelConfig, unet: Fields) -> None:
         unet.fail("cross_attention_dim", f"{width}, the text encoder's hidden_size")
     if config.unet.out_channels != channels:
         unet.fail("out_channels", f"{channels}, the VAE's latent_channels")
-    if config.unet.in_channels == 2 * channels:
-        raise ScratchError(f"{unet.where} - an InstructPix2Pix model - {ONLY_SD1}")
-    if config.unet.in_channels not in (channels, 2 * channels + 1):
-        unet.fail("in_channels", "the VAE's latent_channels, or twice that and one for inpainting")
+    if config.unet.in_channels not in (channels, 2 * channels, 2 * channels + 1):
+        unet.fail(
+            "in_channels",
+            "the VAE's latent_channels, twice that for InstructPix2Pix, or one more for inpainting",
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sd_scratch.checkpoints import build
-from sd_scratch.checkpoints.family import SD1, SD1_INPAINTING, family
+from sd_scratch.checkpoints.family import SD1, SUPPORTED_INPUTS, family
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
@@ -95,8 +95,7 @@ def inspect(
     place = locate(source, revision=revision, offline=offline)
     if place.path.is_dir():
         layout = read_folder(place.path, place.name)
-        unet, vae = layout.config.unet, layout.config.vae
-        kind = SD1 if unet.in_channels == vae.latent_channels else SD1_INPAINTING
+        kind = SUPPORTED_INPUTS.get(layout.config.unet.in_channels, SD1)
         return _known(str(source), layout, kind, check)
     header = read_weights(place.path)
     kind = family(usual_tensors(header))

@@ -18,7 +18,7 @@ from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.unet import UNet
-from sd_scratch.pipeline.checks import check_text_to_image
+from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
 from sd_scratch.pipeline.estimate import check_run
@@ -45,7 +45,7 @@ def load_model(
     wanted = with_few_steps(args, recipe, layout.config)
     recipe = complete(recipe, wanted, options)
     advise(recipe, wanted)
-    check_text_to_image(layout.config, source)
+    check_inputs(layout.config, source)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
     if not args.force:

@@ -36,3 +36,16 @@ def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
     axes = tuple(range(1, guided.dim()))
     factor = cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
     return amount * (guided * factor) + (1.0 - amount) * guided
+
+
+def guide_by_picture(
+    uncond: Tensor, pictured: Tensor, cond: Tensor, scale: float, picture_scale: float
+) -> Tensor:
+    """Two scales, one for what the picture adds to nothing, one for what the prompt adds to the picture
+    (InstructPix2Pix, Brooks et al. 2023, arXiv:2211.09800, equation 3).
+
+    Raises `UsageError` when a scale is not finite.
+    """
+    if not (math.isfinite(scale) and math.isfinite(picture_scale)):
+        raise UsageError(f"guidance scales {scale} and {picture_scale} - give 0 to 30")
+    return uncond + picture_scale * (pictured - uncond) + scale * (cond - pictured)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.export.graphs import DecoderGraph, TextGraph, UNetGraph
 from sd_scratch.files import check_new_folder, new_folder, write_file
-from sd_scratch.pipeline.checks import check_side, check_text_to_image
+from sd_scratch.pipeline.checks import check_inputs, check_side
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import TensorInfo
 from sd_scratch.version import __version__
@@ -63,7 +63,7 @@ def export_onnx(
         ScratchError: a graph beyond 2 GiB.
     """
     require_packages()
-    check_text_to_image(model.config, model.components.source)
+    check_inputs(model.config, model.components.source)
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise UsageError(
             f"the model is {model.dtype_name} on {model.device} - load it as float32 on the cpu"

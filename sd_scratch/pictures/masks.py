@@ -54,7 +54,7 @@ def mask_cells(mask: Mask, cell: int) -> Tensor:
     return F.max_pool2d(torch.from_numpy(mask).float()[None, None], cell)
 
 
-def feather(mask: Mask, reach: int) -> NDArray[np.float64]:
+def feathered(mask: Mask, reach: int) -> NDArray[np.float64]:
     """How much of the new picture is seen, 0..1: all of it under the mask, and outside less and less, until
     `reach` pixels away it is none."""
     if not 0 <= reach <= max(mask.shape):

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
-from sd_scratch.diffusion.guidance import guide, rescale
+from sd_scratch.diffusion.guidance import guide, guide_by_picture, rescale
 from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.networks.controlnet import weighted
+from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.prompt import Prompt
@@ -26,11 +27,15 @@ from sd_scratch.version import __version__
 Arguments = ParamSpec("Arguments")
 
 UNCOND, COND = "uncond", "cond"
+PICTURED = "pictured"  # the picture without the prompt, of InstructPix2Pix
 FINGERPRINT_VALUES = 1024  # of each parameter
 
 
-def branches_of(scale: float) -> tuple[str, ...]:
-    """What the U-Net is asked at a guidance scale, in the order of the batch."""
+def branches_of(scale: float, picture_scale: float | None = None) -> tuple[str, ...]:
+    """What the U-Net is asked at a guidance scale, in the order of the batch; `picture_scale` is that of
+    InstructPix2Pix' picture."""
+    if picture_scale is not None:
+        return (COND,) if scale == picture_scale == 1.0 else (UNCOND, PICTURED, COND)
     return {0.0: (UNCOND,), 1.0: (COND,)}.get(scale, (UNCOND, COND))
 
 
@@ -39,16 +44,26 @@ class Guidance(Tapped):
 
     branched = False  # the two of guidance are not, or no longer, apart
 
-    def forward(self, predictions: Tensor, scale: float, rescaled: float = 0.0) -> Tensor:
-        """``[branches * B, ...]`` -> ``[B, ...]``; `rescaled` is the amount of `rescale`."""
-        branches = branches_of(scale)
+    def forward(
+        self,
+        predictions: Tensor,
+        scale: float,
+        rescaled: float = 0.0,
+        picture_scale: float | None = None,
+    ) -> Tensor:
+        """``[branches * B, ...]`` -> ``[B, ...]``; `rescaled` is the amount of `rescale`, `picture_scale`
+        that of `guide_by_picture`."""
+        branches = branches_of(scale, picture_scale)
         parts = [
             self.tap(f"pred_{branch}", part)
             for branch, part in zip(branches, predictions.chunk(len(branches)), strict=True)
         ]
         if len(parts) == 1:
             return self.tap("pred", parts[0])
-        uncond, cond = parts
+        uncond, cond = parts[0], parts[-1]
+        if picture_scale is not None:
+            guided = guide_by_picture(uncond, parts[1], cond, scale, picture_scale)
+            return self.tap("pred", rescale(guided, cond, rescaled))
         if self.probe is not None:
             delta = cond - uncond
             edited = self.tap("delta", delta)
@@ -152,7 +167,8 @@ def dry_run(
                 x, t, context, hint.expand(-1, network.config.conditioning_channels, -1, -1)
             )
             steered = weighted(made, 1.0, pool=network.config.global_pool)
-        show_loop(roots, latent, lambda: roots["unet"](x, t, context, steered))
+        picture_scale = 1.5 if inputs_beside(config) == PICTURE else None
+        show_loop(roots, latent, lambda: roots["unet"](x, t, context, steered), picture_scale)
         roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))
         for name, part in parts_of(config).items():
@@ -162,11 +178,16 @@ def dry_run(
     return run
 
 
-def show_loop(roots: Mapping[str, Any], x: Tensor, predict: Callable[[], Tensor]) -> None:
+def show_loop(
+    roots: Mapping[str, Any],
+    x: Tensor,
+    predict: Callable[[], Tensor],
+    picture_scale: float | None = None,
+) -> None:
     """The part of a dry run that all models share: one step, `x` the sample on the ``meta`` device."""
     roots["sampler"].noise(x)
-    predicted = predict()
-    roots["guidance"](torch.cat([predicted, predicted]).float(), 7.5)
+    predicted, branches = predict(), branches_of(7.5, picture_scale)
+    roots["guidance"](torch.cat([predicted] * len(branches)).float(), 7.5, 0.0, picture_scale)
     roots["sampler"].step_noise(x)
     roots["sampler"].step(Step(0, 0.0, 0.5, x, x, x, x))
 
@@ -190,6 +211,7 @@ def describe_run(
     calls: int,
     settings: dict[str, Any],
     controls: Sequence[Control],
+    more: Mapping[str, Tensor],
 ) -> Run:
     """A run as those see it who listen to its tensors: what it takes to make it again."""
     facts = {
@@ -203,7 +225,7 @@ def describe_run(
         **describe_machine(networks),
     }
     h, w = noise.latent.shape[-2:]
-    inputs = {"noise": noise.latent}
+    inputs = {"noise": noise.latent, **more}
     inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
     facts |= {"control": [control.plain for control in controls]} if controls else {}
     for branch, prompts in rows.items():

@@ -5,19 +5,22 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.adapters.apply import Adapter, sharing_copy, with_adapters
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
-from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
+from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.limits import TILINGS
 from sd_scratch.networks.layers import make_seamless, prefer_convolutions
+from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
-from sd_scratch.pipeline.checks import check_side, check_text_to_image
+from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
+from sd_scratch.pipeline.checks import check_inputs, check_side
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
@@ -184,6 +187,12 @@ class TextToImage:
         seeds = tuple(seed + i for i in range(len(image)))
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 
+    def canvas(
+        self, picture: Image.Image, mask: Image.Image | Mask | None = None, **options: Any
+    ) -> Canvas:
+        """A picture to paint on, and where: see `sd_scratch.pipeline.canvas.make_canvas`."""
+        return make_canvas(self.components, self.encode, picture, mask, **options)
+
     def begin(
         self,
         picture: ImageNoise,
@@ -218,6 +227,7 @@ class TextToImage:
         guidance: float | None = None,
         guidance_rescale: float = 0.0,
         control: Control | Sequence[Control] = (),
+        canvas: Canvas | None = None,
         change: Change | None = None,
         **options: Option,
     ) -> Iterator[Step]:
@@ -237,6 +247,7 @@ class TextToImage:
             guidance_rescale: how far guidance's contrast is taken back, 0 to 1 (Lin et al. 2023,
                 arXiv:2305.08891).
             control: what each of the model's ControlNets is told.
+            canvas: a picture to paint on, from `canvas`.
             change: makes of every finished step the sample that the run goes on from.
             options: the sampler's own, such as ``eta`` for DDIM.
 
@@ -247,31 +258,40 @@ class TextToImage:
         latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
         scale = self.config.guidance if guidance is None else guidance
-        check_text_to_image(self.config, self.components.source)
+        check_inputs(self.config, self.components.source, *kinds_of(canvas))
+        weights = scale, guidance_rescale, canvas.guidance if canvas else None
+        branches = branches_of(scale, weights[2])
         h, w = noise.latent.shape[2:]
-        self._check_memory(len(noise), h, w, branches=len(branches_of(scale)))
-        rows = self.conditioning.rows(prompt, negative, len(noise), branches_of(scale))
+        self._check_memory(len(noise), h, w, branches=len(branches))
+        rows = self.conditioning.rows(prompt, negative, len(noise), branches)
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
-        source.draw(noise.latent.shape[1:])  # a seed's first draw is what the run starts from
+        # A seed's first draw is what the run starts from.
+        first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
         asked: dict[int, tuple[Tensor, float]] = {}  # what the U-Net was asked first at this step
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
 
-        def predict(x_t: Tensor, t: float) -> Tensor:
+        def ask(x_t: Tensor, t: float) -> Tensor:
             if watch.steps not in asked:
                 asked.clear()
                 asked[watch.steps] = x_t, t
-            weights = scale, guidance_rescale
-            return self._predict(x_t, t, contexts[watch.steps], weights, watch, steering)
+            return self._predict(x_t, t, contexts[watch.steps], weights, watch, steering, canvas)
 
         def blame(what: str) -> NotFinite:
             step, (x_t, t) = next(iter(asked.items()))
-            inputs = self._inputs(x_t, t, len(branches_of(scale)))
-            return explain(what, self.networks, "unet", self.unet, *inputs, contexts[step])
+            _, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
+            return explain(what, self.networks, "unet", self.unet, seen, timestep, contexts[step])
 
         facts = {**way.plain, "guidance": scale, "t": noise.t}
         facts |= {"tiling": self.tiling} if self.tiling else {}
         facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
+        predict: Denoiser = ask
+        inputs: dict[str, Tensor] = {}
+        if canvas is not None:
+            canvas.check(noise)
+            facts, inputs = {**facts, "canvas": canvas.plain}, canvas.inputs
+            keeping = Keeping(canvas, first, ladder)
+            predict, change = keeping.predict(ask), keeping.after_change(change)
         with self.taps.running(
             lambda: describe_run(
                 self.networks,
@@ -281,6 +301,7 @@ class TextToImage:
                 walked.calls,
                 facts,
                 steering.controls,
+                inputs,
             )
         ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
@@ -302,6 +323,7 @@ class TextToImage:
         guidance: float | None = None,
         guidance_rescale: float = 0.0,
         control: Control | Sequence[Control] = (),
+        canvas: Canvas | None = None,
         change: Change | None = None,
         **options: Option,
     ) -> ImageNoise:
@@ -317,6 +339,7 @@ class TextToImage:
             guidance=guidance,
             guidance_rescale=guidance_rescale,
             control=control,
+            canvas=canvas,
             change=change,
             **options,
         ):
@@ -352,25 +375,20 @@ class TextToImage:
         x_t: Tensor,
         t: float,
         context: Tensor,
-        weights: tuple[float, float],
+        weights: tuple[float, float, float | None],
         watch: Watch,
         steering: Steering,
+        canvas: Canvas | None,
     ) -> Tensor:
-        """The U-Net's guided prediction; both branches in one call, [uncond, cond]. `weights` are guidance's
-        scale and the amount of its rescaling."""
-        branches = branches_of(weights[0])
-        x_t, timestep = self._inputs(x_t, t, len(branches))
+        """The U-Net's guided prediction; all branches in one call, [uncond, cond]. `weights` are guidance's
+        scale, the amount of its rescaling, and the scale of a picture."""
+        branches = branches_of(weights[0], weights[2])
+        x_t, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
         with watch.call(t, branches):
             control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
-            predicted: Tensor = self.guidance(
-                self.unet(x_t, timestep, context, control).float(), *weights
-            )
+            answer = self.unet(seen, timestep, context, control).float()
+            predicted: Tensor = self.guidance(answer, *weights)
             return predicted
-
-    def _inputs(self, x_t: Tensor, t: float, branches: int) -> tuple[Tensor, Tensor]:
-        """The sample and the timestep, once for each branch."""
-        x_t = torch.cat([x_t.to(self.dtype)] * branches)
-        return x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device)
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said

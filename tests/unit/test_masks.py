@@ -9,7 +9,7 @@ from PIL import Image
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pictures.masks import (
-    feather,
+    feathered,
     filled,
     mask_cells,
     paste,
@@ -66,7 +66,7 @@ def test_thin_strokes_survive_a_smaller_size_and_the_cells():
 @pytest.mark.parametrize("reach", [0, 1, 2, 4, 7])
 def test_the_feather_is_all_under_the_mask_and_nothing_beyond_its_reach(reach):
     mask = box(40, 50, 12, 0, 20, 15)  # at the border on the left
-    weight = feather(mask, reach)
+    weight = feathered(mask, reach)
     assert weight.shape == mask.shape and (weight[mask] == 1).all()
     near = box(40, 50, 12 - reach, 0, 20 + reach, 15 + reach)
     assert (weight[~near] == 0).all() and (weight[near] > 0).all()
@@ -75,13 +75,13 @@ def test_the_feather_is_all_under_the_mask_and_nothing_beyond_its_reach(reach):
     if reach:
         assert 0 < across[1] <= 1 and (reach == 1 or across[-2] < 1)
     with pytest.raises(UsageError, match="feather of -1"):
-        feather(mask, -1)
+        feathered(mask, -1)
 
 
 def test_what_is_kept_is_pasted_to_the_bit():
     rng = np.random.default_rng(0)
     a, b = (Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(2))
-    weight = feather(box(40, 50, 10, 10, 20, 20), 4)
+    weight = feathered(box(40, 50, 10, 10, 20, 20), 4)
     old, new, made = (np.asarray(picture) for picture in (a, b, paste(a, b, weight)))
     assert np.array_equal(made[weight == 0], old[weight == 0])
     assert np.array_equal(made[weight == 1], new[weight == 1])

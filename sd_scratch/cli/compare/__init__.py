@@ -102,11 +102,11 @@ def _compare_weights(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace, source: str, loras: Sequence[str]) -> "StableDiffusion":
     from sd_scratch.checkpoints.load import load_components
-    from sd_scratch.pipeline.checks import check_text_to_image
+    from sd_scratch.pipeline.checks import check_inputs
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
     components = load_components(source, revision=args.revision, offline=args.offline)
-    check_text_to_image(components.config, source)
+    check_inputs(components.config, source)
     model = StableDiffusion(components)
     for text in loras:
         path, use = split_lora(text)
