@@ -70,6 +70,19 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
+class TinyAutoencoderConfig(AutoencoderConfig):
+    """A small autoencoder on the latents of a large one; see `sd_scratch.networks.taesd`.
+
+    `encodes` is whether it has an encoder: some files hold the decoder alone.
+    """
+
+    block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    layers_per_block: int = 3
+    scaling_factor: float = 1.0
+    encodes: bool = True
+
+
+@dataclass(frozen=True)
 class UNetConfig:
     """The text-conditioned U-Net (Rombach et al. 2022, arXiv:2112.10752, section 3.3)."""
 

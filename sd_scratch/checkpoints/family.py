@@ -1,7 +1,7 @@
 """What kind of model a single file is, from its tensors' names and shapes and never from its name."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from sd_scratch.checkpoints.key_rules import TEXT, UNET, VAE, usual_name
@@ -38,12 +38,14 @@ PARTIAL = (
 )  # fmt: skip
 
 
-def family(tensors: Mapping[str, StoredTensor]) -> str:
-    """The family's name, such as "Stable Diffusion 1.x", or "" when nothing is recognised."""
+def family(tensors: Mapping[str, StoredTensor], may_lack: Container[str] = ()) -> str:
+    """The family's name, such as "Stable Diffusion 1.x", or "" when nothing is recognised. `may_lack`
+    names parts that need not be there."""
     marked = _first_mark(MARKS, tensors)
     if marked:
         return marked
-    if len(missing := _missing(tensors)) > 1:
+    missing = [title for name, title in _missing(tensors).items() if name not in may_lack]
+    if len(missing) > 1:
         return _first_mark(PARTIAL, tensors)
     if missing:
         return f"a Stable Diffusion checkpoint without its {missing[0]}"
@@ -54,14 +56,14 @@ def family(tensors: Mapping[str, StoredTensor]) -> str:
     return SUPPORTED_INPUTS.get(shape[1], "") if len(shape) == 4 else SD1
 
 
-def _missing(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """The networks of which the file has not a tensor."""
-    prefixes = {"U-Net": UNET, "VAE": VAE, "text encoder": TEXT}
-    return [
-        f"{title} ({prefix}.*)"
-        for title, prefix in prefixes.items()
+def _missing(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """The parts of which the file has not a tensor, and what to call each."""
+    prefixes = {"unet": ("U-Net", UNET), "vae": ("VAE", VAE), "text": ("text encoder", TEXT)}
+    return {
+        name: f"{title} ({prefix}.*)"
+        for name, (title, prefix) in prefixes.items()
         if not any(usual_name(key).startswith(f"{prefix}.") for key in tensors)
-    ]
+    }
 
 
 def unet_context(tensors: Mapping[str, StoredTensor]) -> int | None:
@@ -72,9 +74,11 @@ def unet_context(tensors: Mapping[str, StoredTensor]) -> int | None:
     return None
 
 
-def check_family(path: Path, tensors: Mapping[str, StoredTensor]) -> str:
+def check_family(
+    path: Path, tensors: Mapping[str, StoredTensor], may_lack: Container[str] = ()
+) -> str:
     """The family, if it can be loaded; else a ScratchError that names what the file is."""
-    name = family(tensors)
+    name = family(tensors, may_lack)
     if name in SUPPORTED:
         return name
     if not name:

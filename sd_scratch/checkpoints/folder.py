@@ -12,6 +12,7 @@ diffusers' and transformers' names, so almost nothing is renamed.
 """
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from sd_scratch.checkpoints import keys
@@ -33,13 +34,16 @@ OLD_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 OLD_VAE_KEY = re.compile(r"(.*\.attentions\.0\.)(query|key|value|proj_attn)(\.weight|\.bias)")
 
 
-def read_folder(path: Path, name: str = "") -> Layout:
+def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) -> Layout:
     """Read a diffusers folder's configurations and the headers of its weights.
 
-    `name` is what the model is called, by default as the folder is. Raises ScratchError naming the file
+    `name` is what the model is called, by default as the folder is; `may_lack` names parts that it need not
+    have. Raises ScratchError naming the file
     and the key for anything missing, malformed, or of another kind than Stable Diffusion 1.x.
     """
-    _check_family(path)
+    _check_family(path, may_lack)
+    present = {name for name, part in PARTS.items() if (path / part.folder).is_dir()}
+    wanted = present | {n for n, part in PARTS.items() if part.needed and n not in may_lack}
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     warnings: list[str] = []
     index = _fields(path / "model_index.json", warnings, optional=True)
@@ -49,7 +53,7 @@ def read_folder(path: Path, name: str = "") -> Layout:
         parts={
             name: _fields(path / part.folder / "config.json", warnings)
             for name, part in PARTS.items()
-            if part.needed or (path / part.folder).is_dir()
+            if name in wanted
         },
         scheduler=_fields(scheduler_file, warnings) if scheduler_file.is_file() else None,
         settings=index.nested("sd_scratch"),
@@ -59,6 +63,8 @@ def read_folder(path: Path, name: str = "") -> Layout:
     ignored: list[str] = []
     notes: list[str] = []
     for name, part in parts_of(config).items():
+        if name not in wanted:
+            continue
         stored, note = weights_of(path, part)
         tensors = {our_name(part, key): tensor for key, tensor in stored.items()}
         constants = [key for key in tensors if key.endswith("position_ids")]  # 0..76
@@ -133,13 +139,17 @@ def _fields(file: Path, warnings: list[str], optional: bool = False) -> Fields:
     return Fields(read_json(file), str(file), warnings)
 
 
-def _check_family(path: Path) -> None:
+def _check_family(path: Path, may_lack: Container[str]) -> None:
     """Name a folder of another family by its sub-folders, before its configurations are read."""
     if (path / "transformer").is_dir() and not (path / "unet").is_dir():
         raise _unsupported(path, "a diffusion transformer (Stable Diffusion 3, Flux or similar)")
     if (path / "text_encoder_2").is_dir():
         raise _unsupported(path, "a Stable Diffusion XL model")
-    missing = [p.folder for p in PARTS.values() if p.needed and not (path / p.folder).is_dir()]
+    missing = [
+        part.folder
+        for name, part in PARTS.items()
+        if part.needed and name not in may_lack and not (path / part.folder).is_dir()
+    ]
     if missing:
         raise ScratchError(
             f"{path} - no {', '.join(f'{m}/' for m in missing)} in it - a diffusers folder has"

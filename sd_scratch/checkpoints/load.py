@@ -14,6 +14,7 @@ from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty,
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.other_parts import with_text_encoder, with_vae
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.single_file import read_single_file
 from sd_scratch.checkpoints.source import locate
@@ -22,6 +23,7 @@ from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.text.tokenizer import Tokenizer
@@ -38,7 +40,7 @@ class Components:
 
     config: ModelConfig
     text: TextEncoder
-    vae: Autoencoder
+    vae: Autoencoder | TinyAutoencoder
     unet: UNet
     tokenizer: Tokenizer
     source: str = ""
@@ -88,6 +90,9 @@ def load_components(
     force: bool = False,
     prediction: str | None = None,
     zero_snr: bool = False,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    ema: bool = False,
 ) -> Components:
     """Load a text-to-image model.
 
@@ -99,24 +104,50 @@ def load_components(
     `memory_format`, by default the one in which convolutions are fastest. `force` skips the checks that
     the weights, and the runs of the model, fit into free memory.
 
+    `vae` is an autoencoder to take in the place of the model's own: a file of any naming, TAESD's too, a
+    folder, or a whole model. `text_encoder` is a whole model whose text encoder and tokenizer are taken.
+    `ema` takes the averaged copy of the U-Net's weights, which some single files hold.
+
     `prediction` (``epsilon``, ``v_prediction`` or ``sample``) says what the network predicts, and
     `zero_snr` that its schedule ends in pure noise, whatever the checkpoint says.
 
     Raises ScratchError, in one line, for everything that is wrong with the source.
     """
-    layout = read_layout(source, revision=revision, offline=offline)
+    layout = read_layout(
+        source, revision=revision, offline=offline, vae=vae, text_encoder=text_encoder, ema=ema
+    )
     layout = with_schedule(layout, prediction, zero_snr)
     return build_components(layout, str(source), dtype, torch.device(device), memory_format, force)
 
 
 def read_layout(
-    source: str | Path, *, revision: str | None = None, offline: bool = False
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    ema: bool = False,
 ) -> Layout:
-    """Find a checkpoint and read its headers and configurations, but no weights."""
+    """Find a checkpoint and read its headers and configurations, but no weights; see `load_components`."""
     place = locate(source, revision=revision, offline=offline)
-    if place.path.is_dir():
-        return read_folder(place.path, place.name)
-    return read_single_file(place.path, place.name)
+    given = {"vae": vae, "text": text_encoder}
+    may_lack = {part for part, other in given.items() if other is not None}
+    if not place.path.is_dir():
+        layout = read_single_file(place.path, place.name, may_lack=may_lack, ema=ema)
+    elif ema:
+        raise UsageError(
+            f"{place.path} - a folder has its U-Net's weights once - EMA is for single files with both"
+        )
+    else:
+        layout = read_folder(place.path, place.name, may_lack=may_lack)
+
+    def other(source: str) -> Layout:
+        return read_layout(source, offline=offline)
+
+    if text_encoder is not None:
+        layout = with_text_encoder(layout, str(text_encoder), other)
+    return layout if vae is None else with_vae(layout, str(vae), other)
 
 
 def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False) -> Layout:

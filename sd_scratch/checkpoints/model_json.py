@@ -7,7 +7,7 @@ from typing import Any
 from sd_scratch.checkpoints.config_json import latent_size, name_family
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.scheduler_json import Scheduler, schedule_config, schedule_json
-from sd_scratch.config import ModelConfig, ScheduleConfig
+from sd_scratch.config import ModelConfig, ScheduleConfig, TextEncoderConfig
 from sd_scratch.diffusion.spacing import OWN, find_spacing
 from sd_scratch.json_file import Fields
 from sd_scratch.limits import GUIDANCE, STEPS
@@ -25,7 +25,7 @@ def model_config(
     """
     name_family(parts["unet"])
     configs = {part: PARTS[part].read(fields) for part, fields in parts.items()}
-    config = ModelConfig.of(configs)
+    config = ModelConfig.of(with_placeholders(configs))
     _check_fit(config, parts["unet"])
     said = Scheduler(ScheduleConfig(), "pndm", {}, None)
     if scheduler is not None:
@@ -42,6 +42,17 @@ def model_config(
         steps=settings.integer("steps", *STEPS, 50),
         guidance=settings.number("guidance", *GUIDANCE, 7.5),
     )
+
+
+def with_placeholders(configs: dict[str, Any]) -> dict[str, Any]:
+    """The configurations with one for the text encoder where the checkpoint has none, which another model's
+    will replace: it fits the U-Net."""
+    if "text" in configs or "unet" not in configs:
+        return configs
+    width = configs["unet"].cross_attention_dim
+    heads = 8 if width % 8 == 0 else 1
+    text = TextEncoderConfig(hidden_size=width, num_attention_heads=heads)
+    return {**configs, "text": text}
 
 
 def model_json(config: ModelConfig) -> dict[str, dict[str, Any]]:

@@ -2,16 +2,18 @@
 checking follow. A new part is a row here and a network."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from sd_scratch.checkpoints import config_json, infer
 from sd_scratch.checkpoints.infer import Shapes
-from sd_scratch.config import ModelConfig
+from sd_scratch.config import ModelConfig, TinyAutoencoderConfig
+from sd_scratch.errors import UsageError
 from sd_scratch.json_file import Fields
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 
@@ -105,4 +107,18 @@ PARTS: dict[str, Part] = {
 
 def parts_of(config: ModelConfig) -> dict[str, Part]:
     """The parts that a model has."""
-    return {name: part for name, part in PARTS.items() if name in config.networks}
+    parts = {name: part for name, part in PARTS.items() if name in config.networks}
+    if isinstance(config.vae, TinyAutoencoderConfig):
+        parts["vae"] = tiny(parts["vae"])
+    return parts
+
+
+def tiny(part: Part) -> Part:
+    """The autoencoder's row for TAESD, which stands in for the autoencoder of a run and is not saved."""
+    return replace(part, title="TAESD", network=TinyAutoencoder, write=_unwritten, infer=None)
+
+
+def _unwritten(config: ModelConfig) -> dict[str, Any]:
+    raise UsageError(
+        f"{config.name} has a TAESD in its VAE's place, and is saved with its own VAE only - load it without"
+    )

@@ -9,7 +9,7 @@ what the files of a folder would.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.config_json import LATENT_SIZE
 from sd_scratch.checkpoints.family import check_family
 from sd_scratch.checkpoints.infer import Shapes
-from sd_scratch.checkpoints.key_rules import is_ignored, single_file_names, usual_name
+from sd_scratch.checkpoints.key_rules import (
+    TEXT,
+    UNET,
+    VAE,
+    is_ignored,
+    single_file_names,
+    usual_name,
+)
 from sd_scratch.checkpoints.keys import MARKERS, METADATA
 from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.model_json import (
@@ -26,12 +33,13 @@ from sd_scratch.checkpoints.model_json import (
     model_json,
     scheduler_json,
     settings_json,
+    with_placeholders,
 )
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.pickle_file import read_weights
 from sd_scratch.checkpoints.safetensors_file import Header, ScaledTensor, StoredTensor
 from sd_scratch.config import ModelConfig, ScheduleConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 
 METADATA_KEY = "sd_scratch"
@@ -45,16 +53,22 @@ MODELSPEC = {
 SCALES, INPUT_SCALES = (".scale_weight", ".weight_scale"), (".scale_input", ".input_scale")
 
 
-def read_single_file(path: Path, name: str = "") -> Layout:
+def read_single_file(
+    path: Path, name: str = "", *, may_lack: Container[str] = (), ema: bool = False
+) -> Layout:
     """Read a single file's header; `name` is what the model is called, by default as the file is.
 
-    Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x by its name.
+    `may_lack` names parts that the file need not have, and `ema` asks for the averaged copy of the U-Net's
+    weights. Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x by its
+    name; UsageError where there is no such copy.
     """
     header = read_weights(path)
     tensors = usual_tensors(header)
-    check_family(path, tensors)
+    check_family(path, tensors, may_lack)
+    if ema:
+        tensors = averaged(path, tensors)
     warnings: list[str] = []
-    config = _config(header, tensors, name or path.stem, warnings)
+    config = _config(header, tensors, name or path.stem, warnings, may_lack)
 
     parts: dict[str, StoredPart] = {}
     used: set[str] = set()
@@ -67,6 +81,8 @@ def read_single_file(path: Path, name: str = "") -> Layout:
         stored = {
             ours.removeprefix(f"{part_name}."): tensors[theirs] for ours, theirs in found.items()
         }
+        if not stored and part_name in may_lack:
+            continue
         parts[part_name] = StoredPart(part, part_config, stored)
     rest = [key for key in tensors if key not in used and not MARKERS.knows(key)]
     return Layout(
@@ -76,7 +92,7 @@ def read_single_file(path: Path, name: str = "") -> Layout:
         parts=parts,
         ignored=tuple(key for key in rest if is_ignored(key)),
         unknown=tuple(key for key in rest if not is_ignored(key)),
-        notes=(header.note,) if header.note else (),
+        notes=(*((header.note,) if header.note else ()), *(("EMA weights",) if ema else ())),
         warnings=tuple(warnings),
     )
 
@@ -106,6 +122,23 @@ def usual_tensors(header: Header) -> dict[str, StoredTensor]:
     return {name: t for name, t in tensors.items() if not name.endswith(INPUT_SCALES)}
 
 
+def averaged(path: Path, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors with the exponential moving average of the U-Net's in the place of these: CompVis keeps
+    it under ``model_ema.`` and the names without their dots. Raises UsageError where it is not whole."""
+    copies = {
+        key: f"model_ema.{key.removeprefix('model.').replace('.', '')}"
+        for key in tensors
+        if key.startswith(f"{UNET}.")
+    }
+    missing = [copy for copy in copies.values() if copy not in tensors]
+    if missing:
+        raise UsageError(
+            f"{path} - holds no EMA weights ({len(missing)} of {len(copies)} are missing) - most files do"
+            " not: leave it out"
+        )
+    return {**tensors, **{key: tensors[copy] for key, copy in copies.items()}}
+
+
 def config_metadata(config: ModelConfig) -> dict[str, str]:
     """A model's configuration for the header of a single file, as `read_single_file` reads it back."""
     parts = {
@@ -117,14 +150,18 @@ def config_metadata(config: ModelConfig) -> dict[str, str]:
 
 
 def _config(
-    header: Header, tensors: Mapping[str, StoredTensor], name: str, warnings: list[str]
+    header: Header,
+    tensors: Mapping[str, StoredTensor],
+    name: str,
+    warnings: list[str],
+    may_lack: Container[str],
 ) -> ModelConfig:
     """From the header's metadata where this package wrote it, else from the tensors' shapes; both are
     read by the rules for a folder's files."""
     where = f"{header.path} (header)"
     text = header.metadata.get(METADATA_KEY)
     if text is None:
-        inferred = _inferred(Shapes(header.path, tensors))
+        inferred = _inferred(Shapes(header.path, tensors), may_lack)
         parts = {part: Fields(data, where) for part, data in inferred.items()}
         config = model_config(name, parts, None, Fields({}, where))
         return replace(config, schedule=_schedule(header, tensors, warnings))
@@ -138,9 +175,16 @@ def _config(
     return model_config(name, parts, scheduler, fields.nested("settings"))
 
 
-def _inferred(shapes: Shapes) -> dict[str, dict[str, Any]]:
+def _inferred(shapes: Shapes, may_lack: Container[str]) -> dict[str, dict[str, Any]]:
     """The parts' configurations as JSON, read off the shapes, with the sizes of Stable Diffusion 1.x."""
-    configs = {name: part.infer(shapes) for name, part in PARTS.items() if part.infer}
+    roots = {"unet": UNET, "vae": VAE, "text": TEXT}
+    configs = {
+        name: part.infer(shapes)
+        for name, part in PARTS.items()
+        if part.infer
+        and not (name in may_lack and not any(k.startswith(roots[name]) for k in shapes.tensors))
+    }
+    configs = with_placeholders(configs)
     config = ModelConfig.of(configs)
     config = replace(config, sample_size=LATENT_SIZE * config.vae.downscale)
     return {name: part.write(config) for name, part in parts_of(config).items()}

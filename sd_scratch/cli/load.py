@@ -40,7 +40,14 @@ def load_model(
     dtype = choose_dtype(recipe.dtype, device)
     set_threads(args.threads)
     source = recipe.model or DEFAULT_MODEL
-    layout = read_layout(source, revision=recipe.revision, offline=args.offline)
+    layout = read_layout(
+        source,
+        revision=recipe.revision,
+        offline=args.offline,
+        vae=chosen_vae(args, recipe),
+        text_encoder=args.text_encoder,
+        ema=args.ema,
+    )
     layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
     wanted = with_few_steps(args, recipe, layout.config)
     recipe = complete(recipe, wanted, options)
@@ -58,7 +65,7 @@ def load_model(
     model, recipe = add_adapters(args, model, recipe)
     if args.compile:
         compile_unet(model.unet)
-    return model, _with_identity(recipe, layout, components)
+    return model, _with_identity(args, recipe, layout, components)
 
 
 def check_size(
@@ -69,6 +76,18 @@ def check_size(
         weights = sum(stored.parameters for stored in layout.parts.values()) * dtype.itemsize
         size = (recipe.width, recipe.height, batch)
         check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
+
+
+def chosen_vae(args: argparse.Namespace, recipe: Recipe) -> str | None:
+    """The VAE that was asked for, None for the model's own. A picture's recipe only names one."""
+    if args.vae is not None:
+        return None if args.vae == "none" else str(args.vae)
+    if recipe.vae is not None:
+        log.warning(
+            f"the picture was made with the VAE {recipe.vae}, and the model's own is used: it will differ -"
+            " name that VAE with --vae"
+        )
+    return None
 
 
 def compile_unet(unet: UNet) -> None:
@@ -84,7 +103,9 @@ def compile_unet(unet: UNet) -> None:
     unet.compile()
 
 
-def _with_identity(recipe: Recipe, layout: Layout, components: Components) -> Recipe:
+def _with_identity(
+    args: argparse.Namespace, recipe: Recipe, layout: Layout, components: Components
+) -> Recipe:
     """The recipe with the model's name and commit (the paths of this machine are nobody's business),
     and without the hash of another, of which a warning tells."""
     source = components.source
@@ -99,4 +120,19 @@ def _with_identity(recipe: Recipe, layout: Layout, components: Components) -> Re
             f"{components.hash}: it will differ"
         )
     revision = layout.path.name if cached else None
-    return replace(recipe, model=source, revision=revision, model_hash=None)
+    vae = args.vae if args.vae != "none" else None
+    return replace(
+        recipe,
+        model=source,
+        revision=revision,
+        model_hash=None,
+        vae=_called(vae),
+        text_encoder=_called(args.text_encoder),
+        ema=args.ema or None,
+    )
+
+
+def _called(source: str | None) -> str | None:
+    """A file's or folder's name without its path; other names as they are."""
+    path = Path(source or "").expanduser()
+    return source and (path.name if source not in list_shipped() and path.exists() else source)

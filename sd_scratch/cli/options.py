@@ -106,6 +106,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_source_arguments(group)
     group.add_argument(
+        "--vae",
+        metavar="FILE",
+        help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
+    )
+    group.add_argument(
+        "--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from"
+    )
+    group.add_argument(
+        "--ema", action="store_true", help="the averaged copy of the U-Net, which some files hold"
+    )
+    group.add_argument(
         "--prediction",
         choices=PREDICTION_TYPES,
         help="what the network predicts, where the checkpoint does not say or is wrong",

@@ -14,6 +14,7 @@ from sd_scratch.checkpoints.adapters.apply import sharing_copy
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.tensors import Probe, Rows, Tapped, TensorInfo
@@ -106,7 +107,7 @@ class UNetGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """Latents ``[B, 4, h, w]``, scaled as the U-Net sees them, to pictures ``[B, 3, H, W]`` in 0..1."""
 
-    def __init__(self, vae: Autoencoder) -> None:
+    def __init__(self, vae: Autoencoder | TinyAutoencoder) -> None:
         super().__init__()
         self.vae = _plain(vae)
 

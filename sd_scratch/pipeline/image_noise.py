@@ -16,6 +16,7 @@ from sd_scratch.diffusion.prediction import noised
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.blame import explain
@@ -36,7 +37,7 @@ class ImageNoise:
     latent: Tensor = field(repr=False)
     t: float
     seeds: tuple[int, ...]
-    autoencoder: Autoencoder = field(repr=False)
+    autoencoder: Autoencoder | TinyAutoencoder = field(repr=False)
     schedule: Schedule = field(repr=False)
     drawing: Drawing = field(default_factory=Drawing)
 
@@ -108,7 +109,7 @@ class ImageNoise:
         Raises:
             NotFinite: the picture has values that are not numbers.
         """
-        weight = self.autoencoder.post_quant_conv.weight
+        weight = next(self.autoencoder.parameters())
         device, dtype = weight.device, weight.dtype
         with torch.no_grad():
             z = self.autoencoder.from_latent(self.latent).to(device, dtype)
@@ -119,7 +120,9 @@ class ImageNoise:
         if not image.isfinite().all():
             exact = deepcopy(self.autoencoder).float()  # in which it came out no better
             with torch.no_grad():
-                raw = exact.post_quant_conv(z.float())
+                raw = z.float()
+                if isinstance(exact, Autoencoder):
+                    raw = exact.post_quant_conv(raw)
             raise explain(
                 "the decoded picture is", {"vae": exact}, "vae.decoder", exact.decoder, raw
             )

@@ -19,6 +19,9 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     force: bool = False,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    ema: bool = False,
 ) -> StableDiffusion:
     """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
 
@@ -31,6 +34,14 @@ def load(
         raise UsageError(f"{source} is a model of pixels - load it with sd.load_pixels('{source}')")
     chosen, number = find_device(device), find_dtype(dtype)
     components = load_components(
-        source, revision=revision, dtype=number, device=chosen, offline=offline, force=force
+        source,
+        revision=revision,
+        dtype=number,
+        device=chosen,
+        offline=offline,
+        force=force,
+        vae=vae,
+        text_encoder=text_encoder,
+        ema=ema,
     )
     return StableDiffusion(components)

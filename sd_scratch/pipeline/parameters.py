@@ -58,9 +58,11 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         clip_skip=settings.integer("Clip skip", *CLIP_SKIP),
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
+        vae=settings.vae(),
         loras=loras or None,
         controls=None,
         zero_snr=None,
+        ema=None,
         tiling="xy" if settings.take("Tiling") == "True" else None,
         init_image=None,
         strength=None,
@@ -139,6 +141,12 @@ class _Settings:
             "syntax": "plain" if written == "None" else "a1111",
             "emphasis": names.get(written, "a1111"),
         }
+
+    def vae(self) -> str | None:
+        """The VAE's name where it was another than the model's own."""
+        self.take("VAE hash")
+        written = self.take("VAE")
+        return None if written in ("None", "Automatic") else written
 
     def rng(self) -> str:
         """The source of noise. Where nothing is said it was a graphics card, mostly one of NVIDIA's."""

@@ -62,6 +62,8 @@ class Recipe:
         model: a shipped model's name, a hub id, or a file's or folder's name without its path.
         revision: the hub commit, for a hub id.
         model_hash: the first 10 hex digits of the weights' sha256.
+        vae, text_encoder: the names of what stood in the place of the model's own.
+        ema: whether the averaged copy of the U-Net's weights was used.
         dtype: what the networks computed in.
         prediction, zero_snr: what the network predicts, and whether its schedule ends in pure noise, where
             that was said in the checkpoint's place.
@@ -93,6 +95,9 @@ class Recipe:
     model: str | None = None
     revision: str | None = None
     model_hash: str | None = None
+    vae: str | None = None
+    text_encoder: str | None = None
+    ema: bool | None = None
     dtype: str | None = None
     prediction: str | None = None
     zero_snr: bool | None = None
@@ -149,6 +154,7 @@ class Recipe:
             "Size": size,
             "Model hash": self.model_hash,
             "Model": self.model,
+            "VAE": self.vae,
             "Clip skip": self.clip_skip if self.clip_skip != 1 else None,
             "Eta DDIM" if self.sampler == "ddim" else "Eta": options.get("eta"),
             "Emphasis": "None"
@@ -226,6 +232,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         model=words("model"),
         revision=words("revision"),
         model_hash=words("model_hash"),
+        vae=words("vae"),
+        text_encoder=words("text_encoder"),
+        ema=fields.flag("ema", False) if "ema" in data else None,
         dtype=choice("dtype", DTYPES),
         # Before there was a choice every character was text.
         syntax=choice("syntax", SYNTAXES) or "plain",

@@ -169,7 +169,8 @@ def dry_run(
             steered = weighted(made, 1.0, pool=network.config.global_pool)
         picture_scale = 1.5 if inputs_beside(config) == PICTURE else None
         show_loop(roots, latent, lambda: roots["unet"](x, t, context, steered), picture_scale)
-        roots["vae"].encode(image)
+        if getattr(config.vae, "encodes", True):
+            roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))
         for name, part in parts_of(config).items():
             if part.dry_run is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sd_scratch.checkpoints import Components
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.captions import full_caption
@@ -179,9 +180,9 @@ def _of_others(checks: Sequence[Check], readings: Sequence[oracle.Reading]) -> l
 
 
 @torch.no_grad()
-def reconstruct(vae: Autoencoder, images: Tensor) -> Tensor:
+def reconstruct(vae: Autoencoder | TinyAutoencoder, images: Tensor) -> Tensor:
     """Pictures after the encoder (its mean) and the decoder."""
-    weight = vae.post_quant_conv.weight
+    weight = next(vae.parameters())
     parts = [vae.decode(vae.encode(part.to(weight)).mean) for part in torch.split(images, BATCH)]
     return torch.cat(parts).float()
 

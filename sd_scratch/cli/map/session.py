@@ -77,7 +77,14 @@ class Session:
             check_text(text)
         texts = [args.prompt] if isinstance(args.prompt, str) else args.prompt
         recipe = recipe.over(loras=ask_for_loras(args, [*texts, recipe.negative_prompt]) or None)
-        layout = read_layout(self.source, revision=args.revision, offline=args.offline)
+        layout = read_layout(
+            self.source,
+            revision=args.revision,
+            offline=args.offline,
+            vae=None if args.vae == "none" else args.vae,
+            text_encoder=args.text_encoder,
+            ema=args.ema,
+        )
         self.layout = with_schedule(layout, args.prediction, args.zsnr)
         self.tokenizer = read_tokenizer(self.layout)
         wanted = with_few_steps(args, recipe, self.layout.config)

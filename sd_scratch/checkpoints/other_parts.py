@@ -1,0 +1,58 @@
+"""Parts from elsewhere in the place of a checkpoint's own: another VAE, another model's text encoder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sd_scratch.checkpoints.layout import Layout, StoredPart
+from sd_scratch.checkpoints.vae_file import read_vae_file, read_vae_folder
+from sd_scratch.config import ModelConfig
+from sd_scratch.errors import ScratchError
+
+ReadModel = Callable[[str], Layout]
+"""Finds a whole model by what a person calls it."""
+
+
+def with_vae(layout: Layout, source: str, read_model: ReadModel) -> Layout:
+    """The checkpoint with the VAE of `source`: a file or folder of its own, or another model's.
+
+    Raises ScratchError for one that makes latents of another kind.
+    """
+    path, own = Path(source).expanduser(), layout.config.vae
+    if path.is_file():
+        stored = read_vae_file(path, own)
+    elif (path / "config.json").is_file():
+        stored = read_vae_folder(path, own)
+    else:
+        stored = read_model(source).parts["vae"]
+    made = (stored.config.latent_channels, stored.config.downscale)
+    if made != (own.latent_channels, own.downscale):
+        raise ScratchError(
+            f"{source} - its latents have {made[0]} channels and {made[1]} pixels a cell, the model's"
+            f" {own.latent_channels} and {own.downscale} - the VAE of another family"
+        )
+    config = replace(layout.config, vae=stored.config)
+    return _replaced(layout, config, stored, source)
+
+
+def with_text_encoder(layout: Layout, source: str, read_model: ReadModel) -> Layout:
+    """The checkpoint with the text encoder and the tokenizer of another model. Raises ScratchError for
+    vectors of another width."""
+    other = read_model(source)
+    stored, wanted = other.parts["text"], layout.config.unet.cross_attention_dim
+    if stored.config.hidden_size != wanted:
+        raise ScratchError(
+            f"{source} - its text encoder makes vectors of {stored.config.hidden_size} numbers, and the"
+            f" U-Net reads {wanted} - the text encoder of another family"
+        )
+    config = replace(layout.config, text=stored.config)
+    return _replaced(replace(layout, tokenizer=other.tokenizer), config, stored, source)
+
+
+def _replaced(layout: Layout, config: ModelConfig, stored: StoredPart, source: str) -> Layout:
+    parts = {**layout.parts, stored.part.name: stored}
+    ordered = {name: parts[name] for name in config.networks if name in parts}
+    path = Path(source).expanduser()
+    called = path.name if path.exists() else source
+    note = f"{stored.part.title} of {called}"
+    return replace(layout, config=config, parts=ordered, notes=(*layout.notes, note))
