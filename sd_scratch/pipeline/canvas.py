@@ -29,6 +29,7 @@ from sd_scratch.diffusion.samplers import Denoiser, Step
 from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pictures.masks import HALF, Mask, feathered, filled, mask_cells, paste
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
@@ -179,10 +180,10 @@ def make_canvas(
     )
 
 
-def _told(vae: Autoencoder, picture: Image.Image, white: Mask | None) -> Tensor:
+def _told(vae: Autoencoder | TinyAutoencoder, picture: Image.Image, white: Mask | None) -> Tensor:
     """What a U-Net takes beside the noisy latent: the mask and the latent of the picture without what is
     under it, or, without a mask, the picture's latent as the encoder makes it."""
-    own = pictures_to_tensor(picture).to(vae.post_quant_conv.weight)
+    own = pictures_to_tensor(picture).to(next(vae.parameters()))
     if white is None:
         return vae.encode(own).mean
     hole = torch.from_numpy(white).to(own)

@@ -92,7 +92,7 @@ def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> Non
     info = PngInfo()
     info.add_text(
         "parameters",
-        "a (b:1.2)\nSteps: 20, Sampler: Euler a, Seed: 3, Tiling: True, Version: v1.10.1",
+        "a (b:1.2)\nSteps: 20, Sampler: Euler a, Seed: 3, Pad conds: True, Version: v1.10.1",
     )
     Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=info)
     ours = Recipe(
@@ -110,7 +110,7 @@ def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> Non
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("rng (convention): nv / cpu - where the noise comes from")
-    assert lines[1:] == [f"{words[1]}: not understood, and may matter: Tiling"]
+    assert lines[1:] == [f"{words[1]}: not understood, and may matter: Pad conds"]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"][0]["name"] == "rng"
     assert main(["explain", words[2], words[2]]) == 0
