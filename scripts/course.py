@@ -1,84 +1,132 @@
 #!/usr/bin/env python3
-"""The course in docs/course: runs its pages and remakes their figures.
+"""The course in docs/course: runs its pages, and makes what hangs on them.
 
 .venv/bin/python scripts/course.py run 03            a page, its blocks from top to bottom
-.venv/bin/python scripts/course.py figures           docs/course/figures/, made by the pages
-.venv/bin/python scripts/course.py notebooks FOLDER  a notebook of each page, with outputs (extra: course)
-.venv/bin/python scripts/course.py site FOLDER       a static site of all of docs/ (extra: course)
+.venv/bin/python scripts/course.py outputs [03]      write into the pages what their blocks print, and make their figures
+.venv/bin/python scripts/course.py full 13           a page's long training; stores what was learnt
+.venv/bin/python scripts/course.py notebooks FOLDER  a notebook of each page (extra: course)
+.venv/bin/python scripts/course.py site FOLDER       a site of all the documentation (extra: course)
 """
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import tempfile
-import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-COURSE = DOCS / "course"
-FIGURES = COURSE / "figures"
-BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-FIGURE = re.compile(r"\(figures/([\w.-]+)\)")
+from course_pages import (
+    FIGURES,
+    RESULTS,
+    ROOT,
+    CourseError,
+    figures_of,
+    find_page,
+    pages,
+    results_of,
+    run_page,
+    with_outputs,
+)
 
 
-def pages() -> list[Path]:
-    """The chapters in their order."""
-    return sorted(COURSE.glob("[0-9][0-9]-*.md"))
+def chosen(number: str | None) -> list[Path]:
+    """One page, or all of them."""
+    return pages() if number is None else [find_page(number)]
 
 
-def run_page(page: Path) -> dict[str, object]:
-    """Run a page's blocks in the current folder, in one namespace, which is returned.
-
-    An error that a block raises names the page and its line."""
-    text = page.read_text(encoding="utf-8")
-    space: dict[str, object] = {"__name__": page.stem}
-    for block in BLOCK.finditer(text):
-        line = text[: block.start(2)].count("\n")
-        source = "\n" * line + textwrap.dedent(block.group(2))
-        exec(compile(source, str(page), "exec"), space)
-    return space
+def _run(number: str | None) -> None:
+    if number is None:
+        raise CourseError("which page? - give its number")
+    run_page(find_page(number))
 
 
-def figures_of(page: Path) -> list[str]:
-    """The names of the figures that a page shows and its blocks write."""
-    return FIGURE.findall(page.read_text(encoding="utf-8"))
+def _outputs(number: str | None) -> None:
+    for page in chosen(number):
+        _in_a_folder(page)
 
 
-def _run(number: str) -> None:
-    chosen = [page for page in pages() if page.name.startswith(number)]
-    if not chosen:
-        sys.exit(f"error: there is no page {number} - {', '.join(p.stem for p in pages())}")
-    run_page(chosen[0])
+def _full(number: str | None) -> None:
+    if number is None:
+        raise CourseError("which page? - give its number")
+    page = find_page(number)
+    if not results_of(page):
+        raise CourseError(f"{page.name} stores nothing: `run` runs it")
+    _in_a_folder(page, full=True)
 
 
-def _figures() -> None:
-    FIGURES.mkdir(exist_ok=True)
-    for page in pages():
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            run_page(page)
-            for name in figures_of(page):
-                shutil.copyfile(name, FIGURES / name)
-                print(f"docs/course/figures/{name}")
+def _in_a_folder(page: Path, full: bool = False) -> None:
+    """Run a page in a folder of its own, and bring home what it made there."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            printed = run_page(page, full)
+            if full:
+                _fetch(results_of(page), RESULTS)
+            else:
+                text = page.read_text(encoding="utf-8")
+                page.write_text(with_outputs(text, printed), encoding="utf-8")
+                _fetch(figures_of(page), FIGURES)
+        finally:
             os.chdir(ROOT)
+
+
+def _fetch(names: list[str], to: Path) -> None:
+    to.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copyfile(name, to / name)
+        print(to.relative_to(ROOT) / name, file=sys.stderr)
+
+
+def _notebooks(folder: str | None) -> None:
+    with _extra():
+        from course_notebooks import build
+    print(len(build(_folder(folder))), "notebooks")
+
+
+def _site(folder: str | None) -> None:
+    with _extra():
+        from course_site import build
+    print(len(build(_folder(folder))), "pages, from index.html on")
+
+
+def _folder(given: str | None) -> Path:
+    if given is None:
+        raise CourseError("into which folder?")
+    return Path(given).resolve()
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CourseError(
+            f"{error.name} is missing - .venv/bin/python -m pip install -c scripts/constraints.txt -e '.[course]'"
+        ) from error
+
+
+TASKS = {
+    "run": _run,
+    "outputs": _outputs,
+    "full": _full,
+    "notebooks": _notebooks,
+    "site": _site,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("task", choices=("run", "figures"))
-    parser.add_argument("what", nargs="?", help="a page's number")
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("what", nargs="?", help="a page's number, or a folder")
     args = parser.parse_args()
-    if args.task == "figures":
-        _figures()
-    elif args.what is None:
-        parser.error("which page? - give its number")
-    else:
-        _run(args.what)
+    try:
+        TASKS[args.task](args.what)
+    except CourseError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -484,7 +484,7 @@ def test_help_of_every_experiment(capsys):
         assert "-o FOLDER" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["mapping.md", "walkthroughs/mapping.md"])
+@pytest.mark.parametrize("name", ["mapping.md", "course/11-what-makes-what.md"])
 def test_what_a_page_tells_to_type_is_understood_and_what_it_points_to_is_there(name):
     page = Path(__file__).parents[2] / "docs" / name
     text = page.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """The course: its pages run as they are printed, its links and figures are there, and no page uses a word of the
 glossary before the page that introduces it."""
 
-import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,27 +11,83 @@ ROOT = Path(__file__).resolve().parents[2]
 COURSE = ROOT / "docs" / "course"
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)")
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import course_pages as course  # noqa: E402
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("course", ROOT / "scripts" / "course.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-course = load_script()
 PAGES = [*course.pages(), ROOT / "docs" / "errata.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_and_makes_its_figures(page, tmp_path, monkeypatch, capsys):
+def test_a_page_runs_prints_what_it_says_and_makes_its_figures(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    course.run_page(page)
-    assert capsys.readouterr().out
+    printed = course.run_page(page)
+    text = page.read_text(encoding="utf-8")
+    for block, output in zip(course.blocks(text), printed, strict=True):
+        told, found = map(course.without_numbers, (block.output, output))
+        assert told == found, f"line {block.line}; python scripts/course.py outputs writes it anew"
     for name in course.figures_of(page):
         assert (tmp_path / name).stat().st_size > 0
-        assert (course.FIGURES / name).is_file(), "python scripts/course.py figures"
+        assert (course.FIGURES / name).is_file(), "python scripts/course.py outputs"
+    for name in course.results_of(page):
+        assert (tmp_path / name).stat().st_size > 0
+        assert 0 < (course.RESULTS / name).stat().st_size < 1 << 20, "python scripts/course.py full"
+
+
+def test_a_block_that_fails_says_which_page_and_line(tmp_path):
+    page = tmp_path / "99-wrong.md"
+    page.write_text("A page.\n\n```python\nx = 1\n```\n\n   ```python\n   x / 0\n   ```\n")
+    with pytest.raises(course.CourseError, match=r"99-wrong.md, the block at line 8: ZeroDiv"):
+        course.run_page(page)
+
+
+def test_outputs_are_written_behind_their_blocks_and_replaced():
+    page = "```python\nprint(1)\n```\n\ntext\n\n   ```python\n   x = 2\n   ```\n"
+    once = course.with_outputs(page, ["1\n", ""])
+    assert once.startswith("```python\nprint(1)\n```\n\n```output\n1\n```\n\ntext\n")
+    assert course.with_outputs(once, ["1\n", ""]) == once
+    assert course.with_outputs(once, ["", "2\n"]).endswith("   ```\n\n   ```output\n   2\n   ```\n")
+    assert [block.output for block in course.blocks(once)] == ["1\n", ""]
+
+
+def test_full_runs_take_the_numbers_behind_the_mark(tmp_path, monkeypatch):
+    page = tmp_path / "98-long.md"
+    page.write_text(
+        "```python\nsteps = 2  # full: 300\nprint(steps)\n```\n\n[it](results/98.txt)\n\n"
+        "```python\nopen('98.txt', 'w').close()\n```\n\n```python\nprint('behind')\n```\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert course.run_page(page) == ["2\n", "", "behind\n"]
+    Path("98.txt").unlink()
+    assert course.run_page(page, full=True) == ["300\n", ""]  # what it is run for is there
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("sd_scratch.networks.unet", '"""The U-Net that predicts'),
+        ("sd_scratch.networks.unet.UNet.forward", "    def forward("),
+        ("sd_scratch.config.SD15", "SD15 = ModelConfig()"),
+    ],
+)
+def test_code_is_found_by_its_name(name, line):
+    path, number = course.find_code(name)
+    assert (ROOT / path).read_text(encoding="utf-8").splitlines()[number - 1].startswith(line)
+
+
+@pytest.mark.parametrize(
+    "name", ["sd_scratch.networks.unet.UNet.backward", "torch.nn.Linear", "x.y"]
+)
+def test_code_that_is_not_there_is_named(name):
+    with pytest.raises(course.CourseError, match=re.escape(name)):
+        course.find_code(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_to_code_lead_to_a_line(page):
+    text = page.read_text(encoding="utf-8")
+    linked = course.link_code(text, lambda path, line: f"{path}#L{line}")
+    assert "[code:" not in linked
+    assert len(course.CODE.findall(text)) == linked.count(".py#L")
 
 
 @pytest.mark.parametrize(
