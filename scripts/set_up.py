@@ -22,7 +22,7 @@ PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 LOG = VENV / "pip.log"
 
-EXTRAS: dict[str, tuple[str, ...]] = {"program": (), "tests": ("test",)}
+EXTRAS: dict[str, tuple[str, ...]] = {"program": ("page",), "tests": ("test",)}
 INCLUDES = {"program": ("program",), "tests": ("program", "tests")}
 
 # The program finds this checkout through a line in site-packages, as an editable install would do it,

@@ -39,6 +39,7 @@ class Command:
 
 COMMANDS = (
     Command("generate", "make pictures from a prompt"),
+    Command("page", "a page in the browser: type, look inside, change and move"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
     Command("explain", "say which settings and conventions separate two pictures"),
     Command("trace", "make pictures and store what happened inside on the way"),

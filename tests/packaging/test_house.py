@@ -22,7 +22,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from its own floor or from one below.
 FLOORS = {
     7: {"cli", "__main__"},
-    6: {"mapping", "training", "teaching", "export"},
+    6: {"mapping", "training", "teaching", "export", "page"},
     5: {"scenes"},
     4: {"pipeline"},
     3: {"pictures"},
@@ -51,6 +51,7 @@ IMPORTED_AS = {"pillow": "PIL"}
 # What only some users have, by folder: imported where it is used, never at the top of a file.
 OPTIONAL = {
     "export": {"onnx", "onnxscript"},
+    "page": {"starlette", "uvicorn", "websockets"},
     "cli/bench": {"diffusers", "transformers"},
     "cli/compare": {"diffusers", "transformers"},
 }

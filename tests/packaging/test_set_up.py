@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-PYPROJECT = '[project]\ndependencies = ["stub>=1"]\noptional-dependencies = { test = ["stub"] }\n'
+PYPROJECT = '[project]\ndependencies = ["stub>=1"]\noptional-dependencies = { page = ["stub"], test = ["stub"] }\n'
 PROGRAM = """
 import sys, os, stub
 def main():

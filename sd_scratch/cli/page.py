@@ -1,0 +1,137 @@
+"""``sd-scratch page``: the page on which a model is under your hands, from a server on this machine."""
+
+import argparse
+import contextlib
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_scratch.cli.options import (
+    add_device_arguments,
+    add_source_arguments,
+    integer,
+    model_name,
+)
+from sd_scratch.errors import ScratchError
+
+if TYPE_CHECKING:
+    from sd_scratch.page.engine import Engine
+
+DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--port",
+        type=integer(0, 65535),
+        default=DEFAULT_PORT,
+        help=f"0 for any that is free (default: {DEFAULT_PORT})",
+    )
+    server.add_argument(
+        "--host",
+        default=DEFAULT_HOST,
+        metavar="ADDRESS",
+        help=f"where to listen; others than this machine's own let others in (default: {DEFAULT_HOST})",
+    )
+    server.add_argument(
+        "--no-browser", action="store_true", help="print the address, and open no browser"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-m",
+        "--model",
+        type=model_name,
+        default="scenes",
+        help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
+    )
+    add_source_arguments(model)
+    model.add_argument(
+        "--force", action="store_true", help="load even if memory seems too small for it"
+    )
+    add_device_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from sd_scratch.page.server import make_application, new_token, require_packages, serve
+
+    require_packages()
+    with contextlib.closing(listen(args.host, args.port)) as listening:
+        engine = make_engine(args)
+        port = listening.getsockname()[1]
+        name = f"[{args.host}]" if ":" in args.host else args.host
+        token = new_token()
+        if args.host not in LOOPBACK:
+            log.warning(
+                f"listening on {args.host}: whoever can reach this machine and knows the address below, which"
+                " is sent in the clear, can use the model"
+            )
+        hosts = {f"{host}:{port}".lower() for host in ("127.0.0.1", "localhost", "[::1]", name)}
+        address = f"http://{name}:{port}/#token={token}"
+        print(address, flush=True)
+        log.info("Ctrl-C ends it")
+        if not args.no_browser:
+            open_browser(address)
+        try:
+            serve(make_application(engine, token, frozenset(hosts)), [listening])
+        except KeyboardInterrupt:
+            log.info("ended")
+        finally:
+            engine.stop()
+    return 0
+
+
+def make_engine(args: argparse.Namespace) -> "Engine":
+    """The model that the flags name, ready to be asked."""
+    from sd_scratch.checkpoints.shipped import list_shipped
+    from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+    from sd_scratch.page.engine import Engine
+    from sd_scratch.pipeline.checks import check_text_to_image
+    from sd_scratch.pipeline.load import load
+    from sd_scratch.pipeline.recipe import Recipe
+
+    device = choose_device(args.device)
+    set_threads(args.threads)
+    model = load(
+        args.model,
+        device=device,
+        dtype=choose_dtype(args.dtype, device),
+        revision=args.revision,
+        offline=args.offline,
+        force=args.force,
+    )
+    check_text_to_image(model.config, args.model)
+    log.info(model.components.summary)
+    name, path = args.model, Path(args.model).expanduser()
+    if name not in list_shipped() and path.exists():  # paths are nobody else's business
+        name = path.resolve().name if path.is_dir() else path.stem
+    return Engine(model, Recipe("", model=name, revision=args.revision))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ScratchError where that is not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+        found.listen(64)
+    except OSError as error:
+        found.close()
+        raise ScratchError(
+            f"cannot listen on {host}:{port}: {error.strerror} - another page may be open there -"
+            " choose another with --port, or 0 for any that is free"
+        ) from None
+    return found
+
+
+def open_browser(address: str) -> None:
+    """In a thread of its own, because some browsers return only when they are closed."""
+    import threading
+    import webbrowser
+
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -1,0 +1,201 @@
+"""A wish to a picture: what the page's runs are made of, without threads and sockets."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_scratch.diffusion.samplers import Step
+from sd_scratch.errors import UsageError
+from sd_scratch.mapping.movement import Plane, make_plane
+from sd_scratch.page.messages import EditWish, Place, RunWish
+from sd_scratch.pictures.pixels import to_bytes
+from sd_scratch.pipeline.complete import check_recipe, complete, with_seed
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.prompt import Prompt
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.run import settings_of
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.tensors import Address, Trace
+from sd_scratch.tensors.reductions import Pick
+
+RECORD_LIMIT = 128_000_000  # bytes of the recordings that one session keeps
+PLANES_LIMIT = 8  # that one engine keeps
+CHEAP_CELLS = 1024  # of a latent that a processor decodes at every step
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished run.
+
+    Attributes:
+        recipe: leaves nothing open.
+        pixels: ``[3, H, W]`` uint8.
+        moments: timestep and sigma of each of the sampler's steps.
+        calls: how often the U-Net was called, which is how many steps a tensor has.
+        prompts: by branch.
+        traces: recorded tensors, by name and, for one row of a self-attention, its place.
+    """
+
+    wish: RunWish
+    recipe: Recipe
+    latent: Tensor = field(repr=False)
+    pixels: Tensor = field(repr=False)
+    moments: tuple[tuple[float, float], ...]
+    calls: int
+    prompts: dict[str, Prompt] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    traces: dict[tuple[str, int | None], Trace] = field(default_factory=dict, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the picture's numbers, row by row, three a pixel."""
+        return hashlib.sha256(pixel_bytes(self.pixels)).hexdigest()
+
+
+def pixel_bytes(pixels: Tensor) -> bytes:
+    """``[3, H, W]`` to red, green and blue of every pixel, row by row."""
+    data: bytes = pixels.permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
+    return data
+
+
+class Studio:
+    """One model, and what is remembered from run to run."""
+
+    def __init__(self, model: StableDiffusion) -> None:
+        self.model = model
+        self._planes: dict[tuple[str, ...], Plane] = {}
+        self._fit: Tensor | None = None
+
+    def completed(self, recipe: Recipe) -> Recipe:
+        """The recipe with everything that it leaves open. Raises UsageError as `model.run` does."""
+        recipe = check_recipe(recipe).over(text_cleaning=self.model.tokenizer.text_cleaning)
+        whole = complete(recipe, self.model.config, dtype=self.model.dtype_name)
+        return with_seed(whole, 1)
+
+    def plane(self, prompts: tuple[str, ...]) -> Plane:
+        """The plane of some prompts, or the line of two."""
+        if prompts not in self._planes:
+            while len(self._planes) >= PLANES_LIMIT:
+                del self._planes[next(iter(self._planes))]
+            count = min(len(prompts) - 1, 2)
+            self._planes[prompts] = make_plane([self.model.prompt(p) for p in prompts], count)
+        return self._planes[prompts]
+
+    def at(self, place: Place) -> Prompt:
+        plane = self.plane(place.prompts)
+        return plane.at(plane.places.new_tensor(place.at))
+
+    def make(
+        self,
+        wish: RunWish,
+        on_step: Callable[[Step, ImageNoise], object] | None = None,
+        record: tuple[str, ...] = (),
+        **options: Any,
+    ) -> tuple[Result, Trace | None]:
+        """Run a wish, with these tensors recorded. Raises ScratchError for what cannot be done."""
+        recipe = self.completed(wish.recipe)
+        with ExitStack() as stack:
+            for edit in wish.edits:
+                stack.enter_context(self._editor(edit))
+            trace = None
+            if record:
+                recorder = self.model.record(*record, to="cpu", budget=RECORD_LIMIT, **options)
+                trace = stack.enter_context(recorder)
+            settings = settings_of(self.model, recipe)
+            if wish.place is not None:
+                settings["prompt"] = self.at(wish.place)
+            noise = self.model.noise(
+                recipe.seed or 0, recipe.width, recipe.height, recipe.drawing()
+            )
+            moments, latent = [], noise.latent
+            for step in self.model.steps(noise=noise, **settings):
+                moments.append((step.t, step.sigma))
+                latent = step.x_next
+                if on_step is not None:
+                    on_step(step, noise)
+            pixels = to_bytes(noise.with_latent(latent, t=0).decode()[0] * 0.5 + 0.5).cpu()
+        way = self.model.way(recipe.sampler, recipe.steps, recipe.schedule, recipe.sampler_options)
+        prompts = {"cond": settings["prompt"], "uncond": settings["negative"]}
+        notes = tuple(note for p in prompts.values() for note in p.encoding.notes)
+        self._learn(latent, pixels)
+        result = Result(wish, recipe, latent, pixels, tuple(moments), way.calls, prompts, notes)
+        return result, trace
+
+    def _editor(self, wish: EditWish) -> Any:
+        steps = None if wish.steps is None else slice(wish.steps[0], wish.steps[1] + 1)
+        return self.model.edit(wish.tensors, wish.edit, steps=steps, branch=wish.branch)
+
+    def tensor(self, result: Result, name: str, step: int, place: int | None) -> Trace:
+        """A recording that holds a tensor at a step: one that is there, or the run is made again with it.
+
+        All steps are kept where they find room, else this one; of a self-attention that finds none, the
+        row of one query.
+        """
+        infos = self.model.tensors(name, width=result.recipe.width, height=result.recipe.height)
+        if len(infos) != 1:
+            raise UsageError(f"'{name}' is not one tensor - name one")
+        info, key = infos[0], (name, None)
+        if info.stepwise and step >= result.calls:
+            raise UsageError(f"there is no step {step}, the run has {result.calls} calls")
+        options: dict[str, Any] = {}
+        each = info.bytes * (2 if info.branched else 1)
+        if each > RECORD_LIMIT // 8 and {"query", "key"} <= set(info.axes):
+            query = (place or 0) % info.shape[info.axes.index("query")]
+            key = (name, query)  # type: ignore[assignment]
+            options["reduce"] = Pick("query", (query,))
+            each //= info.shape[info.axes.index("query")]
+        elif info.stepwise and each * result.calls > RECORD_LIMIT:
+            options["steps"] = step
+        found = result.traces.get(key)
+        if found is None or not held(found, name, step):
+            found = self.make(result.wish, record=(name,), **options)[1]
+            assert found is not None  # something was recorded
+            keep(result.traces, key, found)
+        return found
+
+    # Previews -------------------------------------------------------------------------------
+
+    def preview(self, x0: Tensor, noise: ImageNoise) -> tuple[Tensor, bool]:
+        """What a clean latent ``[1, C, h, w]`` looks like, ``[3, H, W]`` uint8, and whether that is coarse:
+        a colour for each cell, where decoding would take longer than the step."""
+        if x0.device.type != "cpu" or x0.shape[-1] * x0.shape[-2] <= CHEAP_CELLS:
+            return to_bytes(noise.with_latent(x0, t=0).decode()[0] * 0.5 + 0.5).cpu(), False
+        cells = x0[0].flatten(1).T  # [cells, C]
+        if self._fit is None:
+            grey = cells.mean(dim=1)
+            low, high = grey.min(), grey.max()
+            colours = ((grey - low) / (high - low + 1e-6))[:, None].expand(-1, 3)
+        else:
+            colours = torch.cat([cells, cells.new_ones(len(cells), 1)], dim=1) @ self._fit
+        return to_bytes(colours.T.reshape(3, *x0.shape[-2:])), True
+
+    def _learn(self, latent: Tensor, pixels: Tensor) -> None:
+        """From a finished picture: which colour a cell's numbers mean, by least squares."""
+        if latent.device.type != "cpu" or latent.shape[-1] * latent.shape[-2] <= CHEAP_CELLS:
+            return
+        cells = latent[0].flatten(1).T
+        ones = cells.new_ones(len(cells), 1)
+        h, w = latent.shape[-2:]
+        small = torch.nn.functional.adaptive_avg_pool2d(pixels[None] / 255, (h, w))[0]
+        self._fit = torch.linalg.lstsq(torch.cat([cells, ones], dim=1), small.flatten(1).T).solution
+
+
+def held(trace: Trace, name: str, step: int) -> list[Address]:
+    """Where a recording has a tensor at a step, or once for a whole run."""
+    found = [address for address in trace.values if address.name == name]
+    return [a for a in found if a.step == step] or [a for a in found if a.step is None]
+
+
+def keep(
+    traces: dict[tuple[str, int | None], Trace], key: tuple[str, int | None], trace: Trace
+) -> None:
+    """Add a recording, and let go of the oldest ones where they are too many."""
+    traces.pop(key, None)
+    while traces and sum(t.bytes for t in traces.values()) + trace.bytes > RECORD_LIMIT:
+        del traces[next(iter(traces))]
+    traces[key] = trace

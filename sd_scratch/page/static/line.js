@@ -1,0 +1,60 @@
+// The line to the engine behind the server: messages out, answers in. docs/page.md has the format.
+
+const PROTOCOL = "sd-scratch-page";
+const KEY = "sd-scratch-token";
+
+// The token of this start, out of the address and kept for a reload.
+export function takeToken() {
+  const found = /[#&]token=([\w-]+)/.exec(location.hash);
+  if (found) {
+    localStorage.setItem(KEY, found[1]);
+    const rest = location.hash.slice(1).split("&").filter((part) => !part.startsWith("token="));
+    history.replaceState(null, "", rest.length ? `#${rest.join("&")}` : location.pathname);
+  }
+  return localStorage.getItem(KEY) ?? "";
+}
+
+// Answers go to `onAnswer(head, body)`, body a Uint8Array or null; `onState` is told "open" or "lost".
+export class ServerLine {
+  constructor(token, onAnswer, onState) {
+    Object.assign(this, { token, onAnswer, onState, wait: 500, socket: null });
+    this.open();
+  }
+
+  open() {
+    const scheme = location.protocol === "https:" ? "wss" : "ws";
+    const protocols = this.token ? [PROTOCOL, this.token] : [PROTOCOL];
+    const socket = new WebSocket(`${scheme}://${location.host}/socket`, protocols);
+    socket.binaryType = "arraybuffer";
+    let opened = false;
+    socket.onopen = () => {
+      opened = true;
+      this.wait = 500;
+      this.onState("open");
+    };
+    socket.onmessage = ({ data }) => {
+      if (typeof data === "string") this.onAnswer(JSON.parse(data), null);
+      else this.onAnswer(...openFrame(data));
+    };
+    socket.onclose = () => {
+      this.onState(opened ? "lost" : "refused");
+      setTimeout(() => this.open(), this.wait);
+      this.wait = Math.min(this.wait * 2, 8000);
+    };
+    this.socket = socket;
+  }
+
+  // Whether the message went out.
+  send(message) {
+    if (this.socket.readyState !== WebSocket.OPEN) return false;
+    this.socket.send(JSON.stringify(message));
+    return true;
+  }
+}
+
+// A binary answer: the length of its head, the head as JSON, the body.
+export function openFrame(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  return [head, new Uint8Array(buffer, 4 + length)];
+}

@@ -1,0 +1,58 @@
+// A wish as a link's fragment, and as Python.
+
+export function toFragment(wish) {
+  const bytes = new TextEncoder().encode(JSON.stringify(wish));
+  return `wish=${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
+}
+
+// The wish in a fragment; null where there is none. What it says is checked by the engine. Throws an
+// Error for what is no wish at all.
+export function fromFragment(hash) {
+  const found = /[#&]wish=([^&]*)/.exec(hash);
+  if (!found) return null;
+  let wish = null;
+  try {
+    const text = atob(found[1].replaceAll("-", "+").replaceAll("_", "/"));
+    wish = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (c) => c.charCodeAt(0))));
+  } catch {
+    // said below
+  }
+  if (typeof wish?.recipe !== "object" || wish.recipe === null) throw new Error("This link holds nothing that can be read. Copy it again, whole.");
+  return wish;
+}
+
+const py = (value) => {
+  if (Array.isArray(value)) return `(${value.map(py).join(", ")}${value.length === 1 ? "," : ""})`;
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+};
+
+const CALLS = {
+  scale: (e) => `sd.scale(${e.factor})`,
+  add: (e) => `sd.add(${e.value})`,
+  set: (e) => `sd.set_to(${e.value})`,
+  ablate: (e) => `sd.ablate(${["heads", "channels", "words"].filter((k) => e[k]).map((k) => `${k}=${py(e[k])}`).join(", ")})`,
+  scale_word: (e) => `sd.scale_word(${py([e.word].flat()[0])}, ${e.factor}${Array.isArray(e.word) ? `, nth=${e.word[1]}` : ""})`,
+  reweight: (e) => `sd.reweight({${e.words.map((word, i) => `${py(word)}: ${e.factors[i]}`).join(", ")}})`,
+  swap: (e) => `sd.swap(${py(e.first)}, ${py(e.second)})`,
+};
+
+// A script that makes the same picture.
+export function toPython(model, recipe, edits, place) {
+  const lines = ["import contextlib", "", "import sd_scratch as sd", "from sd_scratch.pipeline.recipe import Recipe"];
+  if (place) lines.push("from sd_scratch.mapping.movement import make_plane");
+  lines.push("", `model = sd.load(${py(model)})`);
+  const set = Object.entries(recipe).filter(([key, value]) => RECIPE.includes(key) && value !== "" && value !== null);
+  lines.push("recipe = Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`), ")");
+  lines.push("with contextlib.ExitStack() as stack:");
+  for (const edit of edits) {
+    const steps = edit.steps ? `, steps=slice(${edit.steps[0]}, ${edit.steps[1] + 1})` : "";
+    const branch = edit.branch ? `, branch=${py(edit.branch)}` : "";
+    lines.push(`    stack.enter_context(model.edit(${py(edit.tensors)}, ${CALLS[edit.edit](edit)}${steps}${branch}))`);
+  }
+  if (place) {
+    lines.push(`    plane = make_plane([model.prompt(text) for text in ${py(place.prompts)}], ${place.at.length})`, `    prompt = plane.at(plane.places.new_tensor(${py(place.at)}))`, "    noise = model.noise(recipe.seed, recipe.width, recipe.height)", "    settings = {\"steps\": recipe.steps, \"sampler\": recipe.sampler, \"schedule\": recipe.schedule}", "    image = model.generate(prompt, noise, negative=recipe.negative_prompt, guidance=recipe.guidance,", "                           **settings, **recipe.sampler_options)", "    image.to_pil()[0].save(\"picture.png\")");
+  } else lines.push("    for made in model.run(recipe):", "        made.to_pil()[0].save(\"picture.png\")");
+  return lines.join("\n");
+}
+
+const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "sampler", "sampler_options", "schedule", "guidance", "width", "height"];
