@@ -13,6 +13,18 @@ LORA_SCALE = (-100.0, 100.0)
 
 RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+STRENGTH_STEPS = ("diffusers", "a1111", "comfy")  # whose way to count the steps at a strength
+HIRES_SCALE = (1.0, 8.0)
+UPSCALER_NAMES = (  # ways to enlarge, see `sd_scratch.pipeline.part_way`
+    "latent",
+    "latent-antialiased",
+    "latent-bicubic",
+    "latent-bicubic-antialiased",
+    "latent-nearest",
+    "latent-nearest-exact",
+    "lanczos",
+    "nearest",
+)
 TILINGS = ("", "x", "y", "xy")  # axes on which a picture's opposite edges fit
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -21,7 +21,17 @@ from sd_scratch.cli.options import (
 )
 from sd_scratch.cli.preview import Previews, add_preview_arguments
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, RNGS, SEED, STEPS, TILINGS
+from sd_scratch.limits import (
+    CLIP_SKIP,
+    GUIDANCE,
+    HIRES_SCALE,
+    RNGS,
+    SEED,
+    STEPS,
+    STRENGTH_STEPS,
+    TILINGS,
+    UPSCALER_NAMES,
+)
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 
@@ -89,6 +99,12 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1),
         help="how much of it is made anew: the share of the steps that are taken (default 0.75)",
     )
+    picture.add_argument(
+        "--strength-steps",
+        choices=STRENGTH_STEPS,
+        metavar="TOOL",
+        help="whose way to count the steps at a strength: diffusers' (default), a1111's or comfy's",
+    )
     picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
     picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
     picture.add_argument(
@@ -103,6 +119,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
     )
 
+    add_hires_arguments(parser)
     add_adapter_arguments(parser)
     way = parser.add_argument_group("sampling (default: the model's own)")
     way.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
@@ -148,8 +165,8 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--like",
         choices=("a1111", "comfy", "diffusers"),
-        help="make it as that tool does: sets --rng, --syntax, --emphasis and --text-cleaning, each of "
-        "which may still be given",
+        help="make it as that tool does: sets --rng, --syntax, --emphasis, --text-cleaning and "
+        "--strength-steps, each of which may still be given",
     )
     way.add_argument(
         "--rng",
@@ -166,6 +183,32 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-cleaning",
         choices=STYLES,
         help="of the prompt: as CLIP was trained (default), or as diffusers does it",
+    )
+
+
+def add_hires_arguments(parser: argparse.ArgumentParser) -> None:
+    """A second pass at a larger size."""
+    hires = parser.add_argument_group("a second pass, larger")
+    hires.add_argument(
+        "--hires",
+        action="store_true",
+        help="enlarge the finished picture, and make it anew in part",
+    )
+    hires.add_argument(
+        "--hires-scale", type=number(*HIRES_SCALE), help="how much larger (default 2)"
+    )
+    hires.add_argument(
+        "--hires-upscaler",
+        choices=UPSCALER_NAMES,
+        metavar="NAME",
+        help="how it is enlarged: latent (default) or lanczos; and "
+        + ", ".join(name for name in UPSCALER_NAMES if name not in ("latent", "lanczos")),
+    )
+    hires.add_argument(
+        "--hires-strength", type=number(0, 1), help="how much is made anew (default 0.7)"
+    )
+    hires.add_argument(
+        "--hires-steps", type=integer(*STEPS), help="of the second pass (default: as the first)"
     )
 
 

@@ -74,7 +74,8 @@ def check_size(
     """Raise MemoryShortage for pictures that cannot fit into free memory beside the weights to be loaded."""
     if recipe.width is not None and recipe.height is not None:
         weights = sum(stored.parameters for stored in layout.parts.values()) * dtype.itemsize
-        size = (recipe.width, recipe.height, batch)
+        scale = recipe.hires_scale or 1.0
+        size = (int(recipe.width * scale), int(recipe.height * scale), batch)
         check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
 
 

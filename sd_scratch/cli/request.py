@@ -22,6 +22,7 @@ from sd_scratch.text.syntax import SYNTAXES
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "scenes"
+HIRES = 2.0  # scale of a second pass
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
 
 
@@ -65,6 +66,11 @@ def read_request(args: argparse.Namespace) -> Recipe:
         schedule=args.schedule,
         guidance=args.cfg_scale,
         tiling=args.tiling,
+        strength_steps=args.strength_steps,
+        hires_scale=args.hires_scale or (HIRES if args.hires and not recipe.hires_scale else None),
+        hires_method=args.hires_upscaler,
+        hires_strength=args.hires_strength,
+        hires_steps=args.hires_steps,
         guidance_rescale=args.guidance_rescale,
         width=args.width,
         height=args.height,

@@ -10,8 +10,19 @@ from sd_scratch.diffusion.sampler_names import find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, RNGS, SEED, TILINGS
+from sd_scratch.limits import (
+    CLIP_SKIP,
+    DTYPES,
+    GUIDANCE,
+    HIRES_SCALE,
+    RNGS,
+    SEED,
+    STEPS,
+    STRENGTH_STEPS,
+    TILINGS,
+)
 from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED, UPSCALERS
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.cleaning import STYLES
@@ -43,6 +54,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
     _within("subseed", recipe.subseed, SEED)
     _within("subseed strength", recipe.subseed_strength, (0, 1))
     _within("strength", recipe.strength, (0, 1))
+    _choice("way to count steps", recipe.strength_steps, STRENGTH_STEPS)
+    _check_hires(recipe)
     return recipe
 
 
@@ -77,7 +90,39 @@ def complete(
         recipe = replace(recipe, schedule=config.spacing)
     chosen = {**own, **recipe.sampler_options, **(options or {})}
     typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
-    return replace(recipe, sampler_options=typed)
+    return _with_hires(replace(recipe, sampler_options=typed))
+
+
+def _check_hires(recipe: Recipe) -> None:
+    """Raises UsageError for a second pass that cannot be had."""
+    if recipe.hires_scale is None:
+        for name in ("hires_method", "hires_strength", "hires_steps"):
+            if getattr(recipe, name) is not None:
+                raise UsageError(
+                    f"{name} without hires_scale - say how much larger the second pass is"
+                )
+        return
+    _within("hires scale", recipe.hires_scale, HIRES_SCALE)
+    _within("hires strength", recipe.hires_strength, (0, 1))
+    _within("hires steps", recipe.hires_steps, STEPS)
+    _choice("upscaler", recipe.hires_method, tuple(UPSCALERS))
+    if recipe.strength is not None:
+        raise UsageError(
+            "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with"
+            " it at the larger size"
+        )
+
+
+def _with_hires(recipe: Recipe) -> Recipe:
+    """The recipe with all of its second pass, if it has one."""
+    if recipe.hires_scale is None:
+        return recipe
+    return replace(
+        recipe,
+        hires_method=recipe.hires_method or UPSCALED,
+        hires_strength=HIRES_STRENGTH if recipe.hires_strength is None else recipe.hires_strength,
+        hires_steps=recipe.hires_steps or recipe.steps,
+    )
 
 
 def advise(recipe: Recipe, config: ModelConfig) -> None:

@@ -21,6 +21,7 @@ class Dialect:
     emphasis: str
     rng: str
     text_cleaning: str
+    strength_steps: str
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -30,9 +31,9 @@ class Dialect:
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("a1111", "a1111", "a1111", "nv", "openai"),
-        Dialect("comfy", "comfy", "comfy", "cpu", "transformers"),
-        Dialect("diffusers", "plain", "none", "cpu", "transformers"),
+        Dialect("a1111", "a1111", "a1111", "nv", "openai", "a1111"),
+        Dialect("comfy", "comfy", "comfy", "cpu", "transformers", "comfy"),
+        Dialect("diffusers", "plain", "none", "cpu", "transformers", "diffusers"),
     )
 }
 

@@ -31,13 +31,19 @@ MEANING = {
     "sampler_options": "details of that way",
     "schedule": "the noise levels on it",
     "steps": "how many steps it has",
+    "strength": "how much of the picture that it began with is made anew",
+    "strength_steps": "how many steps that takes",
+    "hires_scale": "whether a second pass makes it larger",
+    "hires_method": "how it is enlarged",
+    "hires_strength": "how much the second pass makes anew",
+    "hires_steps": "the second pass's steps",
     "ensd": "the noise that a sampler adds on the way",
     "tiling": "whether opposite edges fit",
     "guidance": "how strongly the prompt steers",
     "guidance_rescale": "how far the contrast of guidance is taken back",
     "dtype": "the last bits",
 }
-CONVENTIONS = ("rng", "syntax", "emphasis", "text_cleaning", "ensd", "schedule")
+CONVENTIONS = ("rng", "syntax", "emphasis", "text_cleaning", "ensd", "schedule", "strength_steps")
 
 
 @dataclass(frozen=True)

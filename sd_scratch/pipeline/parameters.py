@@ -3,11 +3,14 @@
 Text from strangers: every value's type and range is checked.
 """
 
+from typing import Any
+
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, SEED, SIDE, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, HIRES_SCALE, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
+from sd_scratch.pipeline.part_way import UPSCALED, UPSCALERS
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Option, Recipe
 
 RNG_NAMES = {
@@ -66,6 +69,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         tiling="xy" if settings.take("Tiling") == "True" else None,
         init_image=None,
         strength=None,
+        **settings.hires(width, height),
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         rng=settings.rng(),
         ensd=settings.integer("ENSD", *SEED),
@@ -131,7 +135,35 @@ class _Settings:
             self.take("Schedule type")
         return name, options, schedule or None
 
-    def emphasis(self) -> dict[str, str | None]:
+    def hires(self, width: int | None, height: int | None) -> dict[str, Any]:
+        """What A1111 says of its "Hires. fix"; of upscalers that are networks Lanczos is the nearest, and the
+        setting is left."""
+        scale = self.number("Hires upscale", *HIRES_SCALE)
+        written = self.left.get("Hires resize", "")
+        if scale is None and width and height and written.replace("x", "").isdigit():
+            ratios = [
+                float(new) / old
+                for new, old in zip(written.split("x"), (width, height), strict=False)
+            ]
+            if len(set(ratios)) == 1 and HIRES_SCALE[0] <= ratios[0] <= HIRES_SCALE[1]:
+                scale = ratios[0]
+                self.take("Hires resize")
+        if scale is None:
+            return {}
+        named = self.left.get("Hires upscaler", UPSCALERS[UPSCALED].title)
+        ours = {upscaler.title: name for name, upscaler in UPSCALERS.items()}
+        if named in ours:
+            self.take("Hires upscaler")
+        ours_wrote = self.left.get("Version", "").startswith("sd_scratch")
+        return {
+            "strength_steps": None if ours_wrote else "a1111",
+            "hires_scale": scale,
+            "hires_method": ours.get(named, "lanczos"),
+            "hires_strength": self.number("Denoising strength", 0, 1),
+            "hires_steps": self.integer("Hires steps", 0, STEPS[1]) or None,
+        }
+
+    def emphasis(self) -> dict[str, Any]:
         """What A1111 calls its emphasis; where it says nothing, it is its own."""
         written = self.left.get("Emphasis", "Original")
         if written in ("None", "No norm", "Original"):

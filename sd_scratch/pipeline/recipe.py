@@ -18,11 +18,13 @@ from sd_scratch.limits import (
     CLIP_SKIP,
     DTYPES,
     GUIDANCE,
+    HIRES_SCALE,
     PREDICTION_TYPES,
     RNGS,
     SEED,
     SIDE,
     STEPS,
+    STRENGTH_STEPS,
     TILINGS,
 )
 from sd_scratch.pipeline.adapters import (
@@ -36,6 +38,7 @@ from sd_scratch.pipeline.adapters import (
     with_tags,
 )
 from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.part_way import UPSCALERS
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 from sd_scratch.version import __version__
@@ -75,6 +78,10 @@ class Recipe:
         init_image, strength: the name of the picture that it began with, without its path, and the share of
             the steps that were taken from there.
         tiling: the axes on which opposite edges fit, one of `sd_scratch.limits.TILINGS`.
+        strength_steps: whose way to count the steps at a strength, one of `sd_scratch.limits.STRENGTH_STEPS`.
+        hires_scale: how much larger a second pass makes the picture; None for one pass. Then also
+        hires_method, hires_strength, hires_steps: how it is enlarged, one of
+            `sd_scratch.pipeline.part_way.UPSCALERS`, how much of it is made anew, and in how many steps.
         rng, ensd, subseed, subseed_strength: how the seed becomes noise, see
             `sd_scratch.diffusion.noise.Drawing`.
     """
@@ -113,6 +120,11 @@ class Recipe:
     tiling: str | None = None
     init_image: str | None = None
     strength: float | None = None
+    strength_steps: str | None = None
+    hires_scale: float | None = None
+    hires_method: str | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -165,7 +177,10 @@ class Recipe:
             "Variation seed": self.subseed if self.subseed_strength else None,
             "Variation seed strength": self.subseed_strength or None,
             "Tiling": True if self.tiling == "xy" else None,
-            "Denoising strength": self.strength,
+            "Denoising strength": self.hires_strength if self.hires_scale else self.strength,
+            "Hires upscale": self.hires_scale,
+            "Hires steps": self.hires_steps,
+            "Hires upscaler": UPSCALERS[self.hires_method].title if self.hires_method else None,
             "Version": f"sd_scratch {__version__}",
         }
         line = ", ".join(f"{k}: {_plain(v)}" for k, v in settings.items() if v is not None)
@@ -197,6 +212,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
     def integer(key: str, low: int, high: int) -> int | None:
         return fields.integer(key, low, high) if key in data else None
 
+    def number(key: str, low: float, high: float) -> float | None:
+        return fields.number(key, low, high) if key in data else None
+
     def choice(key: str, allowed: tuple[str, ...]) -> str | None:
         return fields.choice(key, allowed) if key in data else None
 
@@ -221,10 +239,8 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         sampler=words("sampler"),
         sampler_options=options,
         schedule=spacing,
-        guidance=fields.number("guidance", *GUIDANCE) if "guidance" in data else None,
-        guidance_rescale=fields.number("guidance_rescale", 0, 1)
-        if "guidance_rescale" in data
-        else None,
+        guidance=number("guidance", *GUIDANCE),
+        guidance_rescale=number("guidance_rescale", 0, 1),
         width=integer("width", *SIDE),
         height=integer("height", *SIDE),
         clip_skip=integer("clip_skip", *CLIP_SKIP),
@@ -244,10 +260,13 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         ensd=integer("ensd", *SEED),
         subseed=integer("subseed", *SEED),
         init_image=words("init_image"),
-        strength=fields.number("strength", 0, 1) if "strength" in data else None,
-        subseed_strength=fields.number("subseed_strength", 0, 1)
-        if "subseed_strength" in data
-        else None,
+        strength=number("strength", 0, 1),
+        strength_steps=choice("strength_steps", STRENGTH_STEPS),
+        hires_scale=number("hires_scale", *HIRES_SCALE),
+        hires_method=choice("hires_method", tuple(UPSCALERS)),
+        hires_strength=number("hires_strength", 0, 1),
+        hires_steps=integer("hires_steps", *STEPS),
+        subseed_strength=number("subseed_strength", 0, 1),
         prediction=choice("prediction", PREDICTION_TYPES),
         zero_snr=fields.flag("zero_snr", False) if "zero_snr" in data else None,
         loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,

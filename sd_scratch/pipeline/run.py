@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -11,12 +11,13 @@ from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import whole
+from sd_scratch.limits import STRENGTH_STEPS, whole
 from sd_scratch.pictures.hints import canny, low_high
 from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse
 from sd_scratch.pipeline.complete import BEGUN, check_recipe, complete, with_seed
 from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.stop import Stop
@@ -80,32 +81,100 @@ def run(
     recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)
     recipe = with_seed(complete(recipe, model.config, dtype=model.dtype_name), count)
     settings = settings_of(model, recipe, hints)
-    way = {name: settings[name] for name in ("sampler", "steps", "schedule")}
-    total, first, varied = (
-        count_steps(model, recipe),
-        recipe.seed or 0,
-        bool(recipe.subseed_strength),
-    )
+    first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
     for start in range(0, count, batch_size):
         numbers = range(start, min(start + batch_size, count))
         seeds = [first if varied else first + i for i in numbers]
         noise = model.noise(seeds, recipe.width, recipe.height, recipe.drawing(start))
-        if begun is not None:
-            noise = noise.with_latent(begun.latent.expand_as(noise.latent), t=0)
-            noise = model.begin(noise, recipe.strength or 0.0, **way)
-        latent = noise.latent
-        for step in model.steps(noise=noise, **settings) if total else ():
-            latent = step.x_next
-            if on_step is not None:
-                on_step(step)
-            if stop is not None and stop.asked and step.index + 1 < total:
-                return
+        told = Told(on_step, stop)
+        made: ImageNoise | None
+        if begun is None:
+            made = _walk(model, noise, settings, recipe.steps or 0, told)
+        else:
+            picture = noise.with_latent(begun.latent.expand_as(noise.latent), t=0)
+            made = _remake(model, picture, recipe, settings, told)
+        if made is not None and recipe.hires_scale is not None:
+            made = _enlarge(model, made, recipe, settings, hints, told)
+        if made is None:
+            return
         subseeds = [(recipe.subseed or 0) + i if varied else None for i in numbers]
         each = zip(seeds, subseeds, strict=True)
-        made = tuple(recipe.over(seed=seed, subseed=subseed) for seed, subseed in each)
-        yield Made(noise.with_latent(latent, t=0), made)
+        yield Made(made, tuple(recipe.over(seed=seed, subseed=subseed) for seed, subseed in each))
         if stop is not None and stop.asked:
             return
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who hears of a run's steps, and who may end it."""
+
+    on_step: OnStep | None
+    stop: Stop | None
+
+
+def _walk(
+    model: TextToImage, noise: ImageNoise, settings: dict[str, Any], steps: int, told: Told
+) -> ImageNoise | None:
+    """All steps of one pass; None where it was asked to stop before its end."""
+    latent = noise.latent
+    for step in model.steps(noise=noise, **settings):
+        latent = step.x_next
+        if told.on_step is not None:
+            told.on_step(step)
+        if told.stop is not None and told.stop.asked and step.index + 1 < steps:
+            return None
+    return noise.with_latent(latent, t=0)
+
+
+def _remake(
+    model: TextToImage,
+    picture: ImageNoise,
+    recipe: Recipe,
+    settings: dict[str, Any],
+    told: Told,
+) -> ImageNoise | None:
+    """A finished picture made anew as far as the recipe's strength."""
+    if not recipe.strength:
+        return picture
+    counted = recipe.strength_steps or STRENGTH_STEPS[0]
+    way = {name: settings[name] for name in ("sampler", "steps", "schedule")}
+    noise = model.begin(picture, recipe.strength, counted=counted, **way)
+    part = part_of(recipe.steps or 0, recipe.strength, counted)
+    return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, told)
+
+
+def _enlarge(
+    model: TextToImage,
+    made: ImageNoise,
+    recipe: Recipe,
+    settings: dict[str, Any],
+    hints: Sequence[Image.Image],
+    told: Told,
+) -> ImageNoise | None:
+    """The second pass: the pictures enlarged, and made anew as far as the recipe says."""
+    recipe = second_pass(model, recipe)
+    grown = enlarged(made, recipe.hires_scale or 1.0, recipe.hires_method or UPSCALED)
+    if not isinstance(grown, ImageNoise):
+        grown = made.with_latent(model.encode(grown).latent, t=0)
+    control = {"control": _controls(recipe, hints)} if recipe.controls or hints else {}
+    return _remake(model, grown, recipe, {**settings, "steps": recipe.steps, **control}, told)
+
+
+def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:
+    """A complete recipe's second pass as a recipe that begins with a picture. A1111, too, takes all of its
+    steps there."""
+    cell, scale = model.config.vae.downscale, recipe.hires_scale or 1.0
+    sides = (larger(side or cell, scale, cell) for side in (recipe.width, recipe.height))
+    width, height = sides
+    counted = {"a1111": "comfy"}.get(recipe.strength_steps or "", recipe.strength_steps)
+    return replace(
+        recipe,
+        width=width,
+        height=height,
+        steps=recipe.hires_steps,
+        strength=recipe.hires_strength,
+        strength_steps=counted,
+    )
 
 
 def settings_of(
@@ -135,16 +204,25 @@ def settings_of(
 
 def count_steps(model: TextToImage, recipe: Recipe) -> int:
     """How many steps each batch of a complete recipe takes."""
-    if recipe.strength is None:
-        return recipe.steps or 0
-    return max(1, int((recipe.steps or 0) * recipe.strength)) if recipe.strength else 0
+    return sum(steps for steps, _ in _passes(model, recipe))
 
 
 def count_work(model: TextToImage, recipe: Recipe) -> int:
     """The work of all steps of one picture, in cells of latents."""
+    return sum(steps * cells for steps, cells in _passes(model, recipe))
+
+
+def _passes(model: TextToImage, recipe: Recipe) -> Iterator[tuple[int, int]]:
+    """The steps of each pass, and the cells of its latents."""
     cell = model.config.vae.downscale
     width, height = (side or model.config.sample_size for side in (recipe.width, recipe.height))
-    return count_steps(model, recipe) * (width // cell) * (height // cell)
+    taken = recipe.steps or 0
+    if recipe.strength is not None:
+        counted = recipe.strength_steps or STRENGTH_STEPS[0]
+        taken = part_of(taken, recipe.strength, counted).taken if recipe.strength else 0
+    yield taken, (width // cell) * (height // cell)
+    if recipe.hires_scale is not None:
+        yield from _passes(model, replace(second_pass(model, recipe), hires_scale=None))
 
 
 def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:

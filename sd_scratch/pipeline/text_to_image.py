@@ -6,17 +6,17 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.checkpoints.adapters.apply import Adapter, sharing_copy, with_adapters
+from sd_scratch.checkpoints.adapters.apply import Adapter, seamless, with_adapters
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import NotFinite, UsageError
-from sd_scratch.limits import TILINGS
-from sd_scratch.networks.layers import make_seamless, prefer_convolutions
+from sd_scratch.limits import STRENGTH_STEPS, TILINGS
+from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
@@ -26,6 +26,7 @@ from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
 from sd_scratch.pipeline.estimate import check_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
+from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Option
 from sd_scratch.pipeline.run_tensors import (
@@ -43,7 +44,6 @@ from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps, TensorInfo
 from sd_scratch.text.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound="TextToImage")
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class TextToImage:
@@ -74,10 +74,8 @@ class TextToImage:
         onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         self.guidance, self.sampling = Guidance(), Sampling()
-        loaded = [
-            seamless(a.network, tiling) for a in self.adapters if isinstance(a, LoadedControl)
-        ]
-        controls = {control_name(i): network for i, network in enumerate(loaded)}
+        loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
+        controls = {control_name(i): seamless(network, tiling) for i, network in enumerate(loaded)}
         self.networks = {**components.networks, **controls}
         for network in self.networks.values():
             prefer_convolutions(network, onednn and fp32_on_cpu)
@@ -198,19 +196,28 @@ class TextToImage:
         picture: ImageNoise,
         strength: float = 0.75,
         *,
+        counted: str = STRENGTH_STEPS[0],
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         schedule: str | Ladder | None = None,
     ) -> ImageNoise:
         """A picture, from `encode`, with so much noise that a run of these settings goes on from it for the
-        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073): int(steps * strength), as
-        diffusers counts, and one at least. 0 is the picture itself. Raises `UsageError` outside 0..1."""
+        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073), 0 to 1; 0 is the picture itself.
+        `counted` says how many these are, see `sd_scratch.pipeline.part_way.part_of`: int(steps * strength),
+        as diffusers counts, and one at least. For "comfy" the run has `Part.levels` as its steps.
+        Raises `UsageError` outside 0..1."""
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
         if strength == 0.0:
             return picture
-        ladder = self.way(sampler, steps, schedule).ladder
-        return picture.on(ladder.tail(len(ladder) - max(1, int(len(ladder) * strength))))
+        if isinstance(schedule, Ladder) and counted == "comfy":
+            raise UsageError(
+                "a ladder of your own has no longer one - count the steps as diffusers"
+            )
+        steps = len(schedule) if isinstance(schedule, Ladder) else steps or self.config.steps
+        part = part_of(steps, strength, counted)
+        ladder = self.way(sampler, part.levels, schedule).ladder
+        return picture.on(ladder.tail(part.levels - part.taken))
 
     # The loop -------------------------------------------------------------------------------
 
@@ -432,11 +439,3 @@ class TextToImage:
         Options are those of `sd_scratch.tensors.Editor`: steps, branch.
         """
         return Editor(self.taps, globs, function, **options)
-
-
-def seamless(network: Network, axes: str) -> Network:
-    """The network, or with axes one of the same weights that goes on at the opposite edge there."""
-    if axes:
-        network = sharing_copy(network)
-        make_seamless(network, axes)
-    return network

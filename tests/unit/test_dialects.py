@@ -67,6 +67,7 @@ def test_a_dialect_sets_conventions_and_nothing_else() -> None:
         "syntax",
         "emphasis",
         "text_cleaning",
+        "strength_steps",
     }
     assert (spoken.rng, spoken.syntax) == ("nv", "a1111")
     assert len({tuple(d.settings.values()) for d in DIALECTS.values()}) == len(DIALECTS)

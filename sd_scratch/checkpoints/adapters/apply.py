@@ -15,6 +15,7 @@ from sd_scratch.checkpoints.adapters.embedding import Embedding, extend
 from sd_scratch.checkpoints.adapters.few_steps import brought
 from sd_scratch.checkpoints.adapters.lora import Lora
 from sd_scratch.checkpoints.load import Components
+from sd_scratch.networks.layers import make_seamless
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -88,3 +89,11 @@ def sharing_copy(network: Network) -> Network:
     for module in copy.modules():
         module.__dict__.pop("probe", None)
     return copy
+
+
+def seamless(network: Network, axes: str) -> Network:
+    """The network, or with axes one of the same weights that goes on at the opposite edge there."""
+    if axes:
+        network = sharing_copy(network)
+        make_seamless(network, axes)
+    return network

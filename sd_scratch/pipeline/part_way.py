@@ -1,0 +1,100 @@
+"""How many steps a run takes that begins with a picture, and pictures enlarged between two such runs.
+
+Tools count the steps at a strength in three ways; A1111 and ComfyUI make two of them.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import STRENGTH_STEPS, UPSCALER_NAMES
+from sd_scratch.pipeline.image_noise import ImageNoise
+
+NEARLY = 0.999  # what A1111 takes for a strength of 1
+
+
+class Part(NamedTuple):
+    """The part of a ladder that a run takes: the last `taken` of `levels` rungs."""
+
+    levels: int
+    taken: int
+
+
+def part_of(steps: int, strength: float, counted: str = STRENGTH_STEPS[0]) -> Part:
+    """The rungs of a run of so many `steps` at a strength above 0, up to 1.
+
+    `counted` as in ``diffusers``: int(steps * strength) of the steps, one at least; as in ``a1111``:
+    int(steps * strength) + 1 of them; as in ``comfy``: all of the steps, the last ones of a ladder of
+    int(steps / strength). Raises UsageError for another way.
+    """
+    if counted not in STRENGTH_STEPS:
+        raise UsageError(
+            f"steps counted like {counted!r} - choose from {', '.join(STRENGTH_STEPS)}"
+        )
+    if counted == "comfy":
+        return Part(max(steps, int(steps / strength)), steps)
+    if counted == "a1111":
+        return Part(steps, min(steps, int(min(strength, NEARLY) * steps) + 1))
+    return Part(steps, max(1, int(steps * strength)))
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """A way to enlarge: latents by `mode` of `torch.nn.functional.interpolate`, or pictures.
+
+    Attributes:
+        title: as A1111 calls it.
+        picture: how Pillow resizes; None for latents.
+    """
+
+    title: str
+    mode: str = "bilinear"
+    antialias: bool = False
+    picture: Image.Resampling | None = None
+
+
+UPSCALERS = dict(
+    zip(
+        UPSCALER_NAMES,
+        (
+            Upscaler("Latent"),
+            Upscaler("Latent (antialiased)", antialias=True),
+            Upscaler("Latent (bicubic)", "bicubic"),
+            Upscaler("Latent (bicubic antialiased)", "bicubic", True),
+            Upscaler("Latent (nearest)", "nearest"),
+            Upscaler("Latent (nearest-exact)", "nearest-exact"),
+            Upscaler("Lanczos", picture=Image.Resampling.LANCZOS),
+            Upscaler("Nearest", picture=Image.Resampling.NEAREST),
+        ),
+        strict=True,
+    )
+)
+UPSCALED, HIRES_STRENGTH = "latent", 0.7  # where nothing is said, as A1111
+
+
+def larger(side: int, scale: float, cell: int) -> int:
+    """A side in pixels times `scale`, down to whole cells of a latent."""
+    return int(side * scale) // cell * cell
+
+
+def enlarged(image: ImageNoise, scale: float, method: str) -> ImageNoise | list[Image.Image]:
+    """Finished pictures, larger by `scale`: as latents, or as pictures that are still to be encoded.
+
+    Raises UsageError for a method that is not one of `UPSCALERS`.
+    """
+    if method not in UPSCALERS:
+        raise UsageError(f"upscaler {method!r} is unknown - choose from {', '.join(UPSCALERS)}")
+    upscaler, cell = UPSCALERS[method], image.autoencoder.config.downscale
+    width, height = (larger(side, scale, cell) for side in (image.width, image.height))
+    if upscaler.picture is not None:
+        return [one.resize((width, height), upscaler.picture) for one in image.to_pil()]
+    more = {"antialias": True} if upscaler.antialias else {}
+    with torch.no_grad():
+        latent = F.interpolate(
+            image.latent, size=(height // cell, width // cell), mode=upscaler.mode, **more
+        )
+    return image.with_latent(latent, t=0)

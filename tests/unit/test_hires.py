@@ -1,0 +1,184 @@
+"""Two passes: the steps at a strength, the ways to enlarge, and the recipe that says so."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sd_scratch.cli import main
+from sd_scratch.errors import UsageError
+from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, part_of
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
+from sd_scratch.pipeline.run import count_steps, count_work
+from sd_scratch.stop import Stop
+from tests.tiny import tiny_model
+
+A1111 = (
+    "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x768, Denoising strength: 0.55,"
+    " {}, Version: v1.10.1"
+)
+
+
+@pytest.mark.parametrize(
+    ("counted", "steps", "strength", "part"),
+    [
+        ("diffusers", 50, 0.75, (50, 37)),
+        ("diffusers", 20, 0.01, (20, 1)),
+        ("diffusers", 20, 1.0, (20, 20)),
+        ("a1111", 20, 0.75, (20, 16)),
+        ("a1111", 20, 1.0, (20, 20)),
+        ("a1111", 20, 0.01, (20, 1)),
+        ("comfy", 20, 0.75, (26, 20)),
+        ("comfy", 20, 1.0, (20, 20)),
+        ("comfy", 10, 0.3, (33, 10)),
+    ],
+)
+def test_the_steps_at_a_strength(
+    counted: str, steps: int, strength: float, part: tuple[int, int]
+) -> None:
+    assert part_of(steps, strength, counted) == Part(*part)
+    model = tiny_model()
+    noise = model.begin(
+        model.generate("a cat", model.noise(0, 32, 32), steps=1),
+        strength,
+        steps=steps,
+        counted=counted,
+    )
+    walked = list(model.steps("a cat", noise, steps=part[0], sampler="ddim"))
+    assert len(walked) == part[1]
+
+
+def test_two_passes_are_what_they_say() -> None:
+    model = tiny_model()
+    recipe = Recipe(
+        "a cat", seed=5, steps=4, width=32, height=40, hires_scale=2.0, hires_strength=0.5,
+        hires_steps=6, negative_prompt="",
+    )  # fmt: skip
+    (made,) = model.run(recipe)
+    first = model.generate("a cat", model.noise(5, 32, 40), steps=4)
+    larger = first.with_latent(F.interpolate(first.latent, size=(20, 16), mode="bilinear"), t=0)
+    second = model.generate("a cat", model.begin(larger, 0.5, steps=6), steps=6)
+    assert torch.equal(made.latents.latent, second.latent)
+    assert (made.latents.width, made.latents.height) == (64, 80)
+    assert made.recipes[0].hires_method == "latent"
+    (again,) = model.run(recipe_from_json(made.recipes[0].to_json(), "x"))
+    assert torch.equal(again.latents.latent, second.latent)
+
+
+@pytest.mark.parametrize("method", UPSCALERS)
+def test_every_way_to_enlarge(method: str) -> None:
+    model = tiny_model()
+    image = model.generate("a cat", model.noise(5, 32, 32), steps=2)
+    larger = enlarged(image, 1.55, method)
+    if UPSCALERS[method].picture is not None:
+        assert isinstance(larger, list)
+        assert larger[0].size == (48, 48)  # 49.6, down to whole cells of 4 pixels
+        return
+    assert not isinstance(larger, list)
+    assert larger.latent.shape == (1, 4, 12, 12)
+    mode, antialias = UPSCALERS[method].mode, UPSCALERS[method].antialias
+    more = {"antialias": True} if antialias else {}
+    assert torch.equal(larger.latent, F.interpolate(image.latent, size=(12, 12), mode=mode, **more))
+    recipe = Recipe("a cat", steps=2, width=32, height=32, hires_scale=1.5, hires_method=method)
+    assert recipe_from_parameters(recipe.to_parameters(), "x")[0].hires_method == method
+
+
+def test_the_second_pass_of_a1111_takes_all_its_steps() -> None:
+    model = tiny_model()
+    recipe = Recipe(
+        "a cat", steps=4, width=32, height=32, hires_scale=2.0, hires_strength=0.5, hires_steps=3,
+        seed=1,
+    )  # fmt: skip
+    assert count_steps(model, recipe) == 4 + 1
+    recipe = recipe.over(strength_steps="a1111")
+    assert count_steps(model, recipe) == 4 + 3
+    assert count_work(model, recipe) == 4 * 64 + 3 * 256
+    seen: list[int] = []
+    list(model.run(recipe, on_step=lambda step: seen.append(step.x_t.shape[-1])))
+    assert seen == [8] * 4 + [16] * 3
+
+
+def test_a_stop_in_either_pass_ends_the_run() -> None:
+    model = tiny_model()
+    recipe = Recipe("a cat", steps=2, seed=1, width=32, height=32, hires_scale=2.0)
+    for after in (2, 3):
+        stop, taken = Stop(), []
+
+        def on_step(
+            step: object, stop: Stop = stop, taken: list = taken, after: int = after
+        ) -> None:
+            taken.append(step)
+            if len(taken) == after:
+                stop.asked = True
+
+        made = list(model.run(recipe.over(hires_strength=1.0), on_step=on_step, stop=stop))
+        assert (made, len(taken)) == ([], 3)  # a pass that is at its end is finished
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "left"),
+    [
+        ("Hires upscale: 2, Hires upscaler: Latent", (2.0, "latent", None), ()),
+        ("Hires upscale: 1.5, Hires steps: 10, Hires upscaler: Lanczos", (1.5, "lanczos", 10), ()),
+        (
+            "Hires upscale: 2, Hires upscaler: Latent (bicubic antialiased)",
+            (2.0, "latent-bicubic-antialiased", None),
+            (),
+        ),
+        (
+            "Hires upscale: 2, Hires steps: 0, Hires upscaler: R-ESRGAN 4x+",
+            (2.0, "lanczos", None),
+            ("Hires upscaler",),
+        ),
+        ("Hires resize: 1024x1536, Hires upscaler: Latent", (2.0, "latent", None), ()),
+        ("Hires resize: 1024x1024, Hires upscaler: Latent", (None, None, None),
+         ("Denoising strength", "Hires resize", "Hires upscaler")),
+        ("Hires upscale: 2, Hires upscaler: Latent, Hires prompt: x", (2.0, "latent", None), ("Hires prompt",)),
+    ],
+)  # fmt: skip
+def test_what_a1111_says_of_its_second_pass(
+    said: str, expected: tuple[float | None, str | None, int | None], left: tuple[str, ...]
+) -> None:
+    recipe, unknown = recipe_from_parameters(A1111.format(said), "x.png")
+    assert (recipe.hires_scale, recipe.hires_method, recipe.hires_steps) == expected
+    assert unknown == left
+    if expected[0]:
+        assert (recipe.hires_strength, recipe.strength_steps) == (0.55, "a1111")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hires_scale": 9.0},
+        {"hires_scale": 0.5},
+        {"hires_scale": 2.0, "hires_strength": 1.5},
+        {"hires_scale": 2.0, "hires_method": "esrgan"},
+        {"hires_strength": 0.5},
+        {"hires_scale": 2.0, "strength": 0.5},
+        {"strength_steps": "invoke"},
+    ],
+)
+def test_what_cannot_be_had_is_refused(settings: dict) -> None:
+    model = tiny_model()
+    with pytest.raises(UsageError):
+        next(model.run(Recipe("a cat", steps=1, **settings)))
+
+
+def test_from_the_command_line(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "a cat", "-m", str(tiny_folder), "--device=cpu", "--seed=3", "--steps=2"]
+    words += ["--width=32", "--height=32"]
+    assert main([*words, "--hires", "--hires-upscaler=lanczos", "-o", "a.png"]) == 0
+    again = ["generate", "--from-image", "a.png", "-m", str(tiny_folder), "--device=cpu"]
+    assert main([*again, "-o", "b.png"]) == 0
+    first, second = (np.asarray(Image.open(name)) for name in ("a.png", "b.png"))
+    assert first.shape == (64, 64, 3)
+    assert np.array_equal(first, second)
+    assert "Hires upscaler: Lanczos" in Image.open("a.png").info["parameters"]
+    assert main([*words, "--hires-strength=0.5", "-o", "c.png"]) == 2
