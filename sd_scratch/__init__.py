@@ -21,20 +21,8 @@ if TYPE_CHECKING:
     from sd_scratch.pipeline.recipe import Recipe as Recipe
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion as StableDiffusion
     from sd_scratch.tensors import Trace as Trace
-    from sd_scratch.tensors import ablate as ablate
-    from sd_scratch.tensors import add as add
-    from sd_scratch.tensors import area as area
-    from sd_scratch.tensors import heads as heads
-    from sd_scratch.tensors import lerp as lerp
-    from sd_scratch.tensors import mean_over_steps as mean_over_steps
-    from sd_scratch.tensors import patch as patch
-    from sd_scratch.tensors import reweight as reweight
-    from sd_scratch.tensors import scale as scale
-    from sd_scratch.tensors import scale_word as scale_word
-    from sd_scratch.tensors import set_to as set_to
-    from sd_scratch.tensors import shift as shift
-    from sd_scratch.tensors import swap as swap
-    from sd_scratch.tensors import words as words
+    from sd_scratch.tensors import edits as edits
+    from sd_scratch.tensors import reductions as reductions
 
 _HOMES = {
     "Control": "sd_scratch.pipeline.control",
@@ -45,28 +33,12 @@ _HOMES = {
     "Recipe": "sd_scratch.pipeline.recipe",
     "ScratchError": "sd_scratch.errors",
     "StableDiffusion": "sd_scratch.pipeline.stable_diffusion",
+    "Trace": "sd_scratch.tensors",
+    "edits": "sd_scratch.tensors",
     "load": "sd_scratch.pipeline.load",
     "load_pixels": "sd_scratch.pipeline.pixel_diffusion",
+    "reductions": "sd_scratch.tensors",
 }
-_TENSORS = (
-    "Trace",
-    "ablate",
-    "add",
-    "area",
-    "heads",
-    "lerp",
-    "mean_over_steps",
-    "patch",
-    "reweight",
-    "scale",
-    "scale_word",
-    "set_to",
-    "shift",
-    "swap",
-    "words",
-)
-_HOMES |= dict.fromkeys(_TENSORS, "sd_scratch.tensors")
-
 __all__ = [
     "Control",
     "Drawing",
@@ -76,10 +48,12 @@ __all__ = [
     "Recipe",
     "ScratchError",
     "StableDiffusion",
+    "Trace",
     "__version__",
+    "edits",
     "load",
     "load_pixels",
-    *_TENSORS,
+    "reductions",
 ]
 
 

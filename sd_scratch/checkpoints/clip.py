@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.image_encoder import Clip
+from sd_scratch.tensors import Recordable, Taps
 from sd_scratch.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -35,12 +36,19 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class ClipModel:
-    """CLIP with its tokenizer, ready to run; `name` is what was asked for, without a path."""
+class ClipModel(Recordable):
+    """CLIP with its tokenizer, ready to run; `name` is what was asked for, without a path.
+
+    Its tensors are named ``clip.`` and the path of their module, and can be recorded and edited.
+    """
 
     network: Clip
     tokenizer: Tokenizer
     name: str
+    taps: Taps = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", clip_taps(self.network))
 
 
 def load_clip(
@@ -65,6 +73,36 @@ def load_clip(
         raise ScratchError(f"{folder} - its vocabulary is larger than its embedding")
     name = Path(source).resolve().name if Path(source).is_dir() else source
     return ClipModel(network, tokenizer, name)
+
+
+def clip_taps(network: Clip) -> Taps:
+    """The taps of CLIP, which is called once with a picture and once with a text."""
+
+    def dry_run(roots: Mapping[str, Any], hw: tuple[int, int] | None) -> None:
+        clip, side = roots["clip"], network.config.image.image_size
+        length = network.config.text.max_position_embeddings
+        with torch.device("meta"):
+            pictures = torch.zeros(1, 3, side, side, dtype=clip.logit_scale.dtype)
+            ids = torch.zeros(1, length, dtype=torch.long)
+        clip.image_vectors(pictures)
+        clip.text_vectors(ids)
+
+    return Taps({"clip": network}, dry_run)
+
+
+def clip_without_weights(source: str, dtype: torch.dtype) -> Clip | None:
+    """The network of a shipped CLIP or of a folder that holds one, on the ``meta`` device; None for what is
+    no CLIP. Raises ScratchError for a configuration that is damaged."""
+    shipped_one = source in list_clips()
+    folder = shipped.weights_folder() / source if shipped_one else Path(source).expanduser()
+    if not (folder / CONFIG).is_file():
+        return None
+    fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
+    return (
+        empty(Clip, clip_config(fields)).to(dtype)
+        if fields.data.get("model_type") == "clip"
+        else None
+    )
 
 
 def list_clips() -> list[str]:

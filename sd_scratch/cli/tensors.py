@@ -3,9 +3,10 @@
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import add_source_arguments, side
+from sd_scratch.cli.options import add_source_arguments, refuse_flags, side
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
@@ -41,17 +42,36 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.parts import PARTS
     from sd_scratch.tensors.listing import page, table
 
-    model = without_weights(args.model, args.dtype, args.revision, args.offline)
-    infos = model.tensors(*args.globs, width=args.width, height=args.height)
+    clip = clip_infos(args.model, args.dtype, args.globs)
+    if clip is not None:
+        refuse_flags(
+            args, "--width --height", "is given, but CLIP's pictures have a size of their own"
+        )
+        infos = clip
+    else:
+        model = without_weights(args.model, args.dtype, args.revision, args.offline)
+        infos = model.tensors(*args.globs, width=args.width, height=args.height)
     if args.json:
         print(json.dumps([describe(info) for info in infos], indent=2))
     elif args.markdown:
-        print(page(infos, {name: f"The {part.title}" for name, part in PARTS.items()}), end="")
+        titles = {name: f"The {part.title}" for name, part in PARTS.items()} | {"clip": "CLIP"}
+        print(page(infos, titles), end="")
     else:
         print(table(infos), end="")
-        total = sum(info.bytes for info in infos if info.stepwise)
-        log.info(f"{len(infos)} tensors, {total / 1e6:,.1f} MB a step, branch and picture")
+        total = sum(info.bytes for info in infos if clip is not None or info.stepwise)
+        each = "picture and text" if clip is not None else "step, branch and picture"
+        log.info(f"{len(infos)} tensors, {total / 1e6:,.1f} MB a {each}")
     return 0
+
+
+def clip_infos(source: str | None, dtype: str, globs: Sequence[str]) -> "list[TensorInfo] | None":
+    """The tensors of a pair of encoders, which is no model of pictures; None for what is no such pair."""
+    import torch
+
+    from sd_scratch.checkpoints.clip import clip_taps, clip_without_weights
+
+    network = clip_without_weights(source, getattr(torch, dtype)) if source else None
+    return None if network is None else list(clip_taps(network).tensors(*globs).values())
 
 
 def without_weights(

@@ -103,7 +103,7 @@ def recording_options(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as `Recorder` has them."""
     import torch
 
-    from sd_scratch.tensors import heads, mean_over_steps, words
+    from sd_scratch.tensors.reductions import heads, mean_over_steps, words
 
     reduce: list[Any] = [heads()] if args.mean_heads else []
     if args.words:

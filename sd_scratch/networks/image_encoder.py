@@ -28,9 +28,12 @@ class PatchEmbeddings(Tapped):
         self.position_embedding = nn.Embedding(places, width)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        patches = self.patch_embedding(pictures).flatten(2).transpose(1, 2)  # [B, patches, C]
+        patches = self.tap("patch_embedding", self.patch_embedding(pictures))
+        patches = patches.flatten(2).transpose(1, 2)  # [B, patches, C]
         start = self.class_embedding.expand(len(pictures), 1, -1)
-        return torch.cat([start, patches], dim=1) + self.position_embedding.weight
+        x = self.tap("place_embedding", torch.cat([start, patches], dim=1))
+        position = self.position_embedding.weight.expand_as(x)
+        return x + self.tap("position_embedding", position)
 
 
 class ImageLayers(nn.Module):
@@ -63,14 +66,17 @@ class ImageEncoder(Tapped):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``[B, 3, S, S]``, normalised as CLIP was trained, to one vector each, ``[B, hidden_size]``."""
-        x = self.pre_layrnorm(self.embeddings(pictures))
+        pictures = self.tap("pictures", pictures)
+        x = self.tap("pre_layrnorm", self.pre_layrnorm(self.embeddings(pictures)))
         for layer in self.encoder.layers:
             x = layer(x)
         return self.tap("pooled", self.post_layernorm(x[:, 0]))
 
 
-class Clip(nn.Module):
+class Clip(Tapped):
     """Both encoders, and the projections into the space where pictures and texts meet."""
+
+    stepwise = branched = False
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -83,11 +89,13 @@ class Clip(nn.Module):
 
     def image_vectors(self, pictures: Tensor) -> Tensor:
         """Normalised pictures ``[B, 3, S, S]`` to unit vectors ``[B, projection_dim]``."""
-        return F.normalize(self.visual_projection(self.vision_model(pictures)), dim=-1)
+        projected = self.visual_projection(self.vision_model(pictures))
+        return self.tap("image_vector", F.normalize(projected, dim=-1))
 
     def text_vectors(self, token_ids: Tensor) -> Tensor:
         """Token ids ``[B, N]`` to unit vectors ``[B, projection_dim]``."""
-        return F.normalize(self.text_projection(self.pooled_text(token_ids)), dim=-1)
+        projected = self.text_projection(self.pooled_text(token_ids))
+        return self.tap("text_vector", F.normalize(projected, dim=-1))
 
     def pooled_text(self, token_ids: Tensor) -> Tensor:
         """Token ids ``[B, N]`` to what the text encoder says at the first end token: ``[B, C]``."""

@@ -13,7 +13,8 @@ from typing import Any
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.tensors import ReadyEdit, ablate, add, reweight, scale, scale_word, set_to, swap
+from sd_scratch.tensors import ReadyEdit
+from sd_scratch.tensors.edits import ablate, add, reweight, scale, scale_word, set_to, swap
 from sd_scratch.tensors.words import WordKey
 
 FORMAT = 1

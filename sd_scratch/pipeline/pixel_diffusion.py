@@ -26,13 +26,13 @@ from sd_scratch.pipeline.run_tensors import (
     unless_recorded,
 )
 from sd_scratch.pipeline.way import Way
-from sd_scratch.tensors import EditFunction, Editor, Recorder, Run, Taps
+from sd_scratch.tensors import Recordable, Run, Taps
 
 Classes = Sequence[int | str | None]
 BATCH = 100  # pictures that `generate` makes at once
 
 
-class PixelDiffusion:
+class PixelDiffusion(Recordable):
     """A denoiser of pixels, its schedule, and the loop that joins them (Ho et al. 2020,
     arXiv:2006.11239; classes by Ho and Salimans 2022, arXiv:2207.12598).
 
@@ -54,14 +54,6 @@ class PixelDiffusion:
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
-
-    def record(self, *globs: str, **settings: Any) -> Recorder:
-        """Record tensors by their names while it is entered; see `Recorder`."""
-        return Recorder(self.taps, *globs, **settings)
-
-    def edit(self, globs: str | Sequence[str], function: EditFunction, **settings: Any) -> Editor:
-        """Put other tensors in the place of named ones while it is entered; see `Editor`."""
-        return Editor(self.taps, globs, function, **settings)
 
     @unless_recorded
     def steps(

@@ -40,13 +40,13 @@ from sd_scratch.pipeline.run_tensors import (
     unless_recorded,
 )
 from sd_scratch.pipeline.way import Way
-from sd_scratch.tensors import EditFunction, Editor, Recorder, Taps, TensorInfo
+from sd_scratch.tensors import Recordable, Taps, TensorInfo
 from sd_scratch.text.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound="TextToImage")
 
 
-class TextToImage:
+class TextToImage(Recordable):
     """A text encoder, a U-Net, an autoencoder and a schedule, and the loop that joins them.
 
     Rombach et al. 2022 (arXiv:2112.10752).
@@ -424,18 +424,3 @@ class TextToImage:
         cell = self.config.vae.downscale
         hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
         return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())
-
-    def record(self, *globs: str, **options: Any) -> Recorder:
-        """``with model.record("unet.*.attn2.probs") as trace``: record the tensors that the globs match.
-
-        Options are those of `sd_scratch.tensors.Recorder`: steps, branch, reduce, to, dtype, budget,
-        when, stop_after, gradients.
-        """
-        return Recorder(self.taps, *globs, **options)
-
-    def edit(self, globs: str | Sequence[str], function: EditFunction, **options: Any) -> Editor:
-        """``with model.edit("unet.h", scale(1.1))``: put other tensors in the place of named ones.
-
-        Options are those of `sd_scratch.tensors.Editor`: steps, branch.
-        """
-        return Editor(self.taps, globs, function, **options)

@@ -3,30 +3,18 @@
 tapped       the tap in a network's forward pass, and the probe behind it
 names        the list of all names, found by a forward pass without numbers
 taps         the switchboard: who listens to what, in which call
+recordable   what a model offers whose tensors have names: `record` and `edit`
 record       `Recorder`; `reductions` make small what it keeps, and a `Trace` holds it
 edit         `Editor`; `edits` are ready-made ones
 storage      traces on disk
 """
 
+from sd_scratch.tensors import edits, reductions
 from sd_scratch.tensors.edit import At, EditFunction, Editor
-from sd_scratch.tensors.edits import (
-    Follow,
-    ReadyEdit,
-    ablate,
-    add,
-    edit_from_plain,
-    lerp,
-    patch,
-    reweight,
-    scale,
-    scale_word,
-    set_to,
-    shift,
-    swap,
-)
+from sd_scratch.tensors.edits import Follow, ReadyEdit, edit_from_plain
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.record import Recorder
-from sd_scratch.tensors.reductions import area, heads, mean_over_steps, words
+from sd_scratch.tensors.recordable import Recordable
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
 from sd_scratch.tensors.taps import Call, Run, Taps
 from sd_scratch.tensors.trace import Address, Recording, Trace
@@ -40,6 +28,7 @@ __all__ = [
     "Follow",
     "Probe",
     "ReadyEdit",
+    "Recordable",
     "Recorder",
     "Recording",
     "Rows",
@@ -48,19 +37,7 @@ __all__ = [
     "Taps",
     "TensorInfo",
     "Trace",
-    "ablate",
-    "add",
-    "area",
     "edit_from_plain",
-    "heads",
-    "lerp",
-    "mean_over_steps",
-    "patch",
-    "reweight",
-    "scale",
-    "scale_word",
-    "set_to",
-    "shift",
-    "swap",
-    "words",
+    "edits",
+    "reductions",
 ]

@@ -1,6 +1,6 @@
 """Ready-made edits: plain data, so that a run can be stored with them and made again.
 
-Each is a function for `Editor`: ``with model.edit("unet.h", scale(1.2)): ...``. Edits that name a word
+Each is a function for `Editor`: ``with model.edit("unet.h", sd.edits.scale(1.2)): ...``. Edits that name a word
 look it up in the prompt of each picture, and act on the branch "cond" unless told otherwise.
 """
 
@@ -16,6 +16,19 @@ from sd_scratch.tensors.edit import At
 from sd_scratch.tensors.names import OLD_NAMES
 from sd_scratch.tensors.trace import Address, Trace
 from sd_scratch.tensors.words import WordKey
+
+__all__ = [
+    "ablate",
+    "add",
+    "lerp",
+    "patch",
+    "reweight",
+    "scale",
+    "scale_word",
+    "set_to",
+    "shift",
+    "swap",
+]
 
 SPREAD = ("query", "height", "position", "key", "token")  # the axis that a mean is taken over
 

@@ -8,6 +8,7 @@ from sd_scratch.tensors.names import TensorInfo
 # What a tensor is, by the end of its name; the first entry that fits is taken.
 MEANINGS: tuple[tuple[str, str], ...] = (
     ("text.token_ids", "the prompt as numbers, padded"),
+    ("text_model.token_ids", "the text as numbers, padded"),
     ("token_embedding", "each token's vector from the table"),
     ("position_embedding", "each place's vector from the table"),
     ("resid_in", "what enters the layer"),
@@ -21,6 +22,14 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ("mlp.out", "feed-forward's output"),
     ("final_layer_norm", "the last layer normalised: the text encoder's output"),
     ("text.pooled", "the vector at the end token, CLIP's summary of the text"),
+    ("text_model.pooled", "the vector at the end token"),
+    ("vision_model.pictures", "the pictures, colours normalised as CLIP was trained"),
+    ("patch_embedding", "each patch of pixels as a vector"),
+    ("place_embedding", "the class token, then the patches, row by row"),
+    ("pre_layrnorm", "normalised, in front of the first layer"),
+    ("vision_model.pooled", "the class token's vector, normalised: what was seen"),
+    ("clip.image_vector", "the picture where pictures and texts meet, of length 1"),
+    ("clip.text_vector", "the text there"),
     ("text.context", "what the U-Net is given of the text"),
     ("q", "queries"),
     ("k", "keys"),

@@ -71,7 +71,7 @@ def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
     ``token`` is a place in the prompt, ``position`` one in a feature map. Attention goes from each
     ``query`` to every ``key``, and where the keys are the prompt's, they are called ``token``.
     """
-    text = path.startswith("text")
+    text = path.startswith(("text", "clip.text_model"))
     key = "token" if text or path.endswith("attn2") else "key"
     attention = {
         "q": ("batch", "head", "query", "dim"),

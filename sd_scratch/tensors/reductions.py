@@ -16,6 +16,13 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.words import Prompts, Worded, WordKey, word_matrix
 
+__all__ = [
+    "area",
+    "heads",
+    "mean_over_steps",
+    "words",
+]
+
 
 @dataclass(frozen=True)
 class Bound:

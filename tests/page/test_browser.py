@@ -126,7 +126,7 @@ def test_edits_change_the_picture_and_undo_brings_it_back(page: Any, engine: Eng
     page.keyboard.press("Home")  # "red" times -1
     changed = made(page, before)
     assert "red" in page.locator("#edits li").inner_text()
-    with engine.model.edit("unet.*.attn2.probs", sd.reweight({"red": -1.0})):
+    with engine.model.edit("unet.*.attn2.probs", sd.edits.reweight({"red": -1.0})):
         assert np.array_equal(shown(page), generated(engine))
     page.get_by_role("button", name="Undo").click()
     made(page, changed)

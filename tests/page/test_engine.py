@@ -14,7 +14,7 @@ from PIL import Image
 from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
 from sd_scratch.page.messages import STEPS_LIMIT, TEXT_LIMIT
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.tensors import reweight
+from sd_scratch.tensors.edits import reweight
 from tests.page.pages import RECIPE, Line
 from tests.tiny import tiny_model
 

@@ -107,7 +107,7 @@ def test_a_picture_in_the_tab_is_the_picture(ask, model: sd.StableDiffusion) -> 
     theirs = np.array(plain["pixels"]).reshape(64, 64, 4)[..., :3]
     within = (np.abs(theirs - picture) <= 2).mean()
     assert within >= 0.99
-    with model.edit("unet.*.attn2.probs", sd.reweight({"red": 0.0}), branch="cond"):
+    with model.edit("unet.*.attn2.probs", sd.edits.reweight({"red": 0.0}), branch="cond"):
         picture = ours()
     other = np.array(without["pixels"]).reshape(64, 64, 4)[..., :3]
     assert (np.abs(other - picture) <= 2).mean() >= 0.99

@@ -105,7 +105,7 @@ def test_residuals_have_names_and_can_be_edited(model, steered):
     assert not torch.equal(latent, plain)
     assert torch.equal(steered.generate("a", noise, control=[Control(HINT)], **RUN).latent, latent)
     assert trace["unet.control.0"].tensor.abs().max() > 0
-    with steered.edit("unet.control.*", sd.ablate()):
+    with steered.edit("unet.control.*", sd.edits.ablate()):
         none = steered.generate("a", noise, control=Control(HINT), **RUN).latent
     assert torch.equal(none, plain)
     assert not any("control" in info.name for info in model.tensors())

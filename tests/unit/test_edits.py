@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.tensors import (
-    Address,
-    At,
-    Follow,
-    Trace,
+from sd_scratch.tensors import Address, At, Follow, Trace, edit_from_plain
+from sd_scratch.tensors.edits import (
     ablate,
     add,
-    edit_from_plain,
     lerp,
     patch,
     reweight,

@@ -16,7 +16,9 @@ from sd_scratch.mapping.daam import LAYERS, daam
 from sd_scratch.mapping.inversion import invert
 from sd_scratch.mapping.lens import lens
 from sd_scratch.mapping.prompt_to_prompt import align, prompt_to_prompt, spread
-from sd_scratch.tensors import At, mean_over_steps, reweight, shift
+from sd_scratch.tensors import At
+from sd_scratch.tensors.edits import reweight, shift
+from sd_scratch.tensors.reductions import mean_over_steps
 from tests.denoisers import gaussian, lively
 from tests.tiny import tiny_model
 

@@ -93,7 +93,7 @@ def test_words_act_at_their_place_in_several_chunks(model):
     assert torch.allclose(scaled.context[:, 80], prompt.context[:, 80] * 2)
     noise = model.noise(1, 32, 32)
     with model.record(
-        "unet.*.attn2.probs", branch="cond", reduce=[sd.words("red", "ring")]
+        "unet.*.attn2.probs", branch="cond", reduce=[sd.reductions.words("red", "ring")]
     ) as trace:
         plain = model.generate(prompt, noise, steps=2, guidance=2.0)
     maps = trace[trace.names[0]].tensor
@@ -101,7 +101,7 @@ def test_words_act_at_their_place_in_several_chunks(model):
         model.generate(prompt, noise, steps=2, guidance=2.0)
     probs = trace[trace.names[0]].tensor
     assert torch.allclose(maps, probs[..., [2, 80]])
-    with model.edit("unet.*.attn2.probs", sd.reweight({"ring": 0.0})):
+    with model.edit("unet.*.attn2.probs", sd.edits.reweight({"ring": 0.0})):
         edited = model.generate(prompt, noise, steps=2, guidance=2.0)
     assert not torch.equal(plain.latent, edited.latent)
 
@@ -125,18 +125,20 @@ def test_a_prompt_that_changes_is_read_again_at_its_steps(model):
         model.steps(model.prompt("a dog here"), noise.with_latent(whole[1].x_next), **settings)
     )
     assert after.x0.shape == whole[2].x0.shape
-    with model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("here")]) as trace:
+    with model.record(
+        "unet.*.attn2.probs", branch="cond", reduce=[sd.reductions.words("here")]
+    ) as trace:
         model.generate(changing, noise, **settings)
     assert trace.names
     with (
         pytest.raises(UsageError, match="no word 'cat'"),
-        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("cat")]),
+        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.reductions.words("cat")]),
     ):
         model.generate(changing, noise, **settings)
     moves = model.prompt("a [big cat:dog:1] here")
     with (
         pytest.raises(UsageError, match="stands elsewhere"),
-        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.words("here")]),
+        model.record("unet.*.attn2.probs", branch="cond", reduce=[sd.reductions.words("here")]),
     ):
         model.generate(moves, noise, **settings)
     with pytest.raises(ScratchError, match="no one set of vectors"):
@@ -166,7 +168,7 @@ def test_weights_act_in_their_direction_on_what_the_shipped_model_looks_at(empha
 
     def attention(weight):
         prompt = model.prompt(text.replace(word, f"({word}:{weight})"), emphasis=emphasis)
-        reduce = [sd.heads(), sd.words(word)]
+        reduce = [sd.reductions.heads(), sd.reductions.words(word)]
         with model.record("unet.*.attn2.probs", branch="cond", reduce=reduce) as trace:
             model.generate(prompt, model.noise(3), sampler="ddim", steps=2)
         return sum(float(trace[name].tensor.mean()) for name in trace.names)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.tensors import At, Trace, heads, mean_over_steps, scale, scale_word, words
+from sd_scratch.tensors import At, Trace
+from sd_scratch.tensors.edits import scale, scale_word
+from sd_scratch.tensors.reductions import heads, mean_over_steps, words
 from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).with_name("tensor_names.txt")

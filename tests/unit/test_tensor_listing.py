@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+import sd_scratch as sd
+from sd_scratch.checkpoints.clip import load_clip
 from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
-from sd_scratch.cli.tensors import without_weights
+from sd_scratch.cli.tensors import clip_infos, without_weights
 from sd_scratch.cli.trace import span, word_key
 from sd_scratch.pipeline.load import load
 from sd_scratch.tensors import Trace
@@ -34,7 +37,9 @@ def test_the_page_in_the_docs_is_what_the_code_says():
 
 
 def test_every_tensor_is_described_and_every_description_is_used():
-    used = {meaning(info) for info in without_weights("tiny", "float32").tensors()}
+    infos = without_weights("tiny", "float32").tensors()
+    clip = clip_infos("scenes-clip", "float32", ()) or []
+    used = {meaning(info) for info in [*infos, *clip]}
     assert used == {text for _, text in MEANINGS}
 
 
@@ -60,6 +65,31 @@ def test_listing_as_json_equals_the_python_list(folder, capsys):
     assert [(each["name"], each["axes"], each["shape"], each["bytes"]) for each in listed] == [
         (info.name, list(info.axes), list(info.shape), info.bytes) for info in infos
     ]
+
+
+def test_the_tensors_of_clip_are_listed_like_all_others(capsys):
+    heads = "clip.vision_model.encoder.layers.*.self_attn.probs"
+    assert main(["tensors", "clip.*_vector", heads, "-m", "scenes-clip", "-q"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1][0] == "clip.text_vector" and "clip.image_vector" in [line[0] for line in lines]
+    assert lines[0][1:5] == ["batch=1", "head=4", "query=65", "key=65"]
+    assert main(["tensors", "-m", "scenes-clip", "-W", "64"]) == 2
+    assert "CLIP's pictures have a size of their own" in capsys.readouterr().err
+
+
+def test_the_tensors_of_clip_are_recorded_and_edited_like_all_others():
+    clip = load_clip("scenes-clip")
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain = clip.network.image_vectors(pictures)
+    probs = "clip.vision_model.encoder.layers.1.self_attn.probs"
+    with clip.record(probs, "clip.image_vector") as trace, clip.taps.calling():
+        vectors = clip.network.image_vectors(pictures)
+    assert torch.equal(vectors, plain) and torch.equal(trace["clip.image_vector"].tensor, plain)
+    assert trace[probs].tensor.shape == (2, 4, 65, 65)
+    assert torch.allclose(trace[probs].tensor.sum(-1), torch.ones(2, 4, 65))
+    everything = clip.edit("clip.vision_model.encoder.layers.1.self_attn.z", sd.edits.ablate())
+    with everything, clip.taps.calling():
+        assert not torch.allclose(clip.network.image_vectors(pictures), plain, atol=1e-2)
 
 
 def test_half_precision_halves_the_networks_tensors(capsys):

@@ -11,20 +11,9 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
-from sd_scratch.tensors import (
-    At,
-    Editor,
-    Recorder,
-    Run,
-    Tapped,
-    Taps,
-    area,
-    heads,
-    mean_over_steps,
-    record,
-    words,
-)
+from sd_scratch.tensors import At, Editor, Recorder, Run, Tapped, Taps, record
 from sd_scratch.tensors.record import show_bytes
+from sd_scratch.tensors.reductions import area, heads, mean_over_steps, words
 from tests.lively import liven
 
 BRANCHES = ("uncond", "cond")

@@ -14,18 +14,9 @@ from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.replay import StoredRun
-from sd_scratch.tensors import (
-    Trace,
-    ablate,
-    heads,
-    patch,
-    reweight,
-    scale,
-    scale_word,
-    shift,
-    storage,
-    words,
-)
+from sd_scratch.tensors import Trace, storage
+from sd_scratch.tensors.edits import ablate, patch, reweight, scale, scale_word, shift
+from sd_scratch.tensors.reductions import heads, words
 from tests.tiny import tiny_model
 
 GLOBS = ("unet.h", "unet.*.attn2.probs", "text.context")

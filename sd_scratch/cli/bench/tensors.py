@@ -18,7 +18,8 @@ from sd_scratch.cli.bench.subjects import Theirs, random_components
 from sd_scratch.config import SCENES
 from sd_scratch.networks import attention, blocks, layers, unet
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.tensors import Recorder, heads
+from sd_scratch.tensors import Recorder
+from sd_scratch.tensors.reductions import heads
 
 CROSS = "unet.*.attn2.probs"
 QUICK = 50  # calls of a small network for each call of a large one

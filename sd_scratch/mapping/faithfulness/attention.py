@@ -12,8 +12,8 @@ from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.tensors import mean_over_steps
 from sd_scratch.tensors.edit import At
+from sd_scratch.tensors.reductions import mean_over_steps
 from sd_scratch.text.tokenizer import Word
 
 PROBS = "unet.*.attn2.probs"
@@ -49,8 +49,8 @@ def watched(
         def of_words(probs: Tensor, matrix: Tensor = matrix) -> Tensor:
             return (probs.mean(dim=1).float() @ matrix).transpose(1, 2)  # [n, words, places]
 
-        reduce = [of_words, mean_over_steps()]
-        with rendering.model.record(PROBS, branch="cond", reduce=reduce) as trace:
+        model, reduce = rendering.model, (of_words, mean_over_steps())
+        with model.record(PROBS, branch="cond", reduce=reduce) as trace:
             pictures.append(rendering.afresh().colours(prompts[part], seeds[part]))
         for name in trace.names:
             recording = trace[name]

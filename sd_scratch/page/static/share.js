@@ -27,13 +27,13 @@ const py = (value) => {
 };
 
 const CALLS = {
-  scale: (e) => `sd.scale(${e.factor})`,
-  add: (e) => `sd.add(${e.value})`,
-  set: (e) => `sd.set_to(${e.value})`,
-  ablate: (e) => `sd.ablate(${["heads", "channels", "words"].filter((k) => e[k]).map((k) => `${k}=${py(e[k])}`).join(", ")})`,
-  scale_word: (e) => `sd.scale_word(${py([e.word].flat()[0])}, ${e.factor}${Array.isArray(e.word) ? `, nth=${e.word[1]}` : ""})`,
-  reweight: (e) => `sd.reweight({${e.words.map((word, i) => `${py(word)}: ${e.factors[i]}`).join(", ")}})`,
-  swap: (e) => `sd.swap(${py(e.first)}, ${py(e.second)})`,
+  scale: (e) => `sd.edits.scale(${e.factor})`,
+  add: (e) => `sd.edits.add(${e.value})`,
+  set: (e) => `sd.edits.set_to(${e.value})`,
+  ablate: (e) => `sd.edits.ablate(${["heads", "channels", "words"].filter((k) => e[k]).map((k) => `${k}=${py(e[k])}`).join(", ")})`,
+  scale_word: (e) => `sd.edits.scale_word(${py([e.word].flat()[0])}, ${e.factor}${Array.isArray(e.word) ? `, nth=${e.word[1]}` : ""})`,
+  reweight: (e) => `sd.edits.reweight({${e.words.map((word, i) => `${py(word)}: ${e.factors[i]}`).join(", ")}})`,
+  swap: (e) => `sd.edits.swap(${py(e.first)}, ${py(e.second)})`,
 };
 
 // A script that makes the same picture.
