@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.page.browser import chromium, served
 
 PROMPT = "a large red circle on a white background"
+SHOWN = "a medium yellow triangle to the left of a small blue ring on a white background"
+PICTURES = Path(__file__).resolve().parents[2] / "docs/images/page"
+VIEWS = [  # name, width, height, scheme, what stands at the top
+    ("light", 1280, 800, "light", "header"),
+    ("dark", 1280, 1120, "dark", "#inside"),
+    ("narrow", 360, 740, "light", "#see"),
+]
 AXE = Path(__file__).resolve().parents[2] / "scripts/page/node_modules/axe-core/axe.min.js"
 
 
@@ -227,6 +235,28 @@ def test_a_page_without_the_token_says_what_to_do(browser: Any, address: str) ->
     page.goto(address.partition("#")[0])
     page.locator("#trouble", has_text="Open the address").wait_for()
     context.close()
+
+
+def test_the_page_as_it_looks(browser: Any, address: str, tmp_path: Path) -> None:
+    """The pictures of docs/page.md, which are written there if SD_SCRATCH_PICTURES says so."""
+    folder = PICTURES if os.environ.get("SD_SCRATCH_PICTURES") else tmp_path
+    for name, width, height, scheme, place in VIEWS:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(link(address, {"prompt": SHOWN, "seed": 7, "steps": 10}))
+        made(page)
+        page.locator("#plane .handle").wait_for()
+        page.locator('g.box[aria-label*="down block 0, transformer 0"]').click()
+        page.locator("#view .tiles canvas").first.wait_for()
+        page.wait_for_timeout(300)
+        page.locator(place).evaluate("node => node.scrollIntoView({block: 'start'})")
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        picture.save(folder / f"{name}.webp", quality=70, method=6)
+        assert picture.width == width and np.asarray(picture).std() > 10
+        context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -83,7 +83,7 @@ function arrange(boxes) {
   };
   row("Text encoder", boxes.filter((box) => box.name.startsWith("text")), TOP);
   const top = TOP + HIGH + 58;
-  titles.push({ title: "U-Net: down to the left, up to the right; the lower, the smaller its feature maps", x: LEFT, y: top - 30 });
+  titles.push({ title: "U-Net, the way down on the left and up on the right; the lower a box, the smaller its feature maps", x: LEFT, y: top - 30 });
   const waiting = [];
   let column = null;
   for (const box of unet) {

@@ -179,19 +179,28 @@ export class Inside {
     const list = document.createElement("div");
     list.className = "looks";
     const meters = names.map((name) => {
-      const meter = document.createElement("meter"), label = document.createElement("span"), number = document.createElement("span");
+      const row = document.createElement("div"), meter = document.createElement("meter"), label = document.createElement("span"), number = document.createElement("span");
       label.textContent = name;
       meter.max = 1;
       meter.setAttribute("aria-label", name);
-      list.append(label, meter, number);
+      row.append(label, meter, number);
+      list.append(row);
       return [meter, number];
     });
-    this.lookAt = (row, column) => meters.forEach(([meter, number], n) => {
-      meter.value = values[n * rows * columns + row * columns + column];
-      number.textContent = short(meter.value);
-    });
+    const title = document.createElement("h4");
+    title.className = "plain";
+    const part = document.createElement("div");
+    part.append(title, list);
+    this.lookAt = (row, column) => {
+      title.textContent = `What the place at row ${row + 1}, column ${column + 1} looks at`;
+      meters.forEach(([meter, number], n) => {
+        const value = values[n * rows * columns + row * columns + column];
+        meter.value = value;
+        number.textContent = short(value);
+      });
+    };
     this.lookAt(Math.floor(rows / 2), Math.floor(columns / 2));
-    return list;
+    return part;
   }
 
   point(text, row, column) {

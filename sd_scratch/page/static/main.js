@@ -184,7 +184,7 @@ function look() {
   const frame = final ? done : frames[i];
   if (frame) picture($("picture"), frame);
   const [t, sigma] = done.moments[Math.min(i, last - 1)];
-  $("at").textContent = final ? "the picture" : `${i + 1} of ${last}, t ${short(t)}, sigma ${short(sigma)}`;
+  $("at").textContent = final ? `${last} of ${last}: the picture` : `${i + 1} of ${last}, t ${short(t)}, sigma ${short(sigma)}`;
   $("scrub").setAttribute("aria-valuetext", $("at").textContent);
   $("picture").setAttribute("aria-label", final ? `Picture of: ${done.recipe.prompt}` : `What the model expects the picture to be at step ${i + 1}`);
   [...$("film").children].forEach((canvas, n) => canvas.classList.toggle("at", n === i));
