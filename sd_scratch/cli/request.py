@@ -8,7 +8,7 @@ from pathlib import Path
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
-from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
+from sd_scratch.diffusion.sampler_names import a1111_schedule, comfy_schedule, find_sampler
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import read_file
 from sd_scratch.pipeline.adapters import take_tags
@@ -82,8 +82,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
         zero_snr=args.zsnr or None,
     )
     if args.like in ("a1111", "comfy") and recipe.schedule is None and recipe.sampler is not None:
-        automatic = "Automatic" if args.like == "a1111" else "Uniform"
-        recipe = recipe.over(schedule=a1111_schedule(recipe.sampler, automatic) or None)
+        spread = a1111_schedule if args.like == "a1111" else comfy_schedule
+        recipe = recipe.over(schedule=spread(recipe.sampler) or None)
     recipe = ask_for_adapters(
         args, recipe, given is not None, read_prompts(args) if prompt_file else []
     )

@@ -3,7 +3,7 @@
 import re
 
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import SPACINGS
+from sd_scratch.diffusion.spacing import OWN
 
 # That A1111 wrote behind a sampler's name, and stable-diffusion.cpp does.
 SCHEDULES = ("karras", "exponential", "polyexponential", "discrete")
@@ -22,7 +22,31 @@ OTHERS = {
 }
 
 
-AUTOMATIC_KARRAS = {"dpm2", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"}
+# A1111's schedules by our names. Its sigmas are spread over the whole schedule.
+A1111_SCHEDULES = {
+    "Uniform": "linspace",
+    "Karras": "karras+all",
+    "Exponential": "exponential+all",
+    "Polyexponential": "polyexponential+all",
+    "Beta": "beta+all",
+    "SGM Uniform": "sgm_uniform",
+    "Align Your Steps": "ays",
+}
+# What its "Automatic" is, where it is not "Uniform".
+A1111_AUTOMATIC = {
+    **dict.fromkeys(("dpm2", "dpm2_a", "dpmpp_2m", "dpmpp_2s_a", "dpmpp_sde"), "Karras"),
+    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_3m_sde"), "Exponential"),
+}
+# Samplers that take one sigma more and leave out the last.
+A1111_CUT = ("dpm2", "dpm2_a", "dpmpp_3m_sde")
+
+COMFY_SCHEDULES = {
+    "normal": "linspace",
+    "karras": "karras+all",
+    "exponential": "exponential+all",
+    "sgm_uniform": "sgm_uniform",
+}
+COMFY_CUT = ("dpm2", "dpm2_a", "unipc")
 
 
 def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
@@ -34,9 +58,28 @@ def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
     if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
         return None if written in ("Automatic", "Uniform") else ""
     if written == "Automatic":
-        written = "Karras" if sampler in AUTOMATIC_KARRAS else "Uniform"
-    name = "linspace" if written == "Uniform" else written.casefold().replace(" ", "_")
-    return name if name in SPACINGS else ""
+        written = A1111_AUTOMATIC.get(sampler, "Uniform")
+    names = {title.casefold(): name for title, name in A1111_SCHEDULES.items()}
+    return _cut(names.get(written.casefold(), ""), sampler in A1111_CUT)
+
+
+def comfy_schedule(sampler: str, written: str = "normal") -> str | None:
+    """The same for ComfyUI's."""
+    if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
+        return None if written == "normal" else ""
+    return _cut(COMFY_SCHEDULES.get(written, ""), sampler in COMFY_CUT)
+
+
+def a1111_title(spacing: str | None) -> str | None:
+    """What A1111 calls a spacing of ours; a name that it has not comes back as it is."""
+    titles = {name: title for title, name in A1111_SCHEDULES.items()} | {"karras": "Karras"}
+    if spacing in (None, OWN):
+        return None
+    return titles.get(str(spacing).removesuffix("+cut"), spacing)
+
+
+def _cut(name: str, cut: bool) -> str:
+    return f"{name}+cut" if name and cut else name
 
 
 def find_sampler(written: str) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from sd_scratch.diffusion.sampler_names import find_sampler
+from sd_scratch.diffusion.sampler_names import comfy_schedule, find_sampler
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, LORA_SCALE, SEED, SIDE, STEPS
@@ -17,7 +17,6 @@ from sd_scratch.pipeline.recipe import Recipe
 
 COMFY, INVOKE = "prompt", "invokeai_metadata"  # keywords
 
-COMFY_SCHEDULES = {"normal": "linspace", "karras": "karras"}
 QUIET = {"VAEDecode", "SaveImage", "PreviewImage"}  # nodes that make no other picture
 PARTS = ("model", "clip")
 LONGEST_CHAIN = 100  # nodes
@@ -53,7 +52,8 @@ class _Graph:
         if latent.integer("batch_size", 1, 4096) > 1:
             left.append("pictures of a batch after the first")
         scheduler = sampler.words("scheduler")
-        if scheduler not in COMFY_SCHEDULES:
+        schedule = comfy_schedule(name, scheduler)
+        if schedule == "":
             left.append(f"scheduler {scheduler}")
         texts, skip = [], 1
         for end in ("positive", "negative"):
@@ -74,7 +74,7 @@ class _Graph:
             seed=sampler.integer("seed", *SEED),
             steps=sampler.integer("steps", *STEPS),
             sampler=name,
-            schedule=COMFY_SCHEDULES.get(scheduler),
+            schedule=schedule or None,
             guidance=sampler.number("cfg", *GUIDANCE),
             width=latent.integer("width", *SIDE),
             height=latent.integer("height", *SIDE),

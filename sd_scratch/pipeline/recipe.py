@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sd_scratch.diffusion.noise import Drawing
+from sd_scratch.diffusion.sampler_names import a1111_title
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import OWN, SPACINGS, find_spacing
+from sd_scratch.diffusion.spacing import SPACINGS, find_spacing
 from sd_scratch.errors import UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import (
@@ -46,8 +47,6 @@ from sd_scratch.version import __version__
 A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
 
 A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own default
-
-A1111_SCHEDULES = {"karras": "Karras", "linspace": "Uniform", OWN: None}
 
 Option = bool | int | float | str
 
@@ -159,7 +158,7 @@ class Recipe:
         settings = {
             "Steps": self.steps,
             "Sampler": A1111_SAMPLERS.get(self.sampler or "", self.sampler),
-            "Schedule type": A1111_SCHEDULES.get(self.schedule or "", self.schedule),
+            "Schedule type": a1111_title(self.schedule),
             "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
             "CFG rescale": self.guidance_rescale or None,
             "Seed": self.seed,

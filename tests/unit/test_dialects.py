@@ -12,8 +12,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from sd_scratch.cli import main
 from sd_scratch.cli.generate import add_arguments
-from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
+from sd_scratch.config import ScheduleConfig
+from sd_scratch.diffusion.sampler_names import (
+    a1111_schedule,
+    a1111_title,
+    comfy_schedule,
+    find_sampler,
+)
 from sd_scratch.diffusion.samplers import SAMPLERS
+from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
@@ -159,7 +166,7 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
         seed=5,
         steps=20,
         sampler="euler_a",
-        schedule="karras",
+        schedule="karras+all",
         guidance=8.0,
         width=512,
         height=768,
@@ -219,9 +226,37 @@ def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
 
 
 def test_the_schedule_that_a1111_takes() -> None:
-    assert a1111_schedule("dpmpp_2m") == "karras" and a1111_schedule("euler") == "linspace"
+    assert a1111_schedule("dpmpp_2m") == "karras+all" and a1111_schedule("euler") == "linspace"
+    assert a1111_schedule("dpm2_a") == "karras+all+cut"
+    assert a1111_schedule("dpmpp_3m_sde") == "exponential+all+cut"
+    assert a1111_schedule("euler_a", "align your steps") == "ays"
+    assert comfy_schedule("dpm2") == "linspace+cut" and comfy_schedule("unipc") == "linspace+cut"
+    assert comfy_schedule("euler", "karras") == "karras+all" and comfy_schedule("ddim") is None
+    for written in ("Karras", "Exponential", "Uniform", "Beta", "SGM Uniform"):
+        for sampler in ("euler", "dpm2"):
+            assert a1111_title(a1111_schedule(sampler, written)) == written
     assert a1111_schedule("ddim") is None and a1111_schedule("ddim", "Karras") == ""
     assert a1111_schedule("euler", "KL Optimal") == "" and a1111_schedule("nothing") is None
+
+
+def test_sigmas_over_the_whole_schedule_without_the_next_to_last() -> None:
+    schedule = Schedule(ScheduleConfig())
+    high, low = float(schedule.sigmas[-1]), float(schedule.sigmas[0])
+
+    def karras(n: int) -> list[float]:
+        ends = high ** (1 / 7), low ** (1 / 7)
+        return [(ends[0] + i / (n - 1) * (ends[1] - ends[0])) ** 7 for i in range(n)]
+
+    ladder = schedule.ladder(10, "karras+all", sigma_space=True)
+    assert ladder.sigmas == pytest.approx(karras(10), rel=1e-6)
+    # A1111 begins with noise times the first sigma, in sigma space.
+    assert ladder.noise_scale == pytest.approx(high / (high**2 + 1) ** 0.5, rel=1e-6)
+    cut = schedule.ladder(10, "karras+all+cut", sigma_space=True)
+    assert cut.sigmas == pytest.approx(karras(11)[:-1], rel=1e-6)
+    even = schedule.ladder(10, "linspace+cut", sigma_space=True)
+    assert even.timesteps == pytest.approx([999 - i * 99.9 for i in range(10)])
+    with pytest.raises(UsageError, match="did you mean all"):
+        schedule.ladder(10, "karras+al")
 
 
 DOCS = Path(__file__).parents[2] / "docs"
