@@ -411,9 +411,11 @@ def test_a_picture_chooses_neither_a_model_of_the_hub_nor_a_revision(monkeypatch
     picture = stranger(Recipe(prompt="a", model="owner/name", revision="abc"))
     assert main(["generate", "--from-image", picture, "--device=cpu"]) == 2
     assert "cannot choose a file or a download" in capsys.readouterr().err
-    picture = stranger(Recipe(prompt="a", model="sd15", revision="../../x"))
+    others = {"vae": "/etc/passwd", "text_encoder": "owner/name", "ema": True}
+    picture = stranger(Recipe(prompt="a", model="sd15", revision="../../x", **others))
     assert main(["generate", "--from-image", picture, "--device=cpu"]) == 1
-    assert asked == [("sd15", {"revision": None, "offline": False})]
+    none = {"revision": None, "vae": None, "text_encoder": None}
+    assert asked == [("sd15", {"offline": False, "ema": False, **none})]
 
 
 def test_hostile_settings_in_a_picture(refused) -> None:
