@@ -95,6 +95,7 @@ class UNetConfig:
     cross_attention_dim: int = 768
     norm_num_groups: int = 32
     use_linear_projection: bool = False  # around the transformers, in place of 1x1 convolutions
+    upcast_attention: bool = False  # attention in full precision, whatever the rest is in
 
     def heads(self, level: int) -> int:
         """How many heads the attention of a level has, the finest being 0."""
@@ -168,6 +169,26 @@ class ModelConfig:
 
 SD15 = ModelConfig()
 SD15_INPAINTING = ModelConfig(name="sd15-inpainting", unet=UNetConfig(in_channels=9))
+SD21 = ModelConfig(
+    name="sd21",
+    # OpenCLIP's ViT-H/14 without its last layer, which Stable Diffusion 2.x does not use.
+    text=TextEncoderConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        hidden_act="gelu",
+    ),
+    unet=UNetConfig(
+        num_attention_heads=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+        upcast_attention=True,
+    ),
+    schedule=ScheduleConfig(prediction_type="v_prediction"),
+    sample_size=768,
+    sampler="ddim",
+)
 
 TINY = ModelConfig(
     name="tiny",
@@ -232,7 +253,7 @@ SCENES_CLIP = ClipConfig(
 )
 """The pair that scores pictures of scenes: 1.8 M parameters."""
 
-PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, TINY, SCENES)}
+PRESETS = {config.name: config for config in (SD15, SD15_INPAINTING, SD21, TINY, SCENES)}
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class Fields:
         if not any(type(value) is type(a) and value == a for a in allowed):
             raise ScratchError(
                 f"{self.where} - `{key}`: {_short(value)} describes a network that is not"
-                " Stable Diffusion 1.x - only such networks can be loaded"
+                " Stable Diffusion 1.x or 2.x - only such networks can be loaded"
             )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sd_scratch.checkpoints import keys
+from sd_scratch.checkpoints.family import ONLY
 from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
 
-ONLY_SD1 = "only Stable Diffusion 1.x is supported"
 MAX_WIDTH = 16384
 MAX_LEVELS = 8
 LATENT_SIZE = 64  # cells along one side, where a file does not say
@@ -57,14 +57,28 @@ def unet_config(fields: Fields) -> UNetConfig:
         block_out_channels=widths,
         cross_attention=cross_attention,
         layers_per_block=fields.integer("layers_per_block", 1, 8, 2),
-        num_attention_heads=fields.integer("attention_head_dim", 1, 256, 8),
+        num_attention_heads=_heads(fields, levels),
         cross_attention_dim=fields.integer("cross_attention_dim", 1, MAX_WIDTH, 1280),
         norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH, 32),
+        use_linear_projection=fields.flag("use_linear_projection", False),
+        upcast_attention=fields.data.get("upcast_attention") is not None
+        and fields.flag("upcast_attention", False),
     )
     _check_divides(fields, "norm_num_groups", config.norm_num_groups, widths)
-    attending = [w for w, on in zip(widths, cross_attention, strict=True) if on] + [widths[-1]]
-    _check_divides(fields, "attention_head_dim", config.heads(0), attending)
+    for level, width in enumerate(widths):
+        if cross_attention[level] or level == levels - 1:
+            _check_divides(fields, "attention_head_dim", config.heads(level), [width])
     return config
+
+
+def _heads(fields: Fields, levels: int) -> int | tuple[int, ...]:
+    """One number of heads, or one for each level."""
+    if not isinstance(fields.data.get("attention_head_dim"), list):
+        return fields.integer("attention_head_dim", 1, 256, 8)
+    heads = fields.integers("attention_head_dim", 1, 256, MAX_LEVELS)
+    if len(heads) != levels:
+        fields.fail("attention_head_dim", f"one number of heads, or {levels} as block_out_channels")
+    return heads
 
 
 def latent_size(fields: Fields) -> int:
@@ -133,7 +147,7 @@ def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DConditionModel",
         "act_fn": "silu",
-        "attention_head_dim": config.num_attention_heads,
+        "attention_head_dim": heads_json(config),
         "block_out_channels": list(config.block_out_channels),
         "center_input_sample": False,
         "cross_attention_dim": config.cross_attention_dim,
@@ -149,7 +163,14 @@ def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "sample_size": sample_size,
         "up_block_types": up,
+        "upcast_attention": config.upcast_attention,
+        "use_linear_projection": config.use_linear_projection,
     }
+
+
+def heads_json(config: UNetConfig) -> int | list[int]:
+    heads = config.num_attention_heads
+    return heads if isinstance(heads, int) else list(heads)
 
 
 def autoencoder_json(config: AutoencoderConfig, sample_size: int) -> dict[str, Any]:
@@ -192,13 +213,10 @@ def text_encoder_json(config: TextEncoderConfig) -> dict[str, Any]:
 
 def name_family(fields: Fields) -> None:
     """A U-Net of a known other family is named before any of its keys is complained about."""
-    family = ""
     if fields.data.get("addition_embed_type") == "text_time":
-        family = "Stable Diffusion XL"
-    elif fields.data.get("cross_attention_dim") == 1024:
-        family = "Stable Diffusion 2.x"
-    if family:
-        raise ScratchError(f"{fields.where} - a {family} model - {ONLY_SD1}")
+        raise ScratchError(f"{fields.where} - this is Stable Diffusion XL - {ONLY}")
+    if fields.data.get("class_embed_type") == "projection":
+        raise ScratchError(f"{fields.where} - this is Stable Diffusion 2.1 unCLIP - {ONLY}")
 
 
 def _check_divides(fields: Fields, key: str, divisor: int, widths: Sequence[int]) -> None:

@@ -6,16 +6,25 @@ from pathlib import Path
 
 from sd_scratch.checkpoints.key_rules import TEXT, UNET, VAE, usual_name
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
+from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError
 
 SD1, SD1_INPAINTING = "Stable Diffusion 1.x", "Stable Diffusion 1.x inpainting"
-INSTRUCT = "InstructPix2Pix"
-SUPPORTED = (SD1, SD1_INPAINTING, INSTRUCT)
-SUPPORTED_INPUTS = {
-    4: SD1,
-    9: SD1_INPAINTING,
-    8: INSTRUCT,
-}  # channels of the U-Net's first convolution
+SD2, SD2_INPAINTING = "Stable Diffusion 2.x", "Stable Diffusion 2.x inpainting"
+INSTRUCT, SD2_INSTRUCT = "InstructPix2Pix", "InstructPix2Pix on Stable Diffusion 2.x"
+SUPPORTED = (SD1, SD1_INPAINTING, INSTRUCT, SD2, SD2_INPAINTING, SD2_INSTRUCT)
+# By the channels of the U-Net's first convolution.
+OF_1 = {4: SD1, 9: SD1_INPAINTING, 8: INSTRUCT}
+OF_2 = {
+    4: SD2,
+    9: SD2_INPAINTING,
+    8: SD2_INSTRUCT,
+    5: "Stable Diffusion 2.x with depth",
+    7: "the upscaler of Stable Diffusion 2.x",
+}
+SD2_CONTEXT = 1024  # the width of the text's vectors, by which 2.x is told from 1.x
+
+ONLY = "only Stable Diffusion 1.x and 2.x are supported"
 
 CONV_IN = f"{UNET}.input_blocks.0.0.weight"
 
@@ -24,7 +33,10 @@ MARKS = (
     (r"conditioner\..*", "Stable Diffusion XL"),
     (r"(.*\.)?(double_blocks|single_blocks)\.\d+\..*", "Flux"),
     (r"(.*\.)?joint_blocks\.\d+\..*", "Stable Diffusion 3"),
-    (r"cond_stage_model\.model\..*", "Stable Diffusion 2.x"),
+    (
+        rf"{re.escape(UNET)}\.label_emb\..*",
+        "a U-Net with labels, as of Stable Diffusion 2.1 unCLIP",
+    ),
     (r"lora_.*|.*[._]lora[._](A|B|up|down)\b.*|.*\.hada_w1_.*|(unet|text_encoder):.*", "a LoRA"),
     (r"control_model\..*|controlnet_.*|(.*\.)?input_hint_block\..*", "a ControlNet"),
     (r"emb_params|string_to_param.*|clip_[lg]|<.*>", "a textual inversion embedding"),
@@ -50,10 +62,17 @@ def family(tensors: Mapping[str, StoredTensor], may_lack: Container[str] = ()) -
     if missing:
         return f"a Stable Diffusion checkpoint without its {missing[0]}"
     context = unet_context(tensors)
-    if context in (1024, 2048):
-        return {1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}[context]
+    if context == 2048:
+        return "Stable Diffusion XL"
     shape = tensors[CONV_IN].shape if CONV_IN in tensors else ()
-    return SUPPORTED_INPUTS.get(shape[1], "") if len(shape) == 4 else SD1
+    by_inputs = OF_2 if context == SD2_CONTEXT else OF_1
+    return by_inputs.get(shape[1], "") if len(shape) == 4 else by_inputs[4]
+
+
+def family_of(config: ModelConfig) -> str:
+    """The family of a model that can be loaded."""
+    by_inputs = OF_2 if config.unet.cross_attention_dim == SD2_CONTEXT else OF_1
+    return by_inputs.get(config.unet.in_channels, by_inputs[4])
 
 
 def _missing(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
@@ -84,12 +103,10 @@ def check_family(
     if not name:
         raise ScratchError(
             f"{path} - not a Stable Diffusion checkpoint that is known here (tensors such as"
-            f" {', '.join(list(tensors)[:3])}) - a whole 1.x model is needed"
+            f" {', '.join(list(tensors)[:3])}) - a whole 1.x or 2.x model is needed"
         )
-    whole = "a whole Stable Diffusion 1.x model is needed" if name.startswith("a ") else (
-        "only Stable Diffusion 1.x is supported"
-    )  # fmt: skip
-    raise ScratchError(f"{path} - this is {name} - {whole}")
+    whole = "a whole Stable Diffusion 1.x or 2.x model is needed"
+    raise ScratchError(f"{path} - this is {name} - {whole if name.startswith('a ') else ONLY}")
 
 
 def _first_mark(marks: Iterable[tuple[str, str]], keys: Iterable[str]) -> str:

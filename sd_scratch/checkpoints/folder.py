@@ -16,7 +16,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from sd_scratch.checkpoints import keys
-from sd_scratch.checkpoints.config_json import ONLY_SD1
+from sd_scratch.checkpoints.family import ONLY
 from sd_scratch.checkpoints.folder_files import choose_pickle, choose_weights, plain_names
 from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.model_json import model_config
@@ -38,8 +38,8 @@ def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) ->
     """Read a diffusers folder's configurations and the headers of its weights.
 
     `name` is what the model is called, by default as the folder is; `may_lack` names parts that it need not
-    have. Raises ScratchError naming the file
-    and the key for anything missing, malformed, or of another kind than Stable Diffusion 1.x.
+    have. Raises ScratchError naming the file and the key for anything missing, malformed, or of another
+    kind than Stable Diffusion 1.x and 2.x.
     """
     _check_family(path, may_lack)
     present = {name for name, part in PARTS.items() if (path / part.folder).is_dir()}
@@ -162,4 +162,4 @@ def _no_weights(folder: Path, stem: str) -> ScratchError:
 
 
 def _unsupported(path: Path, family: str) -> ScratchError:
-    return ScratchError(f"{path} - {family} - {ONLY_SD1}")
+    return ScratchError(f"{path} - {family} - {ONLY}")

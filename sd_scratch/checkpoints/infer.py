@@ -1,20 +1,22 @@
 """The sizes of a single file's networks, read off its tensors' shapes.
 
 Shapes do not tell how many heads share a width, nor how many channels share a norm: there the numbers
-of Stable Diffusion 1.x are taken (8 heads in the U-Net, 64 channels a head in the text encoder, 32
-groups). Files written by this package carry their configuration in the header instead.
+of Stable Diffusion are taken (8 heads in the U-Net of 1.x and 64 channels a head in that of 2.x, 64
+channels a head in the text encoder, 32 groups). Files written by this package carry their configuration in the header instead.
 """
 
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
+from sd_scratch.checkpoints.family import SD2_CONTEXT
 from sd_scratch.checkpoints.key_rules import TEXT, UNET, VAE
+from sd_scratch.checkpoints.open_clip import as_open_clip
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from sd_scratch.errors import ScratchError
 
-CLIP_HEAD_WIDTH = 64
+HEAD_WIDTH = 64
 
 
 class Shapes:
@@ -26,6 +28,10 @@ class Shapes:
 
     def __contains__(self, key: str) -> bool:
         return key in self.tensors
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """A tensor's shape, () for one that is not there."""
+        return self.tensors[key].shape if key in self.tensors else ()
 
     def size(self, key: str, axis: int) -> int:
         """One side of a tensor that the file must have."""
@@ -56,12 +62,17 @@ def unet(shapes: Shapes) -> UNetConfig:
     if not all(levels) or len({len(blocks) for blocks in levels}) != 1:
         raise ScratchError(f"{shapes.path} - the U-Net's blocks have gaps - the file is incomplete")
     attends = tuple(f"{block.format(blocks[0])}.1.norm.weight" in shapes for blocks in levels)
+    widths = tuple(shapes.size(layer.format(blocks[0]), 0) for blocks in levels)
+    linear = len(shapes.shape(f"{UNET}.middle_block.1.proj_in.weight")) == 2  # only in 2.x
     return UNetConfig(
         in_channels=shapes.size(f"{UNET}.input_blocks.0.0.weight", 1),
         out_channels=shapes.size(f"{UNET}.out.2.weight", 0),
-        block_out_channels=tuple(shapes.size(layer.format(blocks[0]), 0) for blocks in levels),
+        block_out_channels=widths,
         cross_attention=attends,
         layers_per_block=len(levels[0]),
+        num_attention_heads=tuple(max(w // HEAD_WIDTH, 1) for w in widths) if linear else 8,
+        use_linear_projection=linear,
+        upcast_attention=linear,
         cross_attention_dim=shapes.size(
             f"{UNET}.middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1
         ),
@@ -82,11 +93,13 @@ def autoencoder(shapes: Shapes) -> AutoencoderConfig:
 
 def text_encoder(shapes: Shapes) -> TextEncoderConfig:
     width = shapes.size(f"{TEXT}.embeddings.token_embedding.weight", 1)
-    return TextEncoderConfig(
+    config = TextEncoderConfig(
         vocab_size=shapes.size(f"{TEXT}.embeddings.token_embedding.weight", 0),
         hidden_size=width,
         intermediate_size=shapes.size(f"{TEXT}.encoder.layers.0.mlp.fc1.weight", 0),
         num_hidden_layers=shapes.count(TEXT + ".encoder.layers.{}.mlp.fc1.weight"),
-        num_attention_heads=max(width // CLIP_HEAD_WIDTH, 1),
+        num_attention_heads=max(width // HEAD_WIDTH, 1),
         max_position_embeddings=shapes.size(f"{TEXT}.embeddings.position_embedding.weight", 0),
     )
+    context = shapes.size(f"{UNET}.middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
+    return as_open_clip(config) if context == SD2_CONTEXT else config

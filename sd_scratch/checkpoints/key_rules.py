@@ -143,6 +143,7 @@ RULES = (
 
 # Known, and left aside on purpose: the schedule's tables, which are computed here; the averaged copy of
 # the U-Net, whose plain weights are used; and a constant 0..76 that old versions of transformers stored.
+AVERAGED = "model_ema."
 SCHEDULE_TABLES = (
     "betas",
     "alphas_cumprod",
@@ -161,7 +162,12 @@ SCHEDULE_TABLES = (
 
 def is_ignored(key: str) -> bool:
     """Whether a key of a single file is known and not used."""
-    return key in SCHEDULE_TABLES or key.startswith("model_ema.") or key.endswith(".position_ids")
+    return key in SCHEDULE_TABLES or key.startswith(AVERAGED) or key.endswith(".position_ids")
+
+
+def averaged_name(key: str) -> str:
+    """Where CompVis' training keeps the average of a tensor of the single-file layout's."""
+    return AVERAGED + key.removeprefix("model.").replace(".", "")
 
 
 def single_file_names(ours: Iterable[str], config: ModelConfig) -> dict[str, str]:

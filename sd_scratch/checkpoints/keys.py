@@ -50,7 +50,7 @@ OUTPUTS = "chooses what transformers' class returns"
 UNET = Keys(
     "unet/config.json",
     obeyed={
-        "attention_head_dim": "how many heads (diffusers' name for it)",
+        "attention_head_dim": "how many heads (diffusers' name for it), one number or one a level",
         "block_out_channels": "widths of the levels",
         "cross_attention_dim": "width of the text vectors",
         "down_block_types": "which levels attend to the text",
@@ -60,6 +60,8 @@ UNET = Keys(
         "out_channels": "channels of the prediction",
         "sample_size": "default size of pictures; below 64 it means 64 in files of diffusers before 0.9",
         "up_block_types": "checked against down_block_types",
+        "upcast_attention": "attention is computed in full precision",
+        "use_linear_projection": "linear layers around the transformers, as in Stable Diffusion 2.x",
         "_diffusers_version": "what sample_size means",
     },
     idle={
@@ -107,8 +109,6 @@ UNET = Keys(
         "time_embedding_type": ("positional",),
         "timestep_post_act": (None,),
         "transformer_layers_per_block": (1,),
-        "upcast_attention": (False, None),
-        "use_linear_projection": (False,),
     },
 )
 
@@ -248,6 +248,7 @@ TOKENIZER = Keys(
     "tokenizer/tokenizer_config.json, special_tokens_map.json",
     obeyed={
         "added_tokens_decoder": "tokens of the model's own",
+        "pad_token": "what prompts are filled up with: the end token, or ! in Stable Diffusion 2.x",
     },
     idle={
         "add_prefix_space|clean_up_tokenization_spaces|errors|extra_special_tokens": "of other tokenizers",
@@ -261,7 +262,6 @@ TOKENIZER = Keys(
     },
     warned={
         "do_lower_case": (True,),
-        "pad_token": ("<|endoftext|>", None),
     },
 )
 

@@ -37,6 +37,7 @@ class Layout:
     notes: tuple[str, ...] = ()  # remarks for the summary line
     warnings: tuple[str, ...] = ()  # what the checkpoint says that is not followed
     tokenizer: Path | None = None  # a tokenizer's folder, where the checkpoint brings one
+    padding: str | None = None  # the token that fills prompts up, where it is not the end token
 
     @property
     def hashed_files(self) -> tuple[Path, ...]:

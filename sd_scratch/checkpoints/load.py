@@ -14,6 +14,7 @@ from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty,
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.open_clip import PADDING, is_open_clip
 from sd_scratch.checkpoints.other_parts import with_text_encoder, with_vae
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.single_file import read_single_file
@@ -211,6 +212,8 @@ def empty_components(
         for name, part in parts_of(config).items()
     }
     tokenizer = Tokenizer.clip(config.text.max_position_embeddings)
+    if is_open_clip(config.text):
+        tokenizer = tokenizer.changed(padding=PADDING)
     return Components.of(config, networks, tokenizer, source=source)
 
 
@@ -221,6 +224,8 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
         tokenizer = Tokenizer.from_folder(layout.tokenizer, text.max_position_embeddings)
     else:
         tokenizer = Tokenizer.clip(text.max_position_embeddings)
+    if layout.padding is not None:
+        tokenizer = tokenizer.changed(padding=layout.padding)
     if tokenizer.vocab_size > text.vocab_size:
         raise ScratchError(
             f"{layout.path} - its tokenizer needs {tokenizer.vocab_size:,} embeddings and its text"

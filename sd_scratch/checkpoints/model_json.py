@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from sd_scratch.checkpoints.config_json import latent_size, name_family
+from sd_scratch.checkpoints.family import OF_1, OF_2, ONLY, SD2_CONTEXT
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.scheduler_json import Scheduler, schedule_config, schedule_json
 from sd_scratch.config import ModelConfig, ScheduleConfig, TextEncoderConfig
 from sd_scratch.diffusion.spacing import OWN, find_spacing
+from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
 from sd_scratch.limits import GUIDANCE, STEPS
 
@@ -90,7 +92,11 @@ def _check_fit(config: ModelConfig, unet: Fields) -> None:
         unet.fail("cross_attention_dim", f"{width}, the text encoder's hidden_size")
     if config.unet.out_channels != channels:
         unet.fail("out_channels", f"{channels}, the VAE's latent_channels")
-    if config.unet.in_channels not in (channels, 2 * channels, 2 * channels + 1):
+    inputs = config.unet.in_channels
+    if inputs not in (channels, 2 * channels, 2 * channels + 1):
+        named = (OF_2 if config.unet.cross_attention_dim == SD2_CONTEXT else OF_1).get(inputs)
+        if named:
+            raise ScratchError(f"{unet.where} - this is {named} - {ONLY}")
         unet.fail(
             "in_channels",
             "the VAE's latent_channels, twice that for InstructPix2Pix, or one more for inpainting",

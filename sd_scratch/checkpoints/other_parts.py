@@ -46,7 +46,9 @@ def with_text_encoder(layout: Layout, source: str, read_model: ReadModel) -> Lay
             f" U-Net reads {wanted} - the text encoder of another family"
         )
     config = replace(layout.config, text=stored.config)
-    return _replaced(replace(layout, tokenizer=other.tokenizer), config, stored, source)
+    return _replaced(
+        replace(layout, tokenizer=other.tokenizer, padding=other.padding), config, stored, source
+    )
 
 
 def _replaced(layout: Layout, config: ModelConfig, stored: StoredPart, source: str) -> Layout:

@@ -73,6 +73,9 @@ class HeldTensor(StoredTensor):
         size = tensor.numel() * tensor.itemsize
         return HeldTensor(path, key, name, tuple(tensor.shape), 0, size, tensor)
 
+    def rows(self, start: int, stop: int) -> StoredTensor:
+        return HeldTensor.of(self.path, self.key, self.tensor[start:stop])
+
     def read(self, buffer: Tensor | None = None) -> Tensor:
         return self.tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sd_scratch.checkpoints import build
-from sd_scratch.checkpoints.family import SD1, SUPPORTED_INPUTS, family
+from sd_scratch.checkpoints.family import family, family_of
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
@@ -95,8 +95,7 @@ def inspect(
     place = locate(source, revision=revision, offline=offline)
     if place.path.is_dir():
         layout = read_folder(place.path, place.name)
-        kind = SUPPORTED_INPUTS.get(layout.config.unet.in_channels, SD1)
-        return _known(str(source), layout, kind, check)
+        return _known(str(source), layout, family_of(layout.config), check)
     header = read_weights(place.path)
     kind = family(usual_tensors(header))
     try:

@@ -10,7 +10,7 @@ Files are read, never mapped: a file that is changed or cut while mapped kills t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class StoredTensor:
     def nbytes(self) -> int:
         return self.end - self.begin
 
+    def rows(self, start: int, stop: int) -> "StoredTensor":
+        """A stretch of its first axis, as a tensor of its own."""
+        row = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            begin=self.begin + start * row,
+            end=self.begin + stop * row,
+        )
+
     def read(self, buffer: Tensor | None = None) -> Tensor:
         """The tensor as it is stored: in memory of its own, or in `buffer`, a uint8 tensor of at least
         `nbytes` that the next reading may use again.
@@ -91,6 +101,11 @@ class ScaledTensor(StoredTensor):
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float32
+
+    def rows(self, start: int, stop: int) -> StoredTensor:
+        scale = self.scale if self.scale.numel == 1 else self.scale.rows(start, stop)
+        part = super().rows(start, stop)
+        return replace(part, scale=scale)  # type: ignore[call-arg]
 
     def read(self, buffer: Tensor | None = None) -> Tensor:
         scale = self.scale.read().float()

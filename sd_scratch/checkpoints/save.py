@@ -15,12 +15,14 @@ from torch import Tensor
 from sd_scratch.checkpoints.key_rules import is_vae_attention, single_file_names
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.checkpoints.model_json import scheduler_json, settings_json
+from sd_scratch.checkpoints.open_clip import PADDING, is_open_clip, open_clip_text
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.single_file import config_metadata
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.text.tokenizer import Tokenizer
+from sd_scratch.text.vocabulary import END
 
 SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
 
@@ -81,9 +83,11 @@ def save_single_file(
 
     Its header's metadata holds the configuration, for which the layout itself has no place. Raises
     ScratchError when the file exists and `overwrite` is false, or cannot be written, and for a model
-    with a vocabulary of its own: only a folder holds one.
+    with a vocabulary or a padding of its own: only a folder holds them.
     """
-    if components.tokenizer.vocab != Tokenizer.clip().vocab:
+    open_clip, tokenizer = is_open_clip(components.config.text), components.tokenizer
+    usual = PADDING if open_clip else END
+    if tokenizer.vocab != Tokenizer.clip().vocab or tokenizer.padding != usual:
         raise ScratchError(
             f"{file} - a single file has no place for the model's own vocabulary - save a folder"
         )
@@ -97,6 +101,8 @@ def save_single_file(
         names[key]: tensor[:, :, None, None] if is_vae_attention(key) else tensor
         for key, tensor in ours.items()
     }
+    if open_clip:
+        state = open_clip_text(state)
     write_tensors(Path(file), state, dtype, config_metadata(components.config), overwrite=overwrite)
 
 

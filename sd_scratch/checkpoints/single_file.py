@@ -2,7 +2,7 @@
 
     model.diffusion_model.*                       the U-Net
     first_stage_model.*                           the VAE
-    cond_stage_model.transformer.text_model.*     the text encoder
+    cond_stage_model.transformer.text_model.*     the text encoder; cond_stage_model.model.* in 2.x
 
 There is no configuration in it, except in files that this package wrote: their header's metadata holds
 what the files of a folder would.
@@ -16,12 +16,13 @@ from typing import Any
 
 from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.config_json import LATENT_SIZE
-from sd_scratch.checkpoints.family import check_family
+from sd_scratch.checkpoints.family import CONV_IN, SD2_CONTEXT, check_family, unet_context
 from sd_scratch.checkpoints.infer import Shapes
 from sd_scratch.checkpoints.key_rules import (
     TEXT,
     UNET,
     VAE,
+    averaged_name,
     is_ignored,
     single_file_names,
     usual_name,
@@ -35,10 +36,11 @@ from sd_scratch.checkpoints.model_json import (
     settings_json,
     with_placeholders,
 )
+from sd_scratch.checkpoints.open_clip import PADDING, UNUSED, is_open_clip, usual_text
 from sd_scratch.checkpoints.parts import PARTS, parts_of
 from sd_scratch.checkpoints.pickle_file import read_weights
 from sd_scratch.checkpoints.safetensors_file import Header, ScaledTensor, StoredTensor
-from sd_scratch.config import ModelConfig, ScheduleConfig
+from sd_scratch.config import ModelConfig, ScheduleConfig, UNetConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 
@@ -50,6 +52,10 @@ MODELSPEC = {
     "v_prediction": "v_prediction",
     "sample": "sample",
 }
+LARGE_LATENT_SIZE = 96  # of the models of 2.x that predict v
+# Stable Diffusion 2.x comes in both kinds, with the same names and shapes. In those that predict v this
+# bias spreads further, which is what ComfyUI tells them by.
+TELLING, SPREAD = f"{UNET}.output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 SCALES, INPUT_SCALES = (".scale_weight", ".weight_scale"), (".scale_input", ".input_scale")
 
 
@@ -59,8 +65,8 @@ def read_single_file(
     """Read a single file's header; `name` is what the model is called, by default as the file is.
 
     `may_lack` names parts that the file need not have, and `ema` asks for the averaged copy of the U-Net's
-    weights. Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x by its
-    name; UsageError where there is no such copy.
+    weights. Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x and 2.x by
+    its name; UsageError where there is no such copy.
     """
     header = read_weights(path)
     tensors = usual_tensors(header)
@@ -85,15 +91,17 @@ def read_single_file(
             continue
         parts[part_name] = StoredPart(part, part_config, stored)
     rest = [key for key in tensors if key not in used and not MARKERS.knows(key)]
+    known = [key for key in rest if is_ignored(key) or UNUSED.fullmatch(key)]
     return Layout(
         kind="single file",
         path=path,
         config=config,
         parts=parts,
-        ignored=tuple(key for key in rest if is_ignored(key)),
-        unknown=tuple(key for key in rest if not is_ignored(key)),
+        ignored=tuple(known),
+        unknown=tuple(key for key in rest if key not in set(known)),
         notes=(*((header.note,) if header.note else ()), *(("EMA weights",) if ema else ())),
         warnings=tuple(warnings),
+        padding=PADDING if is_open_clip(config.text) else None,
     )
 
 
@@ -103,7 +111,7 @@ def usual_tensors(header: Header) -> dict[str, StoredTensor]:
     Raises ScratchError where two tensors would have one name, or a scale fits no weight.
     """
     tensors: dict[str, StoredTensor] = {}
-    for key, tensor in header.tensors.items():
+    for key, tensor in usual_text(header.tensors).items():
         name = usual_name(key)
         if name in tensors:
             raise ScratchError(
@@ -125,11 +133,7 @@ def usual_tensors(header: Header) -> dict[str, StoredTensor]:
 def averaged(path: Path, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The tensors with the exponential moving average of the U-Net's in the place of these: CompVis keeps
     it under ``model_ema.`` and the names without their dots. Raises UsageError where it is not whole."""
-    copies = {
-        key: f"model_ema.{key.removeprefix('model.').replace('.', '')}"
-        for key in tensors
-        if key.startswith(f"{UNET}.")
-    }
+    copies = {key: averaged_name(key) for key in tensors if key.startswith(f"{UNET}.")}
     missing = [copy for copy in copies.values() if copy not in tensors]
     if missing:
         raise UsageError(
@@ -161,10 +165,12 @@ def _config(
     where = f"{header.path} (header)"
     text = header.metadata.get(METADATA_KEY)
     if text is None:
-        inferred = _inferred(Shapes(header.path, tensors), may_lack)
+        schedule = _schedule(header, tensors, warnings)
+        inferred = _inferred(Shapes(header.path, tensors), schedule, may_lack)
         parts = {part: Fields(data, where) for part, data in inferred.items()}
         config = model_config(name, parts, None, Fields({}, where))
-        return replace(config, schedule=_schedule(header, tensors, warnings))
+        sampler = "ddim" if _predicts_v_in_2(config.unet, schedule) else config.sampler
+        return replace(config, schedule=schedule, sampler=sampler)
     fields = Fields(parse_json(text.encode(), where), where, warnings)
     parts = {
         part.name: fields.nested(part.folder)
@@ -175,8 +181,15 @@ def _config(
     return model_config(name, parts, scheduler, fields.nested("settings"))
 
 
-def _inferred(shapes: Shapes, may_lack: Container[str]) -> dict[str, dict[str, Any]]:
-    """The parts' configurations as JSON, read off the shapes, with the sizes of Stable Diffusion 1.x."""
+def _predicts_v_in_2(unet: UNetConfig, schedule: ScheduleConfig) -> bool:
+    """Whether a model is of those of 2.x that make pictures of 768 pixels, and come with DDIM."""
+    return unet.cross_attention_dim == SD2_CONTEXT and schedule.prediction_type == "v_prediction"
+
+
+def _inferred(
+    shapes: Shapes, schedule: ScheduleConfig, may_lack: Container[str]
+) -> dict[str, dict[str, Any]]:
+    """The parts' configurations as JSON, read off the shapes, with the sizes of Stable Diffusion."""
     roots = {"unet": UNET, "vae": VAE, "text": TEXT}
     configs = {
         name: part.infer(shapes)
@@ -186,21 +199,40 @@ def _inferred(shapes: Shapes, may_lack: Container[str]) -> dict[str, dict[str, A
     }
     configs = with_placeholders(configs)
     config = ModelConfig.of(configs)
-    config = replace(config, sample_size=LATENT_SIZE * config.vae.downscale)
+    cells = LARGE_LATENT_SIZE if _predicts_v_in_2(config.unet, schedule) else LATENT_SIZE
+    config = replace(config, sample_size=cells * config.vae.downscale)
     return {name: part.write(config) for name, part in parts_of(config).items()}
 
 
 def _schedule(
     header: Header, tensors: Mapping[str, StoredTensor], warnings: list[str]
 ) -> ScheduleConfig:
-    """Stable Diffusion 1.x's, changed as marker tensors and the metadata say."""
+    """Stable Diffusion's, changed as marker tensors and the metadata say."""
     where = f"{header.path} (header)"
     METADATA.check(metadata := Fields(dict(header.metadata), where, warnings))
     MARKERS.check(Fields({key: key for key in tensors if MARKERS.knows(key)}, where, warnings))
-    kind = metadata.data.get("modelspec.prediction_type", "epsilon")
-    if kind not in MODELSPEC:
+    kind = metadata.data.get("modelspec.prediction_type")
+    if kind is not None and kind not in MODELSPEC:
         metadata.warn("modelspec.prediction_type", "is not known here and not followed")
+    said = "v_prediction" if "v_pred" in tensors else MODELSPEC.get(str(kind))
+    if said is None and unet_context(tensors) == SD2_CONTEXT:
+        said = _prediction_of_2(header, tensors, warnings)
     return ScheduleConfig(
-        prediction_type="v_prediction" if "v_pred" in tensors else MODELSPEC.get(kind, "epsilon"),
+        prediction_type=said or "epsilon",
         rescale_betas_zero_snr="ztsnr" in tensors,
     )
+
+
+def _prediction_of_2(
+    header: Header, tensors: Mapping[str, StoredTensor], warnings: list[str]
+) -> str:
+    """What a file of Stable Diffusion 2.x predicts that does not say so; what it is taken for is warned of."""
+    if tensors[CONV_IN].shape[1] != 4:
+        return "epsilon"  # as all of 2.x that paint over pictures
+    spread = float(tensors[TELLING].read().float().std(correction=0)) if TELLING in tensors else 0.0
+    kind = "v_prediction" if spread > SPREAD else "epsilon"
+    warnings.append(
+        f"{header.path} - does not say whether it predicts epsilon or v, as files of Stable Diffusion 2.x"
+        f" may: taken for {kind} by its weights - if pictures are noise, give the other prediction type"
+    )
+    return kind

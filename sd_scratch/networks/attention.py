@@ -45,6 +45,7 @@ class MultiHead(Tapped):
 
     explicit = False
     causal = False
+    upcast = False  # scores and probabilities in fp32, whatever the projections are in
     heads: int
 
     @property
@@ -62,17 +63,24 @@ class MultiHead(Tapped):
         probe = self.probe  # once: another thread may take it away
         if probe is not None:
             return self._attend_tapped(probe, q, k, v)
+        dtype = v.dtype
+        q, k, v = self._precise(q, k, v)
         if self.explicit or carries_derivative(q, k, v):
             z = attention_scores(q, k, self.causal).softmax(dim=-1) @ v
         else:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        out: Tensor = self.output(z.transpose(1, 2).flatten(2))  # [B, N, C]
+        out: Tensor = self.output(z.to(dtype).transpose(1, 2).flatten(2))  # [B, N, C]
         return out
+
+    def _precise(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.float() for tensor in tensors) if self.upcast else tensors
 
     def _attend_tapped(self, probe: Probe, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`attend` while somebody listens. Asking once, not at every tensor, is what keeps attention
         cheap while nobody does."""
         q, k, v = probe.tap("q", q), probe.tap("k", k), probe.tap("v", v)
+        dtype = v.dtype
+        q, k, v = self._precise(q, k, v)
         if self.explicit or probe.needs("scores", "probs") or carries_derivative(q, k, v):
             scores = probe.tap("scores", attention_scores(q, k, self.causal))
             probs = probe.tap("probs", scores.softmax(dim=-1))
@@ -80,7 +88,7 @@ class MultiHead(Tapped):
         else:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
             self._show_scores(probe, q, k)
-        z = probe.tap("z", z)
+        z = probe.tap("z", z.to(dtype))
         if probe.needs("result"):
             out = probe.tap("result", self._by_head(z)).sum(dim=1) + self.output.bias
         else:
@@ -116,10 +124,15 @@ class Attention(MultiHead):
     """Multi-head attention of x to itself, or to a context."""
 
     def __init__(
-        self, channels: int, heads: int, context_dim: int | None = None, bias: bool = False
+        self,
+        channels: int,
+        heads: int,
+        context_dim: int | None = None,
+        bias: bool = False,
+        upcast: bool = False,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.upcast = heads, upcast
         self.to_q = Linear(channels, channels, bias=bias)
         self.to_k = Linear(context_dim or channels, channels, bias=bias)
         self.to_v = Linear(context_dim or channels, channels, bias=bias)

@@ -1,7 +1,9 @@
 """CLIP's text transformer: token ids to one vector per token.
 
 Radford et al. 2021 (arXiv:2103.00020), section 2.4; 12 layers, 12 heads and 768 channels for SD 1.x.
-Padding is the end token and is not masked: the U-Net was trained to look at it.
+Padding is the end token and is not masked: the U-Net was trained to look at it. SD 2.x has OpenCLIP's
+ViT-H/14 (Cherti et al. 2022, arXiv:2212.07143): 24 layers, of which the last is left out, 16 heads and 1024
+channels, the exact GELU, and token 0 as padding.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ def quick_gelu(x: Tensor) -> Tensor:
     """x sigmoid(1.702 x), the approximation that OpenAI trained CLIP with."""
     return x * torch.sigmoid(1.702 * x)
 
+
+PADDING = 0  # of OpenCLIP; CLIP pads with the end token
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
@@ -125,6 +129,9 @@ class TextEncoder(Tapped):
 
 def at_end(x: Tensor, token_ids: Tensor) -> Tensor:
     """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. A text ends with it
-    and is padded with it, so it is the last; added tokens may have larger ids."""
-    first = (token_ids == token_ids[:, -1:]).int().argmax(dim=1)  # the first of several
+    and is padded with it, so it is the last that is not OpenCLIP's padding; added tokens may have larger
+    ids."""
+    padding = (token_ids == PADDING).flip(1).int().cumprod(dim=1).sum(dim=1, keepdim=True)
+    end = token_ids.gather(1, (token_ids.shape[1] - 1 - padding).clamp(min=0))
+    first = (token_ids == end).int().argmax(dim=1)  # the first of several
     return x[torch.arange(len(x), device=x.device), first]

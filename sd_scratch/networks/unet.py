@@ -68,12 +68,14 @@ class FeedForward(Tapped):
 class TransformerBlock(Tapped):
     """Self-attention, cross-attention to the text, feed-forward; each normalised before and added."""
 
-    def __init__(self, channels: int, heads: int, context_dim: int) -> None:
+    def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
+        channels, heads = config.block_out_channels[level], config.heads(level)
+        upcast = config.upcast_attention
         self.norm1 = nn.LayerNorm(channels)
-        self.attn1 = Attention(channels, heads)
+        self.attn1 = Attention(channels, heads, upcast=upcast)
         self.norm2 = nn.LayerNorm(channels)
-        self.attn2 = Attention(channels, heads, context_dim)
+        self.attn2 = Attention(channels, heads, config.cross_attention_dim, upcast=upcast)
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
@@ -91,11 +93,10 @@ class SpatialTransformer(Tapped):
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
         channels, groups = config.block_out_channels[level], config.norm_num_groups
-        heads, context_dim = config.heads(level), config.cross_attention_dim
         linear = config.use_linear_projection
         self.norm = nn.GroupNorm(groups, channels, eps=TRANSFORMER_EPS)
         self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim)])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(config, level)])
         self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

@@ -41,7 +41,6 @@ from sd_scratch.pipeline.run_tensors import (
 )
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors import Recordable, Taps, TensorInfo
-from sd_scratch.text.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound="TextToImage")
 
@@ -119,7 +118,7 @@ class TextToImage(Recordable):
         if style == old.text_cleaning:
             return self
         self._check_unheard(f"text cleaning '{style}'", "with_text_cleaning")
-        tokenizer = Tokenizer(old.vocab, old.merges, old.max_length, style, old.added)
+        tokenizer = old.changed(text_cleaning=style)
         return type(self)(replace(self.base, tokenizer=tokenizer), self.adapters, self.tiling)
 
     def _check_unheard(self, what: str, method: str) -> None:

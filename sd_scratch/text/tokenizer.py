@@ -28,6 +28,7 @@ from sd_scratch.text.vocabulary import (
     number_tokens,
     read_added,
     read_folder,
+    read_padding,
     shipped_merges,
     write_folder,
 )
@@ -90,7 +91,8 @@ class Encoding:
     """A prompt as the text encoder reads it.
 
     Attributes:
-        ids: `max_length` token ids for each chunk: start, text, end, and the end token again as padding.
+        ids: `max_length` token ids for each chunk: start, text, end and padding (the end token again in
+            Stable Diffusion 1.x).
         tokens: those of the text alone.
         text: the prompt as it was given.
         cut: the part of `text` that did not fit, or "".
@@ -159,9 +161,12 @@ class Tokenizer:
             gives other ids for typographic quotes, ligatures, full-width letters and HTML entities.
         added: phrases that stand for ids of their own, whatever their case, such as ``"<cat-toy>"``;
             the longest is taken first, and one that begins or ends with a letter only as a whole word.
+        padding: the token that fills prompts up behind their end, by its string: the end token itself
+            in CLIP, ``"!"`` in Stable Diffusion 2.x.
 
     Raises:
-        ScratchError: no room for a token within `max_length`, or an unknown `text_cleaning`.
+        ScratchError: no room for a token within `max_length`, an unknown `text_cleaning`, or a
+            `padding` that is no token.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class Tokenizer:
         max_length: int = 77,
         text_cleaning: str = "openai",
         added: Mapping[str, tuple[int, ...]] | None = None,
+        padding: str = END,
     ) -> None:
         if text_cleaning not in STYLES:
             raise UsageError(f"unknown text cleaning {text_cleaning!r} - use {' or '.join(STYLES)}")
@@ -186,6 +192,13 @@ class Tokenizer:
         self._phrases = _any_of(self.added)
         self.start_id = vocab[START]
         self.end_id = vocab[END]
+        ids = self.added.get(padding, (vocab.get(padding, -1),))
+        if ids[0] < 0:
+            raise ScratchError(f"the padding {padding!r} is no token of this vocabulary")
+        self.padding, self.pad_id = padding, ids[0]
+        # transformers takes the padding for a mark, too: "!" in a prompt is 0 to it, and 256 to OpenCLIP.
+        marks = dict.fromkeys([START, END, padding])
+        self._marks = regex.compile(f"({'|'.join(map(regex.escape, marks))})")
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self._cache: dict[str, tuple[str, ...]] = {}
 
@@ -209,14 +222,34 @@ class Tokenizer:
         """
         vocab, merges = read_folder(Path(folder))
         added = {p: ids for p, ids in read_added(Path(folder)).items() if p not in vocab}
-        return cls(vocab, merges, max_length, text_cleaning, added)
+        padding = read_padding(Path(folder)) or END
+        return cls(vocab, merges, max_length, text_cleaning, added, padding)
+
+    def changed(
+        self,
+        *,
+        text_cleaning: str | None = None,
+        added: Mapping[str, tuple[int, ...]] | None = None,
+        padding: str | None = None,
+    ) -> "Tokenizer":
+        """The same tokenizer with some of it changed."""
+        return Tokenizer(
+            self.vocab,
+            self.merges,
+            self.max_length,
+            self.text_cleaning if text_cleaning is None else text_cleaning,
+            self.added if added is None else added,
+            self.padding if padding is None else padding,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `from_folder`, transformers and diffusers read.
 
         Raises ScratchError when a file cannot be written.
         """
-        write_folder(Path(folder), self.vocab, self.merges, self.max_length, self.added)
+        write_folder(
+            Path(folder), self.vocab, self.merges, self.max_length, self.added, self.padding
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -260,8 +293,8 @@ class Tokenizer:
             notes = [*notes, f"{START} and {END} in the prompt are read as the model's own marks"]
         for chunk in chunks:
             placed += [t._replace(position=len(ids) + i) for i, t in enumerate(chunk, start=1)]
-            padding = [self.end_id] * (self.max_length - 1 - len(chunk))
-            ids += [self.start_id, *(token.id for token in chunk), *padding]
+            padding = [self.pad_id] * (self.max_length - 2 - len(chunk))
+            ids += [self.start_id, *(token.id for token in chunk), self.end_id, *padding]
         return Encoding(tuple(ids), tuple(placed), text, notes=tuple(notes), length=self.max_length)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -327,8 +360,8 @@ class Tokenizer:
         transformers, which then cleans what stands between them.
         """
         raw_marks = self.text_cleaning == "transformers"
-        for part in SPECIAL.split(text) if raw_marks else [text]:
-            if raw_marks and SPECIAL.fullmatch(part):
+        for part in self._marks.split(text) if raw_marks else [text]:
+            if raw_marks and self._marks.fullmatch(part):
                 yield Cleaned(part, [(offset + i, offset + i + 1) for i in range(len(part))]), True
             else:
                 cleaned = clean(part, self.text_cleaning, offset)

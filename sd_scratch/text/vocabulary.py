@@ -116,6 +116,26 @@ def read_added(folder: Path) -> dict[str, tuple[int, ...]]:
     return {p: (index,) for p, index in added.items() if p not in (START, END)}
 
 
+def read_padding(folder: Path) -> str | None:
+    """The token that a tokenizer's folder fills prompts up with, of tokenizer_config.json or
+    special_tokens_map.json; None for a folder that does not say.
+
+    Raises ScratchError, which names the file, for what is no text.
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if not (file := folder / name).is_file():
+            continue
+        data: dict[str, Any] = parse_json(_read(file), str(file))
+        said = data.get("pad_token")
+        padding = _content(said) if isinstance(said, dict) else said
+        if padding is None:
+            continue
+        if not isinstance(padding, str):
+            raise ScratchError(f"{file} - `pad_token`: {padding!r} is no token")
+        return padding
+    return None
+
+
 def _content(entry: object) -> object:
     return entry.get("content") if isinstance(entry, dict) else None
 
@@ -130,12 +150,13 @@ def write_folder(
     merges: Merges,
     max_length: int,
     added: Mapping[str, tuple[int, ...]],
+    padding: str = END,
 ) -> None:
     """Write a folder that `read_folder`, transformers and diffusers read, each file atomically.
 
     Raises ScratchError when one cannot be written; the line says why.
     """
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **special}
     rows = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
     texts = {

@@ -24,6 +24,7 @@ from sd_scratch.checkpoints import build as building
 from sd_scratch.checkpoints.family import family
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
+from sd_scratch.checkpoints.single_file import usual_tensors
 from sd_scratch.checkpoints.sniff import HEADER_LIMIT
 from sd_scratch.errors import ScratchError, UsageError
 from tests.checkpoints import (
@@ -274,11 +275,25 @@ WHOLE = {
     "first_stage_model.quant_conv.bias": (8,),
     "cond_stage_model.transformer.text_model.final_layer_norm.bias": (8,),
 }
-OPEN_CLIP = {"cond_stage_model.model.ln_final.bias": (8,)}
+WHOLE_2 = {
+    FIRST: (8, 4, 3, 3),
+    CONTEXT: (8, 1024),
+    "first_stage_model.quant_conv.bias": (8,),
+    "cond_stage_model.model.ln_final.bias": (8,),
+}
 
 FAMILIES = [
-    pytest.param(WHOLE | {CONTEXT: (8, 1024)}, "Stable Diffusion 2.x", id="sd2"),
-    pytest.param(WHOLE | OPEN_CLIP, "Stable Diffusion 2.x", id="sd2-openclip"),
+    pytest.param(
+        WHOLE_2 | {FIRST: (8, 5, 3, 3)}, "Stable Diffusion 2.x with depth", id="sd2-depth"
+    ),
+    pytest.param(
+        WHOLE_2 | {FIRST: (8, 7, 3, 3)}, "the upscaler of Stable Diffusion 2.x", id="sd2-upscaler"
+    ),
+    pytest.param(
+        WHOLE_2 | {"model.diffusion_model.label_emb.0.0.weight": (8, 8)},
+        "a U-Net with labels, as of Stable Diffusion 2.1 unCLIP",
+        id="sd2-unclip",
+    ),
     pytest.param(WHOLE | {CONTEXT: (8, 2048)}, "Stable Diffusion XL", id="sdxl-context"),
     pytest.param(
         {FIRST: (8, 4, 3, 3), "conditioner.embedders.0.x": (1,)}, "Stable Diffusion XL", id="sdxl"
@@ -331,19 +346,20 @@ def test_an_unknown_file_shows_what_it_holds(tmp_path: Path) -> None:
 def test_real_adapters_are_told_apart_from_models(shared_data: Path) -> None:
     for file in (shared_data / "adapters").glob("*.safetensors"):
         assert family(read_header(file).tensors) == "a LoRA"
-        assert "this is a LoRA - a whole Stable Diffusion 1.x model is needed" in refusal(file)
+        assert "this is a LoRA - a whole Stable Diffusion 1.x or 2.x model is needed" in refusal(
+            file
+        )
     for file in (shared_data / "adapters").glob("*.bin"):
         assert "this is a textual inversion embedding" in refusal(file)
 
 
 def test_the_family_of_stable_diffusion_itself(tmp_path: Path) -> None:
-    for channels, name in (
-        (4, "Stable Diffusion 1.x"),
-        (9, "Stable Diffusion 1.x inpainting"),
-        (8, "InstructPix2Pix"),
-    ):
-        file = named_shapes(tmp_path / "m.safetensors", WHOLE | {FIRST: (8, channels, 3, 3)})
-        assert family(read_header(file).tensors) == name
+    for whole, version in ((WHOLE, "1.x"), (WHOLE_2, "2.x")):
+        for channels, kind in ((4, ""), (9, " inpainting")):
+            file = named_shapes(tmp_path / "m.safetensors", whole | {FIRST: (8, channels, 3, 3)})
+            assert family(usual_tensors(read_header(file))) == f"Stable Diffusion {version}{kind}"
+        file = named_shapes(tmp_path / "m.safetensors", whole | {FIRST: (8, 8, 3, 3)})
+        assert family(usual_tensors(read_header(file))).startswith("InstructPix2Pix")
 
 
 @pytest.mark.parametrize(
@@ -557,9 +573,9 @@ def test_a_garbled_configuration(folder: Path) -> None:
 
 
 def test_a_configuration_of_another_network(folder: Path) -> None:
-    edit_json(folder / "unet" / "config.json", use_linear_projection=True)
+    edit_json(folder / "unet" / "config.json", dual_cross_attention=True)
     line = refusal(folder)
-    assert f"{folder}/unet/config.json - `use_linear_projection`: true describes" in line
+    assert f"{folder}/unet/config.json - `dual_cross_attention`: true describes" in line
 
 
 def test_a_huge_network_is_refused_before_memory_is_taken(folder: Path) -> None:

@@ -21,6 +21,7 @@ def reference_unet(config: UNetConfig) -> UNet2DConditionModel:
             up_block_types=up,
             attention_head_dim=config.num_attention_heads,
             use_linear_projection=config.use_linear_projection,
+            upcast_attention=config.upcast_attention,
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
         )

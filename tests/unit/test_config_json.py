@@ -19,7 +19,7 @@ from sd_scratch.checkpoints.config_json import (
 from sd_scratch.checkpoints.model_json import model_config, settings_json
 from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.checkpoints.scheduler_json import schedule_config
-from sd_scratch.config import PRESETS, SD15, ModelConfig, ScheduleConfig, UNetConfig
+from sd_scratch.config import PRESETS, SD15, SD21, ModelConfig, ScheduleConfig, UNetConfig
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import BETA_SCHEDULES, Schedule
 from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS
@@ -90,12 +90,35 @@ def test_the_configuration_that_stable_diffusion_1_5_ships() -> None:
     assert unet_config(fields) == SD15.unet
 
 
+def test_the_configuration_that_stable_diffusion_2_1_ships() -> None:
+    """Of its U-Net the keys that are others than in 1.5, and its text encoder's."""
+    unet = {
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "dual_cross_attention": False,
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "upcast_attention": True,
+        "use_linear_projection": True,
+    }
+    assert unet_config(Fields(UNET | unet, "")) == SD21.unet
+    text = {
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+        "pad_token_id": 1,
+        "projection_dim": 512,
+    }
+    assert text_encoder_config(Fields(TEXT | text, "")) == SD21.text
+
+
 def test_attention_head_dim_is_the_number_of_heads() -> None:
     assert unet_config(Fields(UNET | {"attention_head_dim": 5}, "")).num_attention_heads == 5
 
 
 OTHER_VALUES = [
-    ("unet", "use_linear_projection", True),
     ("unet", "dual_cross_attention", True),
     ("unet", "class_embed_type", "timestep"),
     ("unet", "num_class_embeds", 10),
@@ -105,7 +128,6 @@ OTHER_VALUES = [
     ("unet", "freq_shift", 1),
     ("unet", "freq_shift", False),  # equal to 0 in Python, but no number
     ("unet", "flip_sin_to_cos", False),
-    ("unet", "upcast_attention", True),
     ("unet", "transformer_layers_per_block", [1, 1, 1, 2]),
     ("unet", "transformer_layers_per_block", [1, 1, 1]),
     ("unet", "mid_block_type", "UNetMidBlock2D"),
@@ -147,7 +169,7 @@ WRONG = [
     ("unet", "in_channels", 0, "an integer"),
     ("unet", "in_channels", 10**30, "an integer"),
     ("unet", "layers_per_block", [2, 2, 2, 3], "an integer"),
-    ("unet", "attention_head_dim", [5, 10, 20, 20], "an integer"),
+    ("unet", "attention_head_dim", [5, 0, 20, 20], "a list of 1 to 8 integers"),
     ("unet", "attention_head_dim", 7, "a divisor of the width 320"),
     ("unet", "norm_num_groups", 48, "a divisor of the width 320"),
     ("unet", "block_out_channels", [320, True], "a list of 1 to 8 integers"),
@@ -252,9 +274,12 @@ def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
     [
         ({"cross_attention_dim": 512}, "`cross_attention_dim` must be 768, the text encoder's"),
         ({"out_channels": 8}, "`out_channels` must be 4, the VAE's latent_channels"),
-        ({"in_channels": 5}, "`in_channels` must be the VAE's latent_channels, or"),
-        ({"cross_attention_dim": 1024}, "a Stable Diffusion 2.x model - only"),
-        ({"addition_embed_type": "text_time"}, "a Stable Diffusion XL model - only"),
+        ({"in_channels": 5}, "`in_channels` must be the VAE's latent_channels, twice that"),
+        ({"cross_attention_dim": 1024}, "`cross_attention_dim` must be 768, the text encoder's"),
+        ({"addition_embed_type": "text_time"}, "this is Stable Diffusion XL - only"),
+        ({"class_embed_type": "projection"}, "this is Stable Diffusion 2.1 unCLIP - only"),
+        ({"attention_head_dim": [5, 10]}, "`attention_head_dim` must be one number of heads, or 4"),
+        ({"attention_head_dim": [5, 10, 20, 7]}, "`attention_head_dim` must be a divisor of"),
     ],
 )
 def test_parts_must_fit_each_other(changes: dict[str, object], message: str) -> None:

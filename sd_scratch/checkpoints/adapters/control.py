@@ -16,6 +16,7 @@ import torch
 from sd_scratch.checkpoints import keys
 from sd_scratch.checkpoints.adapters.tensor_file import HASH_DIGITS, read_tensor_file
 from sd_scratch.checkpoints.build import check, empty, fill, weights
+from sd_scratch.checkpoints.config_json import heads_json
 from sd_scratch.checkpoints.folder_files import FIRST
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.key_rules import UNET, single_file_names
@@ -97,7 +98,8 @@ def _read_config(file: Path, unet: UNetConfig) -> bool:
         raise ScratchError(f"{file} - cannot be read: {error.strerror}") from None
     for key, allowed in keys.UNET.refused.items():
         fields.only(key, *allowed)
-    fields.only("attention_head_dim", unet.num_attention_heads)
+    fields.only("attention_head_dim", heads_json(unet))
+    fields.only("use_linear_projection", unet.use_linear_projection)
     fields.only("norm_num_groups", unet.norm_num_groups)
     fields.only("controlnet_conditioning_channel_order", "rgb")
     return fields.flag("global_pool_conditions", False)

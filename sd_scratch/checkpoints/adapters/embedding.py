@@ -101,10 +101,7 @@ def extend(
     wider = nn.Embedding(first, table.embedding_dim, _weight=torch.cat(rows))
     text.embeddings.token_embedding = wider.requires_grad_(False)
     text.config = replace(text.config, vocab_size=first)
-    longer = Tokenizer(
-        tokenizer.vocab, tokenizer.merges, tokenizer.max_length, tokenizer.text_cleaning, added
-    )
-    return text, longer
+    return text, tokenizer.changed(added=added)
 
 
 def _words(file: TensorFile) -> dict[str, list[Tensor]]:
