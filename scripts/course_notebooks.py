@@ -76,7 +76,7 @@ def _text_cell(part: str, hidden: bool, folder: Path) -> nbformat.NotebookNode:
     pictures = {}
     for _, name in FIGURE.findall(part):
         data = base64.b64encode((FIGURES / name).read_bytes()).decode()
-        pictures[name] = {"image/png": data}
+        pictures[name] = {"image/svg+xml" if name.endswith(".svg") else "image/png": data}
     if pictures:
         cell["attachments"] = pictures
     part = FIGURE.sub(r"![\1](attachment:\2)", part)

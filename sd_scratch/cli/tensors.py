@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--markdown", action="store_true", help="print a page that says what each tensor is"
     )
+    form.add_argument("--svg", action="store_true", help="print a drawing of the architecture")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
         infos = model.tensors(*args.globs, width=args.width, height=args.height)
     if args.json:
         print(json.dumps([describe(info) for info in infos], indent=2))
+    elif args.svg:
+        from sd_scratch.teaching.overview import overview
+
+        print(overview(infos), end="")
     elif args.markdown:
         titles = {name: f"The {part.title}" for name, part in PARTS.items()} | {"clip": "CLIP"}
         print(page(infos, titles), end="")

@@ -1,10 +1,13 @@
 """The exercises: their values where they are known, and that each makes a table and a figure."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from sd_scratch.cli import main
 from sd_scratch.errors import UsageError
 from sd_scratch.teaching import EXERCISES, ddim_steps, get_exercise, predictors, unets
+from sd_scratch.teaching.overview import overview
 from tests.tiny import tiny_model
 
 
@@ -64,3 +67,23 @@ def test_the_command(name, tmp_path, capsys):
     assert out.startswith(EXERCISES[name].question) and out.rstrip().endswith(str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert main(["teach", name, "-o", str(figure)]) == 2
+
+
+def test_the_overview_has_a_box_for_every_block_of_the_listing():
+    model = tiny_model()
+    drawing = overview(model.tensors())
+    root = ElementTree.fromstring(drawing)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    unet = model.unet.config
+    levels = len(unet.block_out_channels)
+    for level in range(levels):
+        assert f"down_blocks.{level}" in texts and f"up_blocks.{level}" in texts
+    assert {"mid_block", "context", "latent", "picture", "decoder.up_blocks.0"} <= set(texts)
+    held = f"{unet.layers_per_block + 1} residual, {unet.layers_per_block + 1} transformer"
+    assert texts[texts.index(f"up_blocks.{levels - 1}") + 1] == held
+    assert f"h: {unet.block_out_channels[-1]} x" in drawing
+
+
+def test_an_overview_needs_all_of_a_model():
+    with pytest.raises(UsageError, match="text.context"):
+        overview(tiny_model().tensors("unet.*"))
