@@ -138,6 +138,15 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "models with zero terminal SNR",
     )
     way.add_argument(
+        "--fast",
+        nargs="?",
+        const="best",
+        metavar="NAME[,NAME]",
+        help="leave out work, so that the picture is another one: interval, delta, deepcache, tgate, tome, "
+        "each with options such as deepcache:every=5; alone the combination that measured best; none "
+        "for none",
+    )
+    way.add_argument(
         "--sampler",
         "--sampling-method",
         metavar="NAME",

@@ -16,7 +16,7 @@ from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
@@ -63,6 +63,10 @@ def load_model(
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
     model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)
+    if args.compile and recipe.fast:
+        raise UsageError(
+            "--compile and --fast - a compiled U-Net is computed as a whole - choose one"
+        )
     if args.compile:
         compile_unet(model.unet)
     return model, _with_identity(args, recipe, layout, components)

@@ -72,6 +72,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         hires_strength=args.hires_strength,
         hires_steps=args.hires_steps,
         guidance_rescale=args.guidance_rescale,
+        fast=args.fast,
         width=args.width,
         height=args.height,
         clip_skip=args.clip_skip,
@@ -87,6 +88,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
     recipe = ask_for_adapters(
         args, recipe, given is not None, read_prompts(args) if prompt_file else []
     )
+    if args.fast == "none":
+        recipe = replace(recipe, fast=None)
     if args.model is not None or args.revision is not None:
         recipe = replace(recipe, revision=args.revision)
     recipe = check_recipe(recipe)

@@ -143,5 +143,8 @@ class Attention(MultiHead):
         return cast(nn.Linear, self.to_out[0])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        given = None if self.probe is None else self.probe.given("out")
+        if given is not None:
+            return self.tap("out", given)
         context = x if context is None else context
         return self.attend(self.to_q(x), self.to_k(context), self.to_v(context))

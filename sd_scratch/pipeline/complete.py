@@ -22,6 +22,7 @@ from sd_scratch.limits import (
     TILINGS,
 )
 from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.fast import read_fast, show_fast
 from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED, UPSCALERS
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.text.chunks import check_prompt
@@ -45,6 +46,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
         check_spacing(recipe.schedule)
     for text in (recipe.prompt, recipe.negative_prompt):
         check_prompt(text, recipe.syntax or SYNTAXES[0])
+    if recipe.fast is not None:
+        recipe = replace(recipe, fast=show_fast(read_fast(recipe.fast)) or None)
     _choice("rng", recipe.rng, RNGS)
     _choice("tiling", recipe.tiling, TILINGS)
     _choice("text cleaning", recipe.text_cleaning, STYLES)

@@ -41,6 +41,7 @@ MEANING = {
     "tiling": "whether opposite edges fit",
     "guidance": "how strongly the prompt steers",
     "guidance_rescale": "how far the contrast of guidance is taken back",
+    "fast": "what work is left out",
     "dtype": "the last bits",
 }
 CONVENTIONS = ("rng", "syntax", "emphasis", "text_cleaning", "ensd", "schedule", "strength_steps")

@@ -60,6 +60,7 @@ class Recipe:
         schedule: how the noise levels are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`.
         guidance: classifier-free guidance scale.
         guidance_rescale: how far its contrast is taken back, 0 to 1.
+        fast: approximations, as `sd_scratch.pipeline.fast` writes them.
         width, height: in pixels.
         model: a shipped model's name, a hub id, or a file's or folder's name without its path.
         revision: the hub commit, for a hub id.
@@ -94,6 +95,7 @@ class Recipe:
     schedule: str | None = None
     guidance: float | None = None
     guidance_rescale: float | None = None
+    fast: str | None = None
     width: int | None = None
     height: int | None = None
     clip_skip: int | None = None
@@ -161,6 +163,9 @@ class Recipe:
             "Schedule type": a1111_title(self.schedule),
             "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
             "CFG rescale": self.guidance_rescale or None,
+            "Fast": " + ".join(part.partition(":")[0] for part in self.fast.split(","))
+            if self.fast
+            else None,
             "Seed": self.seed,
             "Size": size,
             "Model hash": self.model_hash,
@@ -239,6 +244,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         sampler_options=options,
         schedule=spacing,
         guidance=number("guidance", *GUIDANCE),
+        fast=words("fast"),
         guidance_rescale=number("guidance_rescale", 0, 1),
         width=integer("width", *SIDE),
         height=integer("height", *SIDE),

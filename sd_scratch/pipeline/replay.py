@@ -135,6 +135,7 @@ class StoredRun:
     def settings(self, schedule: Schedule) -> dict[str, Any]:
         """The arguments of `TextToImage.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
+        chosen["fast"] = str(self.trace.facts.get("fast", ""))
         chosen["guidance_rescale"] = float(self.trace.facts.get("guidance_rescale", 0.0))
         chosen["control"] = [
             Control(self.trace.inputs[f"hint.{i}"], **plain)

@@ -195,6 +195,7 @@ def settings_of(
         "schedule": recipe.schedule,
         "guidance": recipe.guidance,
         "guidance_rescale": recipe.guidance_rescale or 0.0,
+        "fast": recipe.fast or "",
         **recipe.sampler_options,
     }
     if recipe.controls or hints:

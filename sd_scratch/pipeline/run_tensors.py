@@ -50,9 +50,14 @@ class Guidance(Tapped):
         scale: float,
         rescaled: float = 0.0,
         picture_scale: float | None = None,
+        delta: Tensor | None = None,
     ) -> Tensor:
         """``[branches * B, ...]`` -> ``[B, ...]``; `rescaled` is the amount of `rescale`, `picture_scale`
-        that of `guide_by_picture`."""
+        that of `guide_by_picture`. Where `delta` is known, what the prompt adds, its branch alone is given."""
+        if delta is not None:
+            cond = self.tap("pred_cond", predictions)
+            guided = cond + (scale - 1.0) * self.tap("delta", delta)
+            return self.tap("pred", rescale(guided, cond, rescaled))
         branches = branches_of(scale, picture_scale)
         parts = [
             self.tap(f"pred_{branch}", part)

@@ -25,6 +25,8 @@ from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
 from sd_scratch.pipeline.estimate import check_run
+from sd_scratch.pipeline.fast import Fast
+from sd_scratch.pipeline.fast.plan import FastRun, plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
@@ -235,6 +237,7 @@ class TextToImage(Recordable):
         control: Control | Sequence[Control] = (),
         canvas: Canvas | None = None,
         change: Change | None = None,
+        fast: Fast = (),
         **options: Option,
     ) -> Iterator[Step]:
         """From noise to picture, one `Step` at a time; the last step's `x_next` is the picture's latent.
@@ -255,6 +258,7 @@ class TextToImage(Recordable):
             control: what each of the model's ControlNets is told.
             canvas: a picture to paint on, from `canvas`.
             change: makes of every finished step the sample that the run goes on from.
+            fast: approximations by name, of `sd_scratch.pipeline.fast`; none by default.
             options: the sampler's own, such as ``eta`` for DDIM.
 
         Raises:
@@ -277,11 +281,13 @@ class TextToImage(Recordable):
         asked: dict[int, tuple[Tensor, float]] = {}  # what the U-Net was asked first at this step
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
 
+        quick = plan_run(fast, self.unet, weights, self.schedule, walked, self.taps.members)
+
         def ask(x_t: Tensor, t: float) -> Tensor:
             if watch.steps not in asked:
                 asked.clear()
                 asked[watch.steps] = x_t, t
-            return self._predict(x_t, t, contexts[watch.steps], weights, watch, steering, canvas)
+            return self._predict(x_t, t, contexts[watch.steps], quick, watch, steering, canvas)
 
         def blame(what: str) -> NotFinite:
             step, (x_t, t) = next(iter(asked.items()))
@@ -291,6 +297,7 @@ class TextToImage(Recordable):
         facts = {**way.plain, "guidance": scale, "t": noise.t}
         facts |= {"tiling": self.tiling} if self.tiling else {}
         facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
+        facts |= quick.facts
         predict: Denoiser = ask
         inputs: dict[str, Tensor] = {}
         if canvas is not None:
@@ -331,6 +338,7 @@ class TextToImage(Recordable):
         control: Control | Sequence[Control] = (),
         canvas: Canvas | None = None,
         change: Change | None = None,
+        fast: Fast = (),
         **options: Option,
     ) -> ImageNoise:
         """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
@@ -347,6 +355,7 @@ class TextToImage(Recordable):
             control=control,
             canvas=canvas,
             change=change,
+            fast=fast,
             **options,
         ):
             latent = step.x_next
@@ -381,20 +390,20 @@ class TextToImage(Recordable):
         x_t: Tensor,
         t: float,
         context: Tensor,
-        weights: tuple[float, float, float | None],
+        quick: FastRun,
         watch: Watch,
         steering: Steering,
         canvas: Canvas | None,
     ) -> Tensor:
-        """The U-Net's guided prediction; all branches in one call, [uncond, cond]. `weights` are guidance's
-        scale, the amount of its rescaling, and the scale of a picture."""
-        branches = branches_of(weights[0], weights[2])
+        """The U-Net's guided prediction; all branches in one call, [uncond, cond]."""
+        call, hw = watch.calls, (x_t.shape[2], x_t.shape[3])
+        branches = quick.planned(call).branches
         x_t, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
-        with watch.call(t, branches):
-            control = steering.residuals(x_t, timestep, context, len(branches), watch.calls)
-            answer = self.unet(seen, timestep, context, control).float()
-            predicted: Tensor = self.guidance(answer, *weights)
-            return predicted
+        context = context[-len(x_t) :]  # where the prompt's branch is asked alone, it is the last
+        with self.taps.joined(*quick.members(call, hw)), watch.call(t, branches):
+            control = steering.residuals(x_t, timestep, context, len(branches), call)
+            answer = quick.ask(call, seen, timestep, context, control).float()
+            return quick.guide(call, self.guidance, answer)
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said

@@ -41,15 +41,19 @@ class Way:
 
     @property
     def calls(self) -> int:
-        """How often the network is called: the sampler is run with one that answers zero."""
-        calls = 0
+        """How often the network is called."""
+        return len(self.timesteps)
+
+    @property
+    def timesteps(self) -> list[float]:
+        """The timestep of every call: the sampler is run with a network that answers zero."""
+        called: list[float] = []
 
         def zero(x_t: Tensor, t: float) -> Tensor:
-            nonlocal calls
-            calls += 1
+            called.append(t)
             return torch.zeros_like(x_t)
 
         noise = torch.zeros(1, 1)
         for _ in self.run(zero, noise, lambda: noise):
             pass
-        return calls
+        return called

@@ -200,6 +200,18 @@ class Taps:
         self._attach()
         member.collect(self._here.call)
 
+    @contextmanager
+    def joined(self, *members: Member) -> Iterator[None]:
+        """Further listeners for the calls inside; what they need to know of the run they know already."""
+        self._here.members.extend(members)
+        try:
+            yield
+        finally:
+            for member in members:
+                self._here.members.remove(member)
+            if members:
+                self._attach()
+
     @property
     def members(self) -> tuple[Member, ...]:
         """All listeners, in the order in which they were entered."""
