@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.adapters import add_adapter_arguments, each_line
 from sd_scratch.cli.console import WorkBar
+from sd_scratch.cli.init_image import add_init_image_arguments
 from sd_scratch.cli.options import (
     add_device_arguments,
     add_model_arguments,
@@ -28,7 +29,6 @@ from sd_scratch.limits import (
     RNGS,
     SEED,
     STEPS,
-    STRENGTH_STEPS,
     TILINGS,
     UPSCALER_NAMES,
 )
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from sd_scratch.cli.output import Output
     from sd_scratch.diffusion.samplers import Step
+    from sd_scratch.pipeline.canvas import Canvas
     from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.recipe import Recipe
     from sd_scratch.pipeline.run import Made
@@ -86,25 +87,6 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1),
         help="how far, 0 to 1: picture i then has the same seed, and subseed + i",
     )
-    picture.add_argument(
-        "-i",
-        "--init-image",
-        "--init-img",
-        type=Path,
-        metavar="FILE",
-        help="a picture to begin with: PNG, JPEG or WebP, over white where it is transparent",
-    )
-    picture.add_argument(
-        "--strength",
-        type=number(0, 1),
-        help="how much of it is made anew: the share of the steps that are taken (default 0.75)",
-    )
-    picture.add_argument(
-        "--strength-steps",
-        choices=STRENGTH_STEPS,
-        metavar="TOOL",
-        help="whose way to count the steps at a strength: diffusers' (default), a1111's or comfy's",
-    )
     picture.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
     picture.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
     picture.add_argument(
@@ -119,6 +101,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it"
     )
 
+    add_init_image_arguments(parser)
     add_hires_arguments(parser)
     add_adapter_arguments(parser)
     way = parser.add_argument_group("sampling (default: the model's own)")
@@ -264,7 +247,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     # What only a run needs: PyTorch, above all.
     from sd_scratch.cli.control import read_hints
-    from sd_scratch.cli.init_image import encode_init_image
+    from sd_scratch.cli.init_image import begin_with_init_image
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import Output
@@ -286,7 +269,7 @@ def run(args: argparse.Namespace) -> int:
     model, recipe = load_model(args, recipe, options)
     kept: list[dict[str, object]] = []
     jobs = each_line(args, model, recipe, texts) or [(model, recipe)]
-    begun = encode_init_image(args, model, recipe)
+    begun = begin_with_init_image(args, model, recipe)
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
@@ -315,7 +298,7 @@ def run(args: argparse.Namespace) -> int:
 def make_all(
     jobs: "Sequence[tuple[StableDiffusion, Recipe]]",
     args: argparse.Namespace,
-    begun: "ImageNoise | None",
+    begun: "ImageNoise | Canvas | None",
     hints: "Sequence[Image.Image]",
     stop: "Stop",
     previews: "Previews | None" = None,

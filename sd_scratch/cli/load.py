@@ -52,7 +52,7 @@ def load_model(
     wanted = with_few_steps(args, recipe, layout.config)
     recipe = complete(recipe, wanted, options)
     advise(recipe, wanted)
-    check_inputs(layout.config, source)
+    check_inputs(layout.config, source, recipe.init_image is not None, recipe.mask is not None)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
     if not args.force:

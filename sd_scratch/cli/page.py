@@ -90,7 +90,7 @@ def make_engine(args: argparse.Namespace) -> "Engine":
     from sd_scratch.checkpoints.shipped import list_shipped
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
     from sd_scratch.page.engine import Engine
-    from sd_scratch.pipeline.checks import check_text_to_image
+    from sd_scratch.pipeline.checks import check_inputs
     from sd_scratch.pipeline.load import load
     from sd_scratch.pipeline.recipe import Recipe
 
@@ -104,7 +104,7 @@ def make_engine(args: argparse.Namespace) -> "Engine":
         offline=args.offline,
         force=args.force,
     )
-    check_text_to_image(model.config, args.model)
+    check_inputs(model.config, args.model)
     log.info(model.components.summary)
     name, path = args.model, Path(args.model).expanduser()
     if name not in list_shipped() and path.exists():  # paths are nobody else's business

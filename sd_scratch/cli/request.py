@@ -92,8 +92,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, fast=None)
     if args.model is not None or args.revision is not None:
         recipe = replace(recipe, revision=args.revision)
-    recipe = check_recipe(recipe)
-    recipe = ask_for_init_image(args, recipe)
+    recipe = check_recipe(ask_for_init_image(args, recipe))
     recipe = with_seed(recipe, args.batch_count)
     return recipe if recipe.model is not None else _with_default_model(recipe)
 

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.control import read_hints
     from sd_scratch.cli.generate import make_all
-    from sd_scratch.cli.init_image import encode_init_image
+    from sd_scratch.cli.init_image import begin_with_init_image
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import TRACE_FILES, check_trace_folder
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     hints = read_hints(args)
     model, recipe = load_model(args, recipe, options)
     args.batch_size = args.batch_count  # one recording holds one run
-    begun = encode_init_image(args, model, recipe)
+    begun = begin_with_init_image(args, model, recipe)
     with stop_on_ctrl_c() as stop, model.record(*args.tensors, **recording) as trace:
         batches = list(make_all([(model, recipe)], args, begun, hints, stop))
         pictures = [picture for made in batches for picture in made.to_pil()]

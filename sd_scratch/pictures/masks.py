@@ -3,7 +3,7 @@
 Arrays ``[H, W]``, True where it is painted anew.
 """
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,6 @@ from sd_scratch.pictures.read import read_alpha, read_picture
 HALF = 128  # of 255: from here on a mask's grey is white, and alpha is opaque
 
 Mask = NDArray[np.bool_]
-
-log = logging.getLogger(__name__)
 
 
 def read_mask(path: Path) -> Mask:
@@ -74,6 +72,20 @@ def paste(original: Image.Image, new: Image.Image, weight: NDArray[np.float64]) 
     a, b = (np.asarray(picture, dtype=np.float64) for picture in (original, new))
     w = weight[..., None]
     return Image.fromarray(np.rint(a + w * (b - a)).astype(np.uint8))
+
+
+def extended(
+    picture: Image.Image, mask: Mask | None, margins: Sequence[int]
+) -> tuple[Image.Image, Mask]:
+    """A picture with margins (left, top, right, bottom) in pixels, and the mask in which they are white."""
+    left, top, right, bottom = margins
+    size = (picture.width + left + right, picture.height + top + bottom)
+    larger = Image.new("RGB", size)
+    larger.paste(picture, (left, top))
+    white = np.ones((size[1], size[0]), dtype=bool)
+    inner = np.zeros((picture.height, picture.width), dtype=bool) if mask is None else mask
+    white[top : top + picture.height, left : left + picture.width] = inner
+    return larger, white
 
 
 def filled(picture: Image.Image, mask: Mask) -> Image.Image:

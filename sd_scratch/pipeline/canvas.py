@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.checkpoints import Components
+from sd_scratch.config import AutoencoderConfig
 from sd_scratch.diffusion.prediction import eps_from_x0, interpret, noised, velocity
 from sd_scratch.diffusion.samplers import Denoiser, Step
 from sd_scratch.diffusion.schedule import Ladder
@@ -35,11 +36,8 @@ from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
 from sd_scratch.pipeline.denoise import Change
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
 from sd_scratch.pipeline.run_tensors import UNCOND
-
-BLENDS = ("diffusers", "a1111", "comfy", "none")
-CONTENTS = ("original", "fill", "noise")
-IMAGE_GUIDANCE = 1.5  # as InstructPix2Pix was published with
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +86,13 @@ class Canvas:
                 f" {noise.width}x{noise.height} pixels"
             )
 
-    def under(self, begun: ImageNoise, pure: ImageNoise) -> ImageNoise:
-        """Where a run starts: `begun`, the picture with noise, or under the mask `pure` noise."""
-        if not self.noisy or begun.t == 0:
+    def under(self, begun: ImageNoise, pure: ImageNoise, strength: float = 1.0) -> ImageNoise:
+        """Where a run starts: `begun`, the picture with noise, or under the mask `pure` noise; InstructPix2Pix
+        at full strength begins with nothing else, as it is told of the picture anyway."""
+        if self.guidance is not None and strength == 1.0:
+            return pure
+        if not self.noisy or begun.t == 0 or self.cells is None:
             return begun
-        if self.cells is None:
-            return begun.with_latent(pure.latent)
         cells = self.cells.to(begun.latent)
         return begun.with_latent(torch.where(cells > 0, pure.latent, begun.latent))
 
@@ -133,7 +132,7 @@ def make_canvas(
     *,
     blend: str | None = None,
     content: str | None = None,
-    feather: int = 4,
+    feather: int = FEATHER,
     guidance: float | None = None,
 ) -> Canvas:
     """A picture to paint on, for `steps`.
@@ -185,7 +184,8 @@ def _told(vae: Autoencoder | TinyAutoencoder, picture: Image.Image, white: Mask 
     under it, or, without a mask, the picture's latent as the encoder makes it."""
     own = pictures_to_tensor(picture).to(next(vae.parameters()))
     if white is None:
-        return vae.encode(own).mean
+        latent = vae.encode(own).mean  # not scaled, which TAESD's are
+        return latent if isinstance(vae, Autoencoder) else latent / AutoencoderConfig.scaling_factor
     hole = torch.from_numpy(white).to(own)
     empty = vae.to_latent(vae.encode(own * (1 - hole)).mean)
     cells = mask_cells(white, vae.config.downscale).to(empty)

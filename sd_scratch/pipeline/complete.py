@@ -21,8 +21,10 @@ from sd_scratch.limits import (
     STRENGTH_STEPS,
     TILINGS,
 )
+from sd_scratch.pipeline.checks import MASK, PICTURE, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
+from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, IMAGE_GUIDANCE
 from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED, UPSCALERS
 from sd_scratch.pipeline.recipe import Option, Recipe
 from sd_scratch.text.chunks import check_prompt
@@ -93,7 +95,8 @@ def complete(
         recipe = replace(recipe, schedule=config.spacing)
     chosen = {**own, **recipe.sampler_options, **(options or {})}
     typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
-    return _with_hires(replace(recipe, sampler_options=typed))
+    recipe = with_picture(replace(recipe, sampler_options=typed), config)
+    return _with_hires(recipe)
 
 
 def _check_hires(recipe: Recipe) -> None:
@@ -109,7 +112,7 @@ def _check_hires(recipe: Recipe) -> None:
     _within("hires strength", recipe.hires_strength, (0, 1))
     _within("hires steps", recipe.hires_steps, STEPS)
     _choice("upscaler", recipe.hires_method, tuple(UPSCALERS))
-    if recipe.strength is not None:
+    if recipe.strength is not None or recipe.init_image is not None:
         raise UsageError(
             "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with"
             " it at the larger size"
@@ -126,6 +129,24 @@ def _with_hires(recipe: Recipe) -> Recipe:
         hires_strength=HIRES_STRENGTH if recipe.hires_strength is None else recipe.hires_strength,
         hires_steps=recipe.hires_steps or recipe.steps,
     )
+
+
+def with_picture(recipe: Recipe, config: ModelConfig, *, begun: bool = False) -> Recipe:
+    """The recipe with what was not said of a picture to begin with, which it names or which is `begun`, and
+    of its mask."""
+    kind, use = inputs_beside(config), recipe.mask
+    if recipe.image_guidance is not None and kind != PICTURE:
+        raise UsageError(f"a picture's own guidance is for {PICTURE}, and {config.name} is none")
+    if kind == PICTURE:
+        recipe = recipe.over(image_guidance=recipe.image_guidance or IMAGE_GUIDANCE)
+    if recipe.strength is None and (begun or recipe.init_image is not None):
+        recipe = recipe.over(strength=1.0 if use or kind else BEGUN)
+    if use is None:
+        return recipe
+    content = "noise" if kind == MASK else "fill" if any(use.extend) else CONTENTS[0]
+    blend = "none" if kind == MASK else BLENDS[0]
+    use = use._replace(content=use.content or content, blend=use.blend or blend)
+    return recipe.over(mask=use)
 
 
 def advise(recipe: Recipe, config: ModelConfig) -> None:

@@ -39,6 +39,7 @@ from sd_scratch.pipeline.adapters import (
     with_tags,
 )
 from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.mask_use import MaskUse, mask_from_json
 from sd_scratch.pipeline.part_way import UPSCALERS
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
@@ -76,7 +77,10 @@ class Recipe:
         syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
         emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
         init_image, strength: the name of the picture that it began with, without its path, and the share of
-            the steps that were taken from there.
+            the steps that were taken from there. `init_image_hash` are the first 10 hex digits of its file's
+            sha256.
+        mask: where that picture was painted anew, and where it was extended.
+        image_guidance: how strongly that picture steers an InstructPix2Pix model.
         tiling: the axes on which opposite edges fit, one of `sd_scratch.limits.TILINGS`.
         strength_steps: whose way to count the steps at a strength, one of `sd_scratch.limits.STRENGTH_STEPS`.
         hires_scale: how much larger a second pass makes the picture; None for one pass. Then also
@@ -126,6 +130,9 @@ class Recipe:
     hires_method: str | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
+    init_image_hash: str | None = None
+    mask: MaskUse | None = None
+    image_guidance: float | None = None
 
     def over(self, **values: Any) -> "Recipe":
         """The same with other values; a value that is None leaves what is there."""
@@ -182,6 +189,8 @@ class Recipe:
             "Variation seed strength": self.subseed_strength or None,
             "Tiling": True if self.tiling == "xy" else None,
             "Denoising strength": self.hires_strength if self.hires_scale else self.strength,
+            "Mask blur": self.mask.feather if self.mask else None,
+            "Image CFG scale": self.image_guidance,
             "Hires upscale": self.hires_scale,
             "Hires steps": self.hires_steps,
             "Hires upscaler": UPSCALERS[self.hires_method].title if self.hires_method else None,
@@ -267,6 +276,9 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         init_image=words("init_image"),
         strength=number("strength", 0, 1),
         strength_steps=choice("strength_steps", STRENGTH_STEPS),
+        init_image_hash=words("init_image_hash"),
+        mask=mask_from_json(fields, data["mask"]) if "mask" in data else None,
+        image_guidance=number("image_guidance", *GUIDANCE),
         hires_scale=number("hires_scale", *HIRES_SCALE),
         hires_method=choice("hires_method", tuple(UPSCALERS)),
         hires_strength=number("hires_strength", 0, 1),

@@ -13,8 +13,11 @@ from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import STRENGTH_STEPS, whole
 from sd_scratch.pictures.hints import canny, low_high
+from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse
-from sd_scratch.pipeline.complete import BEGUN, check_recipe, complete, with_seed
+from sd_scratch.pipeline.begin import Beginning, begin_with, fitted
+from sd_scratch.pipeline.canvas import Canvas
+from sd_scratch.pipeline.complete import check_recipe, complete, with_seed
 from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
@@ -34,10 +37,12 @@ class Made:
 
     latents: ImageNoise
     recipes: tuple[Recipe, ...]
+    canvas: Canvas | None = None
 
     def to_pil(self) -> list[Image.Image]:
-        """The pictures as 8-bit RGB, in the order of `recipes`."""
-        return self.latents.to_pil()
+        """The pictures as 8-bit RGB, in the order of `recipes`; what was kept of a picture is its own."""
+        pictures = self.latents.to_pil()
+        return pictures if self.canvas is None else self.canvas.finished(pictures)
 
 
 def run(
@@ -46,7 +51,8 @@ def run(
     *,
     count: int = 1,
     batch_size: int = 1,
-    init_image: Image.Image | ImageNoise | None = None,
+    init_image: Beginning | None = None,
+    mask: Image.Image | Mask | None = None,
     hints: Sequence[Image.Image] = (),
     on_step: OnStep | None = None,
     stop: Stop | None = None,
@@ -60,7 +66,8 @@ def run(
             + i.
         batch_size: how many at a time.
         init_image: the picture that a recipe with a `strength` begins with, resized to the recipe's size;
-            or that picture encoded.
+            or what `begin_with` made of it.
+        mask: where that picture is painted anew (white, True), resized likewise; the recipe's `mask` says how.
         hints: one picture for each of the model's ControlNets.
         on_step: is told of every step.
         stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
@@ -76,11 +83,12 @@ def run(
     recipe = check_recipe(Recipe(recipe) if isinstance(recipe, str) else recipe)
     recipe = _as_the_model_is(model, recipe)
     model = model.with_tiling(recipe.tiling or "")
-    begun, recipe = _begin(model, recipe, init_image)
+    begun, recipe = begin_with(model, recipe, init_image, mask)
     model = model.with_text_cleaning(recipe.text_cleaning or model.tokenizer.text_cleaning)
     recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)
     recipe = with_seed(complete(recipe, model.config, dtype=model.dtype_name), count)
     settings = settings_of(model, recipe, hints)
+    settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
     for start in range(0, count, batch_size):
         numbers = range(start, min(start + batch_size, count))
@@ -91,15 +99,15 @@ def run(
         if begun is None:
             made = _walk(model, noise, settings, recipe.steps or 0, told)
         else:
-            picture = noise.with_latent(begun.latent.expand_as(noise.latent), t=0)
-            made = _remake(model, picture, recipe, settings, told)
+            made = _remake(model, begun, noise, recipe, settings, told)
         if made is not None and recipe.hires_scale is not None:
             made = _enlarge(model, made, recipe, settings, hints, told)
         if made is None:
             return
         subseeds = [(recipe.subseed or 0) + i if varied else None for i in numbers]
         each = zip(seeds, subseeds, strict=True)
-        yield Made(made, tuple(recipe.over(seed=seed, subseed=subseed) for seed, subseed in each))
+        recipes = tuple(recipe.over(seed=seed, subseed=subseed) for seed, subseed in each)
+        yield Made(made, recipes, canvas)
         if stop is not None and stop.asked:
             return
 
@@ -128,17 +136,23 @@ def _walk(
 
 def _remake(
     model: TextToImage,
-    picture: ImageNoise,
+    begun: ImageNoise | Canvas,
+    pure: ImageNoise,
     recipe: Recipe,
     settings: dict[str, Any],
     told: Told,
 ) -> ImageNoise | None:
-    """A finished picture made anew as far as the recipe's strength."""
+    """A finished picture made anew as far as the recipe's strength, with the seeds of `pure` noise."""
+    canvas = begun if isinstance(begun, Canvas) else None
+    latent = (begun.picture if isinstance(begun, Canvas) else begun).latent
+    picture = pure.with_latent(latent.expand_as(pure.latent), t=0)
     if not recipe.strength:
         return picture
     counted = recipe.strength_steps or STRENGTH_STEPS[0]
     way = {name: settings[name] for name in ("sampler", "steps", "schedule")}
     noise = model.begin(picture, recipe.strength, counted=counted, **way)
+    if canvas is not None:
+        noise = canvas.under(noise, pure, recipe.strength)
     part = part_of(recipe.steps or 0, recipe.strength, counted)
     return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, told)
 
@@ -157,7 +171,9 @@ def _enlarge(
     if not isinstance(grown, ImageNoise):
         grown = made.with_latent(model.encode(grown).latent, t=0)
     control = {"control": _controls(recipe, hints)} if recipe.controls or hints else {}
-    return _remake(model, grown, recipe, {**settings, "steps": recipe.steps, **control}, told)
+    return _remake(
+        model, grown, grown, recipe, {**settings, "steps": recipe.steps, **control}, told
+    )
 
 
 def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:
@@ -224,37 +240,6 @@ def _passes(model: TextToImage, recipe: Recipe) -> Iterator[tuple[int, int]]:
     yield taken, (width // cell) * (height // cell)
     if recipe.hires_scale is not None:
         yield from _passes(model, replace(second_pass(model, recipe), hires_scale=None))
-
-
-def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:
-    """A picture of the recipe's size; a warning says so where it is resized."""
-    size = (recipe.width or picture.width, recipe.height or picture.height)
-    if picture.size == size:
-        return picture
-    log.warning(
-        f"{name} is resized from {picture.width}x{picture.height} to {size[0]}x{size[1]} pixels"
-    )
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _begin(
-    model: TextToImage, recipe: Recipe, picture: Image.Image | ImageNoise | None
-) -> tuple[ImageNoise | None, Recipe]:
-    """The latent that the run begins with, if any, and the recipe with its strength and size."""
-    if picture is None:
-        if recipe.strength is not None:
-            raise UsageError(
-                f"the recipe begins with the picture {recipe.init_image or 'of a file'}"
-                " - give it as init_image"
-            )
-        return None, recipe
-    cell = model.config.vae.downscale
-    width, height = (max(side // cell, 1) * cell for side in (picture.width, picture.height))
-    size = {"width": recipe.width or width, "height": recipe.height or height}
-    recipe = recipe.over(strength=BEGUN if recipe.strength is None else recipe.strength, **size)
-    if isinstance(picture, ImageNoise):
-        return picture, recipe
-    return model.encode(fitted(picture, recipe, "the picture to begin with")), recipe
 
 
 def _controls(recipe: Recipe, hints: Sequence[Image.Image]) -> list[Control]:

@@ -9,6 +9,8 @@ from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
+from sd_scratch.pictures.masks import Mask
+from sd_scratch.pipeline.begin import Beginning
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.replay import replay
@@ -52,7 +54,8 @@ class StableDiffusion(TextToImage):
         *,
         count: int = 1,
         batch_size: int = 1,
-        init_image: Image.Image | ImageNoise | None = None,
+        init_image: Beginning | None = None,
+        mask: Image.Image | Mask | None = None,
         hints: Sequence[Image.Image] = (),
         on_step: OnStep | None = None,
         stop: Stop | None = None,
@@ -64,6 +67,7 @@ class StableDiffusion(TextToImage):
             count=count,
             batch_size=batch_size,
             init_image=init_image,
+            mask=mask,
             hints=hints,
             on_step=on_step,
             stop=stop,

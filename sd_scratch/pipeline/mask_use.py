@@ -1,0 +1,57 @@
+"""What a recipe says of a mask and of margins, so that a picture can be painted on again."""
+
+import re
+from typing import Any, NamedTuple
+
+from sd_scratch.json_file import Fields
+from sd_scratch.limits import SIDE
+
+BLENDS = ("diffusers", "a1111", "comfy", "none")
+CONTENTS = ("original", "fill", "noise")
+FEATHER = 4  # pixels
+IMAGE_GUIDANCE = 1.5  # as InstructPix2Pix was published with
+MAX_NAME = 255
+
+
+class MaskUse(NamedTuple):
+    """Where a picture was painted anew, and how the rest was kept. Empty words are the model's own way.
+
+    `name` is the mask's file without its path, "" where there was none but the picture's own transparency
+    (`alpha`) or the margins; `hash` the first 10 hex digits of its sha256; `blend` and `content` one of
+    `BLENDS` and `CONTENTS`; `feather` and the margins `extend` (left, top, right, bottom) are in pixels.
+    """
+
+    name: str = ""
+    hash: str = ""
+    alpha: bool = False
+    blend: str = ""
+    content: str = ""
+    feather: int = FEATHER
+    extend: tuple[int, ...] = (0, 0, 0, 0)
+
+    @property
+    def wants_file(self) -> bool:
+        """Whether a mask's file has to be named."""
+        return bool(self.name) and not self.alpha
+
+
+def mask_from_json(fields: Fields, value: Any) -> MaskUse:
+    """A stored recipe's mask, checked."""
+    match value:
+        case [
+            str(name),
+            str(digest),
+            bool(alpha),
+            str(blend),
+            str(content),
+            int(feather),
+            [int(), int(), int(), int()] as extend,
+        ] if (
+            len(name) <= MAX_NAME
+            and re.fullmatch(r"[0-9a-f]{0,64}", digest)
+            and blend in ("", *BLENDS)
+            and content in ("", *CONTENTS)
+            and all(0 <= number <= SIDE[1] for number in (feather, *extend))
+        ):
+            return MaskUse(name, digest, alpha, blend, content, feather, tuple(extend))
+    fields.fail("mask", "[name, hash, alpha, blend, content, feather, [left, top, right, bottom]]")
