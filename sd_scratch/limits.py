@@ -27,6 +27,7 @@ UPSCALER_NAMES = (  # ways to enlarge, see `sd_scratch.pipeline.part_way`
 )
 TILINGS = ("", "x", "y", "xy")  # axes on which a picture's opposite edges fit
 DTYPES = ("float32", "float16", "bfloat16")
+TUNING = ("quick", "full", "off")  # how kernels are chosen
 
 
 def whole(value: Any) -> int | None:

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
         "versions": versions(),
         "machine": machine(),
         "devices": devices(),
+        "kernels": kernels(),
         "disk": disk(),
         "models": models(),
         "samplers": samplers(),
@@ -77,6 +78,25 @@ def devices() -> dict[str, Any]:
     if not torch.version.cuda:
         found["cuda"] = "not in this build of PyTorch"
     return found
+
+
+def kernels() -> dict[str, Any]:
+    """What was measured for linear layers on this machine (``--tune``)."""
+    from sd_scratch.pipeline.tuning import choices_file, processor, read_choices
+
+    known = read_choices().shapes
+    if not known:
+        return {
+            "processor": processor(),
+            "linear layers": "by the fixed rule: nothing was measured yet",
+        }
+    convolutions = sum(known.values())
+    return {
+        "processor": processor(),
+        "linear layers": f"of {len(known)} shapes {convolutions} are faster as convolutions,"
+        f" {len(known) - convolutions} as products",
+        "measured in": str(choices_file()),
+    }
 
 
 def disk() -> dict[str, Any]:

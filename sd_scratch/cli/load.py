@@ -24,6 +24,7 @@ from sd_scratch.pipeline.conditioning import check_clip_skip
 from sd_scratch.pipeline.estimate import check_run
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.tuning import tune
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def load_model(
         check_size(layout, recipe, batch, dtype, device)
     components = build_components(layout, source, dtype, device, force=args.force)
     log.info(components.summary)
+    tune(components, args.tune or "quick", recipe.width, recipe.height)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
     model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)

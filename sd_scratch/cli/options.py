@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import DTYPES, PREDICTION_TYPES, SEED, SIDE
+from sd_scratch.limits import DTYPES, PREDICTION_TYPES, SEED, SIDE, TUNING
 
 CELL = 8  # pixels that one latent cell covers
 
@@ -123,6 +123,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--zsnr", action="store_true", help="zero terminal SNR: the schedule ends in pure noise"
+    )
+    group.add_argument(
+        "--tune",
+        choices=TUNING,
+        help="choose the CPU's fastest kernels by measuring: once, in two seconds (quick), all anew and"
+        " thoroughly (full), by a fixed rule (off) (default: quick; models as small as scenes: off)",
     )
     group.add_argument(
         "--force", action="store_true", help="load even if memory seems too small for it"

@@ -24,18 +24,18 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, which may run as a 1x1 convolution over the rows.
+    """`nn.Linear`, which may run as a 1x1 convolution over the rows; `sd_scratch.networks.kernels` chooses.
+    While nothing is chosen (None) it runs as a product."""
 
-    PyTorch sends fp32 matrix products on a CPU to its BLAS and convolutions to oneDNN, and oneDNN is
-    up to twice as fast where the BLAS does not know the processor. `prefer_convolutions` sets the
-    switch; the numbers agree up to rounding.
-    """
-
-    by_convolution = False
+    by_convolution: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.by_convolution:
-            return super().forward(x)
+        return self.as_convolution(x) if self.by_convolution else self.as_product(x)
+
+    def as_product(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def as_convolution(self, x: Tensor) -> Tensor:
         rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, C, rows, 1]
         y = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
@@ -72,8 +72,8 @@ def make_seamless(module: nn.Module, wrap: str) -> None:
             layer.wrap = wrap
 
 
-def prefer_convolutions(module: nn.Module, prefer: bool = True) -> None:
-    """Run every `Linear` inside `module` as a convolution, or as a matrix product again."""
+def prefer_convolutions(module: nn.Module, prefer: bool | None = True) -> None:
+    """Run every `Linear` inside `module` as a convolution, or as a matrix product; None takes the choice back."""
     for layer in module.modules():
         if isinstance(layer, Linear):
             layer.by_convolution = prefer

@@ -9,6 +9,7 @@ from sd_scratch.checkpoints.pixel_model import list_pixel_models
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.device import find_device, find_dtype
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.tuning import tune as choose_kernels
 
 
 def load(
@@ -22,11 +23,13 @@ def load(
     vae: str | Path | None = None,
     text_encoder: str | Path | None = None,
     ema: bool = False,
+    tune: str = "off",
 ) -> StableDiffusion:
     """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
 
     `device` is ``"auto"`` for the fastest there is, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
-    `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``. For
+    `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``; `tune`
+    how the CPU's kernels are chosen, by a fixed rule ("off") or as `sd_scratch.pipeline.tuning.tune` says. For
     the rest see `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
     wrong with one of them.
     """
@@ -44,4 +47,5 @@ def load(
         text_encoder=text_encoder,
         ema=ema,
     )
+    choose_kernels(components, tune)
     return StableDiffusion(components)

@@ -17,6 +17,7 @@ from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.networks.controlnet import weighted
+from sd_scratch.networks.layers import Linear
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -242,17 +243,29 @@ def describe_run(
 def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
     """What the last bit of a picture depends on, beside the run's own settings."""
     unet: Any = networks["unet"]
-    weight, linear = unet.conv_in.weight, unet.time_embedding.linear_1
+    weight = unet.conv_in.weight
     return {
         "weights": fingerprint(networks),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
         "channels_last": weight.is_contiguous(memory_format=torch.channels_last),
-        "linear_by_convolution": linear.by_convolution,
+        "linear_by_convolution": chosen_kernels(networks),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "version": __version__,
     }
+
+
+def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
+    """Whether linear layers run as convolutions; where some do, ten hex digits that tell which."""
+    chosen = [
+        bool(layer.by_convolution)
+        for network in networks.values()
+        for layer in network.modules()
+        if isinstance(layer, Linear)
+    ]
+    mixed = any(chosen) and not all(chosen)
+    return hashlib.sha256(bytes(chosen)).hexdigest()[:10] if mixed else any(chosen)
 
 
 def fingerprint(networks: Mapping[str, nn.Module]) -> str:

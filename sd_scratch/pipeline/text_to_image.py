@@ -16,7 +16,7 @@ from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.limits import STRENGTH_STEPS, TILINGS
-from sd_scratch.networks.layers import prefer_convolutions
+from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
@@ -41,6 +41,7 @@ from sd_scratch.pipeline.run_tensors import (
     dry_run,
     unless_recorded,
 )
+from sd_scratch.pipeline.tuning import convolutions_are_fast
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors import Recordable, Taps, TensorInfo
 
@@ -71,15 +72,12 @@ class TextToImage(Recordable):
         self.unet = components.unet
         self.vae = components.vae
         self.schedule = Schedule(components.config.schedule)
-        # oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not.
-        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        fp32_on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         self.guidance, self.sampling = Guidance(), Sampling()
         loaded = [a.network for a in self.adapters if isinstance(a, LoadedControl)]
         controls = {control_name(i): seamless(network, tiling) for i, network in enumerate(loaded)}
         self.networks = {**components.networks, **controls}
         for network in self.networks.values():
-            prefer_convolutions(network, onednn and fp32_on_cpu)
+            choose_by_rule(network, convolutions_are_fast(self.device, self.dtype))
         self.taps = Taps(
             {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
             dry_run(self.config),

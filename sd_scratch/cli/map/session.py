@@ -34,6 +34,7 @@ from sd_scratch.pipeline.complete import advise, complete, drawn
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.tuning import tune
 from sd_scratch.text.chunks import changes_in, encode_prompt
 from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.tokenizer import Word
@@ -155,6 +156,7 @@ class Session:
             )
             log.info(components.summary)
             loras, uses = load_loras(self.args, components, self.recipe.loras or ())
+            tune(components, self.args.tune or "quick", self.args.width, self.args.height)
             self._model = StableDiffusion(components, loras)
             if self._model.tokenizer is not components.tokenizer:
                 raise UsageError(

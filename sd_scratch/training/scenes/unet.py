@@ -144,7 +144,7 @@ class UNetTask(Task):
         checks = make_checks(LOOK_COUNT)
         prompts = [check.prompt for check in checks]
         images = sample_prompts(self.components(model), prompts, range(len(checks)))
-        prefer_convolutions(model, False)
+        prefer_convolutions(model, None)
         save_grid(images, self.folder / f"samples-{step:07d}.png")
         figures = score(checks, oracle.read(images))
         return {f"{part}: {name}": share for (part, name), (share, _) in figures.items()}

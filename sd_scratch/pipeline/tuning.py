@@ -1,0 +1,181 @@
+"""The fastest kernels for a model on this machine, measured once and remembered.
+
+The choice is kept in the user's cache under the processor, PyTorch, the number of threads and the shapes, and not
+measured again: the same machine gives the same bits from the first picture on. Small models, other devices and
+half precision go by a fixed rule.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.hashes import cache_file
+from sd_scratch.errors import UsageError
+from sd_scratch.limits import TUNING
+from sd_scratch.networks.kernels import Shape, by_rule, is_small, linear_shapes, measure
+from sd_scratch.networks.layers import Linear
+from sd_scratch.pipeline.run_tensors import Guidance, Sampling, dry_run
+from sd_scratch.tensors.names import meta_copy
+
+log = logging.getLogger(__name__)
+
+EFFORTS = {"quick": (2, 1.5), "full": (7, 120.0)}  # rounds, seconds
+BRANCHES = 2  # of a guided call
+CPUINFO = Path("/proc/cpuinfo")
+SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor play a smaller one
+
+
+@dataclass
+class Choices:
+    """What was measured: whether each shape is faster as a convolution, and, so that a model's shapes need not
+    be found again, the same for its layers in order."""
+
+    shapes: dict[Shape, bool] = field(default_factory=dict)
+    models: dict[str, list[bool]] = field(default_factory=dict)
+
+
+def convolutions_are_fast(device: torch.device, dtype: torch.dtype) -> bool:
+    """oneDNN has fast fp32 convolutions for every processor; PyTorch's BLAS has not."""
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(onednn and device.type == "cpu" and dtype == torch.float32)
+
+
+def tune(
+    components: Components,
+    effort: str = "quick",
+    width: int | None = None,
+    height: int | None = None,
+) -> None:
+    """Choose the kernels of a model's linear layers for pictures of this size, the model's own by default.
+
+    `effort` is "quick" (what is not known yet is measured, in two seconds), "full" (all is measured anew,
+    thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). To be called before a model is made of the
+    components. Raises UsageError for another effort.
+    """
+    if effort not in TUNING:
+        raise UsageError(f"tuning {effort!r} is unknown - use {', '.join(TUNING)}")
+    weight = components.unet.conv_in.weight
+    fast = convolutions_are_fast(weight.device, weight.dtype)
+    if effort == "off" or not fast or is_small(components.unet):
+        return
+    known = Choices() if effort == "full" else read_choices()
+    key = model_key(components, width, height)
+    every = linears(components)
+    if len(known.models.get(key, ())) != len(every):
+        layers = shapes_of(components, width, height)
+        missing = {shape: same for shape, same in layers.items() if shape not in known.shapes}
+        found = measure(missing, *EFFORTS[effort])
+        log.debug(f"kernels were measured for {len(found)} of {len(missing)} shapes")
+        rule = {id(m): by_rule(n) for n in components.networks.values() for m in n.modules()}
+        known.shapes |= {
+            shape: found.get(shape, rule[id(same[0])]) for shape, same in missing.items()
+        }
+        chosen = {
+            id(layer): known.shapes[shape] for shape, same in layers.items() for layer in same
+        }
+        known.models[key] = [
+            chosen.get(id(layer), rule[id(layer)]) for layer in linears(components)
+        ]
+        # What can't be remembered may come out otherwise next time, and with it the last bit of a picture.
+        if not write_choices(known):
+            log.debug("kernels cannot be remembered: the rule is followed")
+            return
+    for layer, choice in zip(every, known.models[key], strict=True):
+        layer.by_convolution = choice
+
+
+def linears(components: Components) -> list[Linear]:
+    """All linear layers of a model, in order."""
+    modules = (m for network in components.networks.values() for m in network.modules())
+    return [module for module in modules if isinstance(module, Linear)]
+
+
+def model_key(components: Components, width: int | None, height: int | None) -> str:
+    """What the shapes of a model's calls depend on, as ten hex digits."""
+    text = repr(
+        (components.config, list(components.networks), len(linears(components)), width, height)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def shapes_of(
+    components: Components, width: int | None, height: int | None
+) -> dict[Shape, list[Linear]]:
+    """A model's linear layers by the shapes of a guided call."""
+    config, networks = components.config, components.networks
+    h, w = ((side or config.sample_size) // config.vae.downscale for side in (height, width))
+    copies = {name: meta_copy(network) for name, network in networks.items()}
+    roots = {**copies, "guidance": Guidance(), "sampler": Sampling()}
+    return linear_shapes(networks, copies, lambda: dry_run(config)(roots, (h, w)), BRANCHES)
+
+
+def this_machine() -> dict[str, Any]:
+    """What a measured choice holds for."""
+    return {
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        **{name: os.environ[name] for name in SMALLER if name in os.environ},
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def choices_file() -> Path:
+    """One for each machine that shares the user's home. Raises RuntimeError where nobody's home is known."""
+    key = hashlib.sha256(json.dumps(this_machine()).encode()).hexdigest()[:10]
+    return cache_file().with_name(f"kernels-{key}.json")
+
+
+def read_choices() -> Choices:
+    """What was measured on this machine; nothing where the file is damaged or of another machine."""
+    damage = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+    with contextlib.suppress(*damage):
+        data = json.loads(choices_file().read_text(encoding="utf-8"))
+        if data["machine"] == this_machine():
+            shapes = {
+                Shape(*map(int, key.split("x"))): choice == 1
+                for key, choice in data["convolution"].items()
+            }
+            models = {key: [bit == "1" for bit in bits] for key, bits in data["models"].items()}
+            return Choices(shapes, models)
+    return Choices()
+
+
+def write_choices(choices: Choices) -> bool:
+    """Remember; returns whether that was possible."""
+    data = {
+        "machine": this_machine(),
+        "convolution": {
+            "x".join(map(str, shape)): int(choice)
+            for shape, choice in sorted(choices.shapes.items())
+        },
+        "models": {key: "".join("01"[bit] for bit in bits) for key, bits in choices.models.items()},
+    }
+    try:
+        file = choices_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        os.replace(part, file)
+    except (OSError, RuntimeError):
+        return False
+    return True
