@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sd_scratch.cli.map import EXPERIMENTS
+from sd_scratch.teaching import EXERCISES
+
 ROOT = Path(__file__).resolve().parents[2]
 COURSE = ROOT / "docs" / "course"
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)")
@@ -136,3 +139,43 @@ def test_the_entrances_lead_somewhere(name):
     page = ROOT / "docs" / name
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def rows_of_the_sources() -> list[tuple[str, str]]:
+    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    rows = [re.fullmatch(r"\| (.+?) \| (.+) \|", line) for line in text.splitlines()]
+    return [(row[1], row[2]) for row in rows if row and "---" not in row[1]]
+
+
+def test_every_place_of_the_sources_is_there():
+    for what, here in rows_of_the_sources():
+        if what.startswith("in the "):
+            continue
+        assert re.search(r"\]\(|`|this package", here), f"{what} has no place"
+        for page, sections in re.findall(
+            r"\]\((course/[\w-]+\.md)\), sections? ([\d]+(?: (?:to|and) \d+)?)", here
+        ):
+            text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+            first, last = (re.findall(r"\d+", sections) * 2)[:2]
+            for section in {first, last}:
+                assert re.search(rf"^## {section}\. ", text, re.MULTILINE), (
+                    f"{what}: {page}, {section}"
+                )
+        for group, name in re.findall(r"`(map|teach) (\w+)`", here):
+            assert name in (EXPERIMENTS if group == "map" else EXERCISES), f"{what}: {group} {name}"
+        for path in re.findall(r"`(sd_scratch/[\w/.]+)`", here):
+            assert (ROOT / path).is_file(), f"{what}: {path}"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        *(f"figure 2.{n}" for n in (1, 4, 5, 6, 7, 8, 9)),
+        *("figures 2.2 and 2.3", "figure 4.1", "figures 4.2 and 4.3", "figure 4.4", "figure 4.5"),
+        *("table 2.1", "table 3.1", "table 3.2", "table 3.3"),
+        *(f"exercise {n} of episode {episode}" for episode in (84, 85) for n in (1, 2, 3)),
+        *("equations 1 to 4", "equations 5 to 14", "algorithm 1", "algorithm 2", "ControlNet"),
+    ],
+)
+def test_what_the_sources_number_has_a_place(named):
+    assert [here for what, here in rows_of_the_sources() if named in what], named
