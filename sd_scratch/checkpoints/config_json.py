@@ -18,6 +18,7 @@ from sd_scratch.json_file import Fields
 MAX_WIDTH = 16384
 MAX_LEVELS = 8
 LATENT_SIZE = 64  # cells along one side, where a file does not say
+LARGEST_SIZE = 256  # cells: a default picture of more would be a mistake, and take minutes
 
 DOWN_PLAIN, DOWN_CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
 UP_PLAIN, UP_CROSS = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -90,7 +91,7 @@ def latent_size(fields: Fields) -> int:
         fields = Fields(fields.data | {"sample_size": size[0]}, fields.where)
     elif size is None:
         return LATENT_SIZE
-    cells = fields.integer("sample_size", 1, 1024)
+    cells = fields.integer("sample_size", 1, LARGEST_SIZE)
     version = re.match(r"(\d+)\.(\d+)", str(fields.data.get("_diffusers_version", "")))
     before_0_9 = version is not None and (int(version[1]), int(version[2])) < (0, 9)
     # Fine-tunes of Stable Diffusion 1.x carried 32 until then, and mean 64.

@@ -175,9 +175,10 @@ def test_at_the_command_line_it_names_what_to_lower(
         assert error.startswith("error: ") and "GiB and 2.00 GiB of memory are free" in error
         assert "--width, --height, --batch-size" in error
     config = json.loads((model / "unet" / "config.json").read_text())
-    (model / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": 1024}))
+    (model / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": 256}))
+    monkeypatch.setattr(memory, "available_memory", lambda device: GIB // 8)
     assert main(["generate", "a", *words]) == 1
-    assert "one picture of 4096x4096 as fp32 beside" in capsys.readouterr().err
+    assert "one picture of 1024x1024 as fp32 beside" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/*.png"))
 
 
