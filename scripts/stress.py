@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -34,7 +35,7 @@ from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stored_recipe import encode_picture
 from sd_scratch.text.tokenizer import Tokenizer
 
-SETTINGS = {"steps": 2, "sampler": "ddim"}
+SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "ddim"}
 SIDE = 32
 STATUS = Path("/proc/self/statm")
 LIMIT = 1.0  # megabytes for 1,000 pictures

@@ -114,11 +114,11 @@ def check_revision(revision: str | None) -> None:
 
 def list_cached() -> list[CachedModel]:
     """The hub models in the local cache that have a U-Net, by id and commit."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     models = [

@@ -199,7 +199,7 @@ CASES = [
          lambda: pickle({"state_dict": {"state_dict": {"state_dict": {"a": torch.zeros(1)}}}})),
     Case(15, 1, "LoRA", [*GENERATE, "-m", "bad.safetensors"],
          lambda: save_file({"lora_unet_a.lora_down.weight": torch.zeros(1)}, "bad.safetensors")),
-    Case(15, 1, "a Stable Diffusion XL model", [*GENERATE, "-m", "bad"],
+    Case(15, 1, "this is Stable Diffusion XL - only", [*GENERATE, "-m", "bad"],
          lambda: config("unet/config.json", addition_embed_type="text_time")),
     Case(16, 1, "1 of the U-Net's", [*GENERATE, "-m", "bad"], lambda: weights(**{"conv_in.bias": None})),
     Case(18, 1, "conv_in.bias is 5 and the network needs 32", [*GENERATE, "-m", "bad"],
