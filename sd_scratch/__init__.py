@@ -57,7 +57,26 @@ __all__ = [
 ]
 
 
+# Names that stood here before edits and reductions had namespaces: scripts that say `sd.scale` go on.
+_MOVED = dict.fromkeys(
+    (
+        "ablate",
+        "add",
+        "lerp",
+        "patch",
+        "reweight",
+        "scale",
+        "scale_word",
+        "set_to",
+        "shift",
+        "swap",
+    ),
+    "sd_scratch.tensors.edits",
+) | dict.fromkeys(("area", "heads", "mean_over_steps", "words"), "sd_scratch.tensors.reductions")
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _MOVED.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(home), name)

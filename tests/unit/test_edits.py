@@ -194,3 +194,12 @@ def test_every_edit_is_plain_data_and_comes_back(edit):
 def test_an_edit_with_missing_fields_is_refused():
     with pytest.raises(ScratchError, match="damaged or of another version"):
         edit_from_plain({"edit": "Scale"}, {})
+
+
+def test_names_of_older_scripts_are_the_same_functions() -> None:
+    import sd_scratch as sd
+
+    assert sd.scale is sd.edits.scale and sd.reweight is sd.edits.reweight
+    assert sd.words is sd.reductions.words and sd.heads is sd.reductions.heads
+    with pytest.raises(AttributeError, match="no attribute 'enlarge'"):
+        _ = sd.enlarge
