@@ -42,6 +42,7 @@ COMMANDS = (
     Command("page", "a page in the browser: type, look inside, change and move"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
     Command("explain", "say which settings and conventions separate two pictures"),
+    Command("invert", "find the noise that a picture is made from"),
     Command("trace", "make pictures and store what happened inside on the way"),
     Command("tensors", "list the tensors of a model by name, without running it"),
     Command("data", "fetch the data sets that the small models learn from"),

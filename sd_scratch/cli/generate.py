@@ -56,6 +56,12 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
+    parser.add_argument(
+        "--init-noise",
+        type=Path,
+        metavar="FILE",
+        help="begin with the noise in a file of sd-scratch invert, by its recipe; other flags change it",
+    )
     _add_output_arguments(parser)
     add_preview_arguments(parser)
     add_model_arguments(parser)
@@ -248,6 +254,7 @@ def run(args: argparse.Namespace) -> int:
     # What only a run needs: PyTorch, above all.
     from sd_scratch.cli.control import read_hints
     from sd_scratch.cli.init_image import begin_with_init_image
+    from sd_scratch.cli.init_noise import read_init_noise
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.output import Output
@@ -270,10 +277,11 @@ def run(args: argparse.Namespace) -> int:
     kept: list[dict[str, object]] = []
     jobs = each_line(args, model, recipe, texts) or [(model, recipe)]
     begun = begin_with_init_image(args, model, recipe)
+    noise = None if args.init_noise is None else read_init_noise(args.init_noise)[0]
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
-        closing(make_all(jobs, args, begun, hints, stop, previews)) as batches,
+        closing(make_all(jobs, args, begun, hints, stop, previews, noise)) as batches,
     ):
         for made in batches:
             pictures = made.to_pil()
@@ -302,6 +310,7 @@ def make_all(
     hints: "Sequence[Image.Image]",
     stop: "Stop",
     previews: "Previews | None" = None,
+    init_noise: "Tensor | None" = None,
 ) -> "Generator[Made, None, None]":
     """The pictures of each recipe, a batch at a time, under a bar that counts their steps."""
     from sd_scratch.pipeline.run import count_steps, count_work
@@ -320,6 +329,7 @@ def make_all(
                 count=args.batch_count,
                 batch_size=args.batch_size,
                 init_image=begun,
+                init_noise=init_noise,
                 hints=hints,
                 on_step=on_step,
                 stop=stop,

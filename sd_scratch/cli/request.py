@@ -8,6 +8,7 @@ from pathlib import Path
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
+from sd_scratch.cli.init_noise import read_init_noise
 from sd_scratch.diffusion.sampler_names import a1111_schedule, comfy_schedule, find_sampler
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import read_file
@@ -36,12 +37,11 @@ def read_request(args: argparse.Namespace) -> Recipe:
         raise UsageError("the prompt was given twice: in its place and with -p")
     given = args.prompt if args.prompt is not None else args.prompt_option
     prompt_file = getattr(args, "prompt_file", None)
-    if given is None and args.from_image is None and prompt_file is None:
+    init_noise: Path | None = getattr(args, "init_noise", None)
+    if given is None and prompt_file is None and args.from_image is None and init_noise is None:
         raise UsageError('no prompt: sd-scratch generate "a red circle"')
 
-    recipe = (
-        Recipe(prompt="") if args.from_image is None else _recipe_in(args.from_image, args.model)
-    )
+    recipe = _begun(args, init_noise)
     if args.sampler is not None:
         args.sampler, named = find_sampler(args.sampler)
         args.schedule = args.schedule or named
@@ -97,6 +97,26 @@ def read_request(args: argparse.Namespace) -> Recipe:
     return recipe if recipe.model is not None else _with_default_model(recipe)
 
 
+def _begun(args: argparse.Namespace, init_noise: Path | None) -> Recipe:
+    """The recipe that flags go over: a picture's, that of a noise in a file, or none."""
+    if args.from_image is None and init_noise is None:
+        return Recipe(prompt="")
+    if init_noise is None:
+        recipe = _recipe_in(args.from_image, args.model)
+        if recipe.init_noise is not None:
+            raise UsageError(
+                f"{args.from_image} began with the noise of {recipe.init_noise} - a picture cannot choose a"
+                " file - name it with --init-noise alone, and give the prompt"
+            )
+        return recipe
+    if args.from_image is not None or args.init_image is not None:
+        raise UsageError(
+            "--init-noise is a start of its own - leave out --from-image and --init-image"
+        )
+    recipe = read_init_noise(init_noise)[1]
+    return _of_known_model(recipe, init_noise, args.model)
+
+
 def read_prompts(args: argparse.Namespace) -> list[str]:
     """The lines of ``--prompt-file``, without those that are empty; none without it.
 
@@ -146,6 +166,10 @@ def _recipe_in(path: Path, model: str | None) -> Recipe:
     recipe, left = read_recipe(path)
     if left:
         log.warning(f"settings in {path} that are not repeated: {', '.join(left)[:200]}")
+    return _of_known_model(recipe, path, model)
+
+
+def _of_known_model(recipe: Recipe, path: Path, model: str | None) -> Recipe:
     if model is None and recipe.model not in (*list_shipped(), "sd15"):
         name = recipe.model or "an unnamed model"
         weights = f" (hash {recipe.model_hash})" if recipe.model_hash else ""

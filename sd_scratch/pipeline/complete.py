@@ -34,6 +34,10 @@ from sd_scratch.text.syntax import SYNTAXES
 log = logging.getLogger(__name__)
 
 SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
+TWO_STARTS = (
+    "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with it at"
+    " the larger size"
+)
 BEGUN = 0.75  # strength of a run that begins with a picture
 
 
@@ -113,10 +117,7 @@ def _check_hires(recipe: Recipe) -> None:
     _within("hires steps", recipe.hires_steps, STEPS)
     _choice("upscaler", recipe.hires_method, tuple(UPSCALERS))
     if recipe.strength is not None or recipe.init_image is not None:
-        raise UsageError(
-            "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with"
-            " it at the larger size"
-        )
+        raise UsageError(TWO_STARTS)
 
 
 def _with_hires(recipe: Recipe) -> Recipe:

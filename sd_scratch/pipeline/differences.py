@@ -9,6 +9,7 @@ from sd_scratch.pipeline.recipe import Recipe
 MEANING = {
     "prompt": "what is shown",
     "negative_prompt": "what is steered away from",
+    "init_noise": "the noise: another picture altogether",
     "seed": "the noise: another picture altogether",
     "rng": "where the noise comes from: another picture altogether, from the same seed",
     "subseed": "which noise the seed's own is turned towards",

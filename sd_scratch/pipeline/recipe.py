@@ -82,6 +82,7 @@ class Recipe:
         mask: where that picture was painted anew, and where it was extended.
         image_guidance: how strongly that picture steers an InstructPix2Pix model.
         tiling: the axes on which opposite edges fit, one of `sd_scratch.limits.TILINGS`.
+        init_noise: the name of the file whose noise it began with, without its path.
         strength_steps: whose way to count the steps at a strength, one of `sd_scratch.limits.STRENGTH_STEPS`.
         hires_scale: how much larger a second pass makes the picture; None for one pass. Then also
         hires_method, hires_strength, hires_steps: how it is enlarged, one of
@@ -125,6 +126,7 @@ class Recipe:
     tiling: str | None = None
     init_image: str | None = None
     strength: float | None = None
+    init_noise: str | None = None
     strength_steps: str | None = None
     hires_scale: float | None = None
     hires_method: str | None = None
@@ -275,6 +277,7 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         subseed=integer("subseed", *SEED),
         init_image=words("init_image"),
         strength=number("strength", 0, 1),
+        init_noise=words("init_noise"),
         strength_steps=choice("strength_steps", STRENGTH_STEPS),
         init_image_hash=words("init_image_hash"),
         mask=mask_from_json(fields, data["mask"]) if "mask" in data else None,

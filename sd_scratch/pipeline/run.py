@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import LoadedControl
@@ -17,7 +18,7 @@ from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse
 from sd_scratch.pipeline.begin import Beginning, begin_with, fitted
 from sd_scratch.pipeline.canvas import Canvas
-from sd_scratch.pipeline.complete import check_recipe, complete, with_seed
+from sd_scratch.pipeline.complete import TWO_STARTS, check_recipe, complete, with_seed
 from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
@@ -53,6 +54,7 @@ def run(
     batch_size: int = 1,
     init_image: Beginning | None = None,
     mask: Image.Image | Mask | None = None,
+    init_noise: Tensor | None = None,
     hints: Sequence[Image.Image] = (),
     on_step: OnStep | None = None,
     stop: Stop | None = None,
@@ -68,6 +70,8 @@ def run(
         init_image: the picture that a recipe with a `strength` begins with, resized to the recipe's size;
             or what `begin_with` made of it.
         mask: where that picture is painted anew (white, True), resized likewise; the recipe's `mask` says how.
+        init_noise: the noise to begin with, ``[1, 4, h, w]``, such as `sd_scratch.mapping.inversion.invert`
+            finds; in the place of the seed's, all of whose pictures begin with it.
         hints: one picture for each of the model's ControlNets.
         on_step: is told of every step.
         stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
@@ -84,6 +88,7 @@ def run(
     recipe = _as_the_model_is(model, recipe)
     model = model.with_tiling(recipe.tiling or "")
     begun, recipe = begin_with(model, recipe, init_image, mask)
+    _check_beginning(recipe, init_noise, begun is not None)
     model = model.with_text_cleaning(recipe.text_cleaning or model.tokenizer.text_cleaning)
     recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)
     recipe = with_seed(complete(recipe, model.config, dtype=model.dtype_name), count)
@@ -94,6 +99,8 @@ def run(
         numbers = range(start, min(start + batch_size, count))
         seeds = [first if varied else first + i for i in numbers]
         noise = model.noise(seeds, recipe.width, recipe.height, recipe.drawing(start))
+        if init_noise is not None:
+            noise = noise.with_latent(_fitting(init_noise, noise.latent))
         told = Told(on_step, stop)
         made: ImageNoise | None
         if begun is None:
@@ -110,6 +117,26 @@ def run(
         yield Made(made, recipes, canvas)
         if stop is not None and stop.asked:
             return
+
+
+def _check_beginning(recipe: Recipe, noise: Tensor | None, pictured: bool) -> None:
+    if noise is not None and pictured:
+        raise UsageError("a run begins with a picture or with noise of a file, not with both")
+    if recipe.hires_scale is not None and pictured:
+        raise UsageError(TWO_STARTS)
+    if noise is None and recipe.init_noise is not None:
+        raise UsageError(
+            f"the recipe begins with the noise of {recipe.init_noise} - give it as init_noise"
+        )
+
+
+def _fitting(noise: Tensor, latent: Tensor) -> Tensor:
+    if noise.shape[1:] != latent.shape[1:] or len(noise) != 1:
+        raise UsageError(
+            f"the noise to begin with is {' x '.join(map(str, noise.shape))}, and this run's is"
+            f" 1 x {' x '.join(map(str, latent.shape[1:]))} - take the size and the model that it was made with"
+        )
+    return noise.to(latent).expand_as(latent)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import read_control
@@ -56,6 +57,7 @@ class StableDiffusion(TextToImage):
         batch_size: int = 1,
         init_image: Beginning | None = None,
         mask: Image.Image | Mask | None = None,
+        init_noise: Tensor | None = None,
         hints: Sequence[Image.Image] = (),
         on_step: OnStep | None = None,
         stop: Stop | None = None,
@@ -68,6 +70,7 @@ class StableDiffusion(TextToImage):
             batch_size=batch_size,
             init_image=init_image,
             mask=mask,
+            init_noise=init_noise,
             hints=hints,
             on_step=on_step,
             stop=stop,

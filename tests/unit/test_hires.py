@@ -168,6 +168,13 @@ def test_what_cannot_be_had_is_refused(settings: dict) -> None:
         next(model.run(Recipe("a cat", steps=1, **settings)))
 
 
+def test_a_second_pass_is_not_for_pictures() -> None:
+    model = tiny_model()
+    with pytest.raises(UsageError, match="enlarge the picture alone"):
+        recipe = Recipe("a cat", steps=1, hires_scale=2.0)
+        next(model.run(recipe, init_image=Image.new("RGB", (32, 32))))
+
+
 def test_from_the_command_line(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
