@@ -22,6 +22,7 @@ from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
 from sd_scratch.pipeline.estimate import check_run
+from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune
@@ -58,8 +59,9 @@ def load_model(
 
     if not args.force:
         batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
-        check_size(layout, recipe, batch, dtype, device)
+        check_size(layout, recipe, batch, dtype, device, strips=args.vae_tiling)
     components = build_components(layout, source, dtype, device, force=args.force)
+    decode_in_strips(components, args.vae_tiling)
     log.info(components.summary)
     tune(components, args.tune or "quick", recipe.width, recipe.height)
     log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
@@ -75,14 +77,19 @@ def load_model(
 
 
 def check_size(
-    layout: Layout, recipe: Recipe, batch: int, dtype: torch.dtype, device: torch.device
+    layout: Layout,
+    recipe: Recipe,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    strips: bool = False,
 ) -> None:
     """Raise MemoryShortage for pictures that cannot fit into free memory beside the weights to be loaded."""
     if recipe.width is not None and recipe.height is not None:
         weights = sum(stored.parameters for stored in layout.parts.values()) * dtype.itemsize
         scale = recipe.hires_scale or 1.0
         size = (int(recipe.width * scale), int(recipe.height * scale), batch)
-        check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
+        check_run(layout.config, *size, dtype, device, weights=weights, branches=1, strips=strips)
 
 
 def chosen_vae(args: argparse.Namespace, recipe: Recipe) -> str | None:

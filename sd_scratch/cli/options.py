@@ -117,6 +117,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="the averaged copy of the U-Net, which some files hold"
     )
     group.add_argument(
+        "--vae-tiling",
+        action="store_true",
+        help="decode pictures in strips: the same picture, without seams, in half the memory",
+    )
+    group.add_argument(
         "--prediction",
         choices=PREDICTION_TYPES,
         help="what the network predicts, where the checkpoint does not say or is wrong",

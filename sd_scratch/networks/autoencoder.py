@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sd_scratch.config import AutoencoderConfig
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.layers import Conv2d, Downsample, ResnetBlock, Upsample
+from sd_scratch.networks.strips import decode_in_strips
 from sd_scratch.tensors import Tapped
 
 NORM_EPS = 1e-6  # every GroupNorm of the autoencoder; the U-Net's residual blocks use 1e-5
@@ -181,6 +182,7 @@ class Autoencoder(Tapped):
     """
 
     stepwise = branched = False
+    in_strips = False  # whether pictures are decoded so while nobody listens, in less memory
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -200,7 +202,8 @@ class Autoencoder(Tapped):
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents ``[B, 4, h, w]`` -> images ``[B, 3, 8h, 8w]``, about -1..1 and not clamped."""
         h = self.tap("post_quant_conv", self.post_quant_conv(self.tap("z", z)))
-        return self.tap("image", self.decoder(h))
+        strips = self.in_strips and self.decoder.probe is None
+        return self.tap("image", decode_in_strips(self.decoder, h) if strips else self.decoder(h))
 
     def to_latent(self, z: Tensor) -> Tensor:
         """Raw latents to the unit-variance ones that the U-Net sees."""

@@ -52,14 +52,16 @@ def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) 
     return stack
 
 
-def decoder_values(config: AutoencoderConfig, height: int, width: int) -> int:
-    """The same for the autoencoder's decoder; the picture's sides in pixels."""
+def decoder_values(config: AutoencoderConfig, height: int, width: int, strips: bool = False) -> int:
+    """The same for the autoencoder's decoder, whole or in strips; the picture's sides in pixels."""
     widths = config.block_out_channels
     most = 0
     for level, channels in enumerate(widths):
         below = widths[min(level + 1, len(widths) - 1)]
         # The first block narrows; at the later ones the level's input is still held.
         block = max(3 * below + channels, below + 4 * channels)
+        if strips:  # the first block's input, and what its two convolutions make
+            block = below + 2 * channels
         most = max(most, block * _cells(height, width, level))
     return most
 
@@ -73,16 +75,18 @@ def run_bytes(
     *,
     branches: int = 2,
     controls: int = 0,
+    strips: bool = False,
 ) -> int:
     """Bytes of activations of a text-to-image run: the U-Net's or the decoder's, whichever are more.
 
-    `width` and `height` in pixels; `branches` are 2 with guidance and 1 without.
+    `width` and `height` in pixels; `branches` are 2 with guidance and 1 without. In `strips` pictures are
+    decoded one after the other.
     """
     cell = config.vae.downscale
     size = (math.ceil(height / cell), math.ceil(width / cell))
     unet = unet_values(config.unet, *size) + controls * stack_values(config.unet, *size)
-    values = max(unet * branches, decoder_values(config.vae, height, width))
-    return int(values * batch * dtype.itemsize)
+    decoder = decoder_values(config.vae, height, width, strips) * (1 if strips else batch)
+    return int(max(unet * branches * batch, decoder) * dtype.itemsize)
 
 
 def pixel_bytes(config: PixelModelConfig, batch: int, *, branches: int = 2) -> int:
@@ -106,19 +110,22 @@ def check_run(
     weights: int = 0,
     branches: int = 2,
     controls: int = 0,
+    strips: bool = False,
 ) -> None:
     """Raise MemoryShortage, in one line, for a run that cannot fit into what the device has free.
 
     `weights` are the bytes of those that are yet to be loaded.
     """
-    needed = run_bytes(config, width, height, batch, dtype, branches=branches, controls=controls)
+    needed = run_bytes(
+        config, width, height, batch, dtype, branches=branches, controls=controls, strips=strips
+    )
     beside = " beside the weights" if weights else ""
     pictures = f"{batch} pictures" if batch > 1 else "one picture"
     require_memory(
         needed + weights,
         f"{pictures} of {width}x{height} as {dtype_name(dtype)}{beside} would take at least",
         device,
-        "make them smaller, fewer at a time, compute in half precision, or force it",
+        "make them smaller, fewer at a time, decode in strips, compute in half precision, or force it",
     )
 
 

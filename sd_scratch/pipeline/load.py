@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from sd_scratch.checkpoints import load_components
+from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.pixel_model import list_pixel_models
 from sd_scratch.errors import UsageError
+from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pipeline.device import find_device, find_dtype
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune as choose_kernels
@@ -24,13 +25,15 @@ def load(
     text_encoder: str | Path | None = None,
     ema: bool = False,
     tune: str = "off",
+    vae_tiling: bool = False,
 ) -> StableDiffusion:
     """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
 
     `device` is ``"auto"`` for the fastest there is, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
     `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``; `tune`
-    how the CPU's kernels are chosen, by a fixed rule ("off") or as `sd_scratch.pipeline.tuning.tune` says. For
-    the rest see `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
+    how the CPU's kernels are chosen, by a fixed rule ("off") or as `sd_scratch.pipeline.tuning.tune` says. With
+    `vae_tiling` pictures are decoded in strips, in less memory. For the rest see
+    `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
     wrong with one of them.
     """
     if str(source) in list_pixel_models():
@@ -48,4 +51,11 @@ def load(
         ema=ema,
     )
     choose_kernels(components, tune)
+    decode_in_strips(components, vae_tiling)
     return StableDiffusion(components)
+
+
+def decode_in_strips(components: Components, strips: bool) -> None:
+    """Whether the model's autoencoder decodes pictures in strips; TAESD needs little memory as it is."""
+    if isinstance(components.vae, Autoencoder):
+        components.vae.in_strips = strips

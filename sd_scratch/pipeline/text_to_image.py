@@ -417,6 +417,7 @@ class TextToImage(Recordable):
                 self.device,
                 branches=branches,
                 controls=len(self.networks) - len(parts),
+                strips=getattr(self.vae, "in_strips", False),
             )
 
     # Every tensor -----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from sd_scratch.mapping.state import State
 from sd_scratch.mapping.words import find_word
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.complete import advise, complete, drawn
+from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -150,10 +151,12 @@ class Session:
         if self._model is None:
             set_threads(self.args.threads)
             if not self.args.force:
-                check_size(self.layout, self.recipe, 1, self.dtype, self.device)
+                strips = self.args.vae_tiling
+                check_size(self.layout, self.recipe, 1, self.dtype, self.device, strips)
             components = build_components(
                 self.layout, self.source, self.dtype, self.device, force=self.args.force
             )
+            decode_in_strips(components, self.args.vae_tiling)
             log.info(components.summary)
             loras, uses = load_loras(self.args, components, self.recipe.loras or ())
             tune(components, self.args.tune or "quick", self.args.width, self.args.height)
