@@ -89,6 +89,7 @@ FAULTS = {
     85: "a textual inversion that is none, or of another model",
     86: "a ControlNet that is none, or told nothing",
     87: "two models whose tensors differ",
+    88: "a mask without a picture, or that is none; an inpainting checkpoint without a mask",
 }
 
 ELSEWHERE = {

@@ -152,6 +152,12 @@ def idx_bomb() -> None:
     write("data/train-images-idx3-ubyte.gz", gzip.compress(header + bytes(1000)))
 
 
+def inpainting() -> None:
+    width = json.loads(Path("model/unet/config.json").read_text())["block_out_channels"][0]
+    weights(**{"conv_in.weight": torch.zeros(width, 9, 3, 3)})
+    write("bad/unet/config.json", edited(Path("model/unet/config.json"), in_channels=9))
+
+
 def locked() -> None:
     Path("locked").mkdir(mode=0o500)
 
@@ -323,6 +329,11 @@ CASES = [
          safetensors),
     Case(87, 1, "differ", ["weights", "compare", "model", "bad"],
          lambda: weights(**{"conv_in.bias": torch.zeros(32)})),
+    Case(88, 2, "--mask without a picture", [*GENERATE, "--mask", "grey.png"]),
+    Case(88, 2, "nothing transparent", [*GENERATE, "-i", "grey.png", "--mask-alpha"]),
+    Case(88, 1, "not a PNG, JPEG or WebP", [*GENERATE, "-i", "grey.png", "--mask", "file"]),
+    Case(88, 1, "a device or a pipe", [*GENERATE, "-i", "grey.png", "--mask", "pipe.png"]),
+    Case(88, 2, "it needs a picture and a mask", [*GENERATE, "-m", "bad"], inpainting),
 ]  # fmt: skip
 
 
