@@ -12,6 +12,7 @@ from torch import Tensor
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.canvas import Canvas
 from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.prompt import Prompt
@@ -148,6 +149,16 @@ class StoredRun:
         return {**chosen, "schedule": spacing, **options}
 
     @one_line
+    def canvas(self, noise: ImageNoise) -> Canvas | None:
+        """The picture that the run painted on; `noise` is what it started from."""
+        plain = self.trace.facts.get("canvas")
+        if plain is None:
+            return None
+        inputs = self.trace.inputs
+        picture = noise.with_latent(inputs["canvas.picture"].to(noise.latent), t=0)
+        return Canvas(picture, inputs.get("canvas.cells"), inputs.get("canvas.told"), **plain)
+
+    @one_line
     def edits(self) -> list[tuple[list[str], ReadyEdit, dict[str, Any]]]:
         """Globs, edit, and where it acts."""
         found = []
@@ -207,6 +218,7 @@ def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
             rows.get(COND, rows.get(UNCOND, [])),
             noise,
             negative=negative,
+            canvas=stored.canvas(noise),
             **stored.settings(model.schedule),
         )
     stored.compare(digest(image.latent), machine)

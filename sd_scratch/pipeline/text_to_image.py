@@ -181,6 +181,9 @@ class TextToImage(Recordable):
         for name, side in zip(("height", "width"), image.shape[2:], strict=True):
             check_side(name, side, self.config.vae.downscale)
         latent = self.vae.to_latent(self.vae.encode(image).mean).float()
+        latent = (
+            latent.contiguous()
+        )  # as a stored one is, which another layout would not equal to the last bit
         seeds = tuple(seed + i for i in range(len(image)))
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 

@@ -180,3 +180,15 @@ def test_noise_of_the_kept_part_is_the_runs_first(model, drawn, white):
     for step, alpha_bar in zip(steps, ladder.alpha_bars[1:], strict=False):
         expected = noised(canvas.picture.latent, noise.latent, alpha_bar)
         assert torch.allclose(step.x_next[kept], expected[kept], atol=1e-6)
+
+
+@pytest.mark.parametrize("painted", [False, True])
+def test_a_trace_of_a_run_that_began_with_a_picture_is_made_again(
+    model, drawn, white, tmp_path, painted
+):
+    canvas = model.canvas(drawn, white, blend="comfy", content="noise") if painted else None
+    noise = model.begin(model.encode(drawn, SEED), 0.5, sampler="ddim", steps=4)
+    with model.record("sampler.x_next") as trace:
+        made = model.generate("a star", noise, canvas=canvas, sampler="ddim", steps=4)
+    trace.save(tmp_path / "trace")
+    assert torch.equal(model.replay(tmp_path / "trace").latent, made.latent)
