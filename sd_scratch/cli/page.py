@@ -12,13 +12,15 @@ from sd_scratch.cli.options import (
     add_source_arguments,
     integer,
     model_name,
+    refuse_flags,
 )
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 
 if TYPE_CHECKING:
     from sd_scratch.page.engine import Engine
 
 DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
+NO_MODEL = "is for a model that the server runs, and --static serves one that the tab runs"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--no-browser", action="store_true", help="print the address, and open no browser"
     )
+    server.add_argument(
+        "--static",
+        type=Path,
+        metavar="FOLDER",
+        help="serve a page that runs its model in the tab, as scripts/build-page makes it",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "-m",
         "--model",
         type=model_name,
-        default="scenes",
         help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
     )
     add_source_arguments(model)
@@ -57,31 +64,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sd_scratch.page.server import make_application, new_token, require_packages, serve
+    from sd_scratch.page.server import (
+        make_application,
+        make_static,
+        new_token,
+        require_packages,
+        serve,
+    )
 
     require_packages()
+    if args.static is not None:
+        refuse_flags(args, "--revision --offline --force --device --dtype --threads", NO_MODEL)
+        if args.model is not None:
+            raise UsageError(f"--model {NO_MODEL}")
     with contextlib.closing(listen(args.host, args.port)) as listening:
-        engine = make_engine(args)
         port = listening.getsockname()[1]
         name = f"[{args.host}]" if ":" in args.host else args.host
-        token = new_token()
         if args.host not in LOOPBACK:
             log.warning(
                 f"listening on {args.host}: whoever can reach this machine and knows the address below, which"
                 " is sent in the clear, can use the model"
             )
-        hosts = {f"{host}:{port}".lower() for host in ("127.0.0.1", "localhost", "[::1]", name)}
-        address = f"http://{name}:{port}/#token={token}"
+        names = ("127.0.0.1", "localhost", "[::1]", name)
+        hosts = frozenset(f"{host}:{port}".lower() for host in names)
+        address, engine = f"http://{name}:{port}/", None
+        if args.static is not None:
+            application = make_static(args.static, hosts)
+        else:
+            engine, token = make_engine(args), new_token()
+            application, address = (
+                make_application(engine, token, hosts),
+                f"{address}#token={token}",
+            )
         print(address, flush=True)
         log.info("Ctrl-C ends it")
         if not args.no_browser:
             open_browser(address)
         try:
-            serve(make_application(engine, token, frozenset(hosts)), [listening])
+            serve(application, [listening])
         except KeyboardInterrupt:
             log.info("ended")
         finally:
-            engine.stop()
+            if engine is not None:
+                engine.stop()
     return 0
 
 
@@ -94,19 +119,20 @@ def make_engine(args: argparse.Namespace) -> "Engine":
     from sd_scratch.pipeline.load import load
     from sd_scratch.pipeline.recipe import Recipe
 
+    source = args.model or "scenes"
     device = choose_device(args.device)
     set_threads(args.threads)
     model = load(
-        args.model,
+        source,
         device=device,
         dtype=choose_dtype(args.dtype, device),
         revision=args.revision,
         offline=args.offline,
         force=args.force,
     )
-    check_inputs(model.config, args.model)
+    check_inputs(model.config, source)
     log.info(model.components.summary)
-    name, path = args.model, Path(args.model).expanduser()
+    name, path = source, Path(source).expanduser()
     if name not in list_shipped() and path.exists():  # paths are nobody else's business
         name = path.resolve().name if path.is_dir() else path.stem
     return Engine(model, Recipe("", model=name, revision=args.revision))

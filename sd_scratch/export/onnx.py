@@ -28,6 +28,7 @@ from sd_scratch.files import check_new_folder, new_folder, write_file
 from sd_scratch.pipeline.checks import check_inputs, check_side
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import TensorInfo
+from sd_scratch.tensors.listing import meaning
 from sd_scratch.version import __version__
 
 MANIFEST = "manifest.json"
@@ -145,6 +146,10 @@ def _facts(
         "format": "sd_scratch onnx 1",
         "version": __version__,
         "model": config.name,
+        "parameters": {
+            name: sum(p.numel() for p in network.parameters())
+            for name, network in model.networks.items()
+        },
         "width": shape[2] * config.vae.downscale,
         "height": shape[1] * config.vae.downscale,
         "downscale": config.vae.downscale,
@@ -163,7 +168,14 @@ def _facts(
             "heads": list(unet.heads.values()),
         },
         "tensors": [
-            {"name": i.name, "axes": i.axes, "shape": [len(BRANCHES), *i.shape[1:]], "hw": i.hw}
+            {
+                "name": i.name,
+                "leaf": i.leaf,
+                "meaning": meaning(i),
+                "axes": i.axes,
+                "shape": [len(BRANCHES), *i.shape[1:]],
+                "hw": i.hw,
+            }
             for i in infos
         ],
         "graphs": {},

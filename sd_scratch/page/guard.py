@@ -13,6 +13,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# Of the page whose engine is in the tab: wasm is compiled, in a worker.
+TAB_POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+)
 HEADERS: Mapping[str, str] = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -33,11 +38,15 @@ class Guard:
 
     Args:
         hosts: values of ``Host`` that are answered, each a name and a port.
+        policy: what the page may load.
     """
 
-    def __init__(self, application: Application, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, application: Application, hosts: frozenset[str], policy: str = POLICY
+    ) -> None:
         self.application = application
         self.hosts = hosts
+        self.headers = {**HEADERS, "content-security-policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -51,7 +60,7 @@ class Guard:
         async def send_bound(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [pair for pair in message["headers"] if pair[0].decode() not in HEADERS]
-                bound = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                bound = [(name.encode(), value.encode()) for name, value in self.headers.items()]
                 message = {**message, "headers": [*kept, *bound]}
             await send(message)
 

@@ -10,11 +10,12 @@ import secrets
 from collections import deque
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.errors import UsageError
 from sd_scratch.page.engine import Engine
-from sd_scratch.page.guard import Application, Guard
+from sd_scratch.page.guard import TAB_POLICY, Application, Guard
 from sd_scratch.page.messages import MESSAGE_LIMIT, frame
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
 }
 PROTOCOL = "sd-scratch-page"
 UNSENT = 64  # answers that wait for a page; more than that of previews are left out
@@ -118,6 +123,34 @@ def make_application(engine: Engine, token: str, hosts: frozenset[str]) -> Appli
 
     routes = [WebSocketRoute("/socket", talk), Route("/{path:path}", serve_file)]
     return Guard(Starlette(routes=routes), hosts)
+
+
+def make_static(folder: Path, hosts: frozenset[str]) -> Application:
+    """A server of a folder that scripts/build-page made: the page with its engine in the tab.
+
+    Its files are found at the start; links are left out. Raises UsageError for another folder.
+    """
+    from starlette.applications import Starlette
+    from starlette.responses import FileResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    for needed in ("index.html", "model/manifest.json", "runtime/ort.wasm.min.mjs"):
+        if not (folder / needed).is_file():
+            raise UsageError(f"{folder} - no {needed} in it - make it with scripts/build-page")
+    files = {
+        f"/{path.relative_to(folder).as_posix()}": path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    files["/"] = folder / "index.html"
+
+    async def serve_file(request: "Request") -> "Response":
+        path = files.get(request.url.path)
+        if path is None or not path.is_file():
+            return PlainTextResponse("there is no such file", status_code=404)
+        return FileResponse(path, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+
+    return Guard(Starlette(routes=[Route("/{path:path}", serve_file)]), hosts, TAB_POLICY)
 
 
 async def serve_socket(engine: Engine, token: str, socket: "WebSocket") -> None:

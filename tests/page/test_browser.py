@@ -168,7 +168,7 @@ def test_the_joystick_moves_the_picture(page: Any) -> None:
 
 
 def test_a_link_makes_the_same_picture_and_the_file_holds_the_recipe(
-    page: Any, address: str
+    page: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit = {"tensors": "unet.h", "edit": "scale", "factor": 1.2}
     page.goto("about:blank")
@@ -187,6 +187,9 @@ def test_a_link_makes_the_same_picture_and_the_file_holds_the_recipe(
     recipe = recipe_from_json(picture.text["sd_scratch"], "png")
     assert (recipe.seed, recipe.steps, recipe.prompt) == (9, 3, PROMPT)
     assert np.array_equal(np.asarray(picture), shown(page))
+    monkeypatch.chdir(tmp_path)
+    exec(page.locator("#snippet").text_content(), {})  # the script that the page offers
+    assert np.array_equal(np.asarray(Image.open("picture.png")), shown(page))
 
 
 def test_two_pictures_side_by_side(page: Any) -> None:

@@ -7,6 +7,7 @@ import { Inside } from "./inside.js";
 import { ServerLine, takeToken } from "./line.js";
 import { Move } from "./move.js";
 import { fromFragment, toFragment, toPython } from "./share.js";
+import { TabLine } from "./tab/line.js";
 
 const $ = (id) => document.getElementById(id);
 const TYPING = 350; // milliseconds without a key before the words are asked for
@@ -339,15 +340,23 @@ $("copy").addEventListener("click", async () => {
   }
 });
 window.addEventListener("hashchange", () => {
-  const token = takeToken();
-  if (token) line.token = token;
+  if (!inTab) line.token = takeToken();
   if (state.hello) follow();
 });
 
-const line = new ServerLine(takeToken(), (head, body) => ANSWERS[head.say]?.(head, body), (connection) => {
+const TROUBLE = {
+  lost: "The connection to the engine is lost. Is sd-scratch page still running? It is tried again; what you change is kept.",
+  refused: "The engine does not answer this page. Open the address that sd-scratch page printed at its last start; at most eight pages are served at a time.",
+};
+
+function onState(connection, detail = "") {
   if (connection === "open") return;
   state.runs.clear();
   $("cancel").disabled = true;
   say("");
-  trouble(connection === "lost" ? "The connection to the engine is lost. Is sd-scratch page still running? It is tried again; what you change is kept." : "The engine does not answer this page. Open the address that sd-scratch page printed at its last start; at most eight pages are served at a time.");
-});
+  trouble(TROUBLE[connection] ?? `The engine in this tab stopped: ${detail}. Reload the page.`);
+}
+
+const onAnswer = (head, body) => ANSWERS[head.say]?.(head, body);
+const inTab = document.querySelector("meta[name=engine]").content === "tab";
+const line = inTab ? new TabLine(onAnswer, onState) : new ServerLine(takeToken(), onAnswer, onState);

@@ -38,11 +38,11 @@ const CALLS = {
 
 // A script that makes the same picture.
 export function toPython(model, recipe, edits, place) {
-  const lines = ["import contextlib", "", "import sd_scratch as sd", "from sd_scratch.pipeline.recipe import Recipe"];
+  const lines = ["import contextlib", "", "import sd_scratch as sd"];
   if (place) lines.push("from sd_scratch.mapping.movement import make_plane");
   lines.push("", `model = sd.load(${py(model)})`);
   const set = Object.entries(recipe).filter(([key, value]) => RECIPE.includes(key) && value !== "" && value !== null);
-  lines.push("recipe = Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`), ")");
+  lines.push("recipe = sd.Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`), ")");
   lines.push("with contextlib.ExitStack() as stack:");
   for (const edit of edits) {
     const steps = edit.steps ? `, steps=slice(${edit.steps[0]}, ${edit.steps[1] + 1})` : "";
