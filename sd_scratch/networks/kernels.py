@@ -5,15 +5,16 @@ the layer and the number of rows: by a fifth or more, either way. The numbers ag
 belongs to a layer and is made once, by a rule or by measuring; whoever uses the network later leaves it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sd_scratch.networks.layers import Linear
 from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.unet import UNet
 
 SMALL = 20_000_000  # parameters of a network that is not worth measuring
 GAIN = 0.95  # a convolution has to take less than this share of a product's time
@@ -52,31 +53,40 @@ def choose_by_rule(network: nn.Module, convolutions_are_fast: bool) -> None:
 
 
 def linear_shapes(
-    networks: Mapping[str, nn.Module],
-    copies: Mapping[str, nn.Module],
-    call: Callable[[], object],
-    batch: int,
+    text: nn.Module, unet: UNet, tokens: int, hw: tuple[int, int], batch: int
 ) -> dict[Shape, list[Linear]]:
-    """The linear layers of `networks` by the shapes in which `call` calls their `copies` without numbers, with
-    `batch` times as many rows."""
+    """The linear layers of a text encoder and a U-Net by the shapes of their calls, for `batch` texts of so many
+    tokens and latents of height and width `hw`."""
+    levels = len(unet.config.block_out_channels)
+    rows = {layer: tokens for _, layer in linear_layers(text)}
+    rows |= {layer: unet_rows(path, levels, tokens, hw) for path, layer in linear_layers(unet)}
     found: dict[Shape, list[Linear]] = {}
-    hooks = []
-    for name, network in networks.items():
-        of_copy = dict(copies[name].named_modules())
-        for path, layer in network.named_modules():
-            if isinstance(layer, Linear):
-
-                def note(_: nn.Module, inputs: tuple[Tensor], layer: Linear = layer) -> None:
-                    rows = batch * inputs[0].numel() // layer.in_features
-                    same = found.setdefault(Shape(rows, layer.in_features, layer.out_features), [])
-                    same.append(layer)
-
-                hooks.append(of_copy[path].register_forward_pre_hook(note))
-    with torch.no_grad():
-        call()
-    for hook in hooks:
-        hook.remove()
+    for layer, count in rows.items():
+        shape = Shape(batch * count, layer.in_features, layer.out_features)
+        found.setdefault(shape, []).append(layer)
     return found
+
+
+def linear_layers(network: nn.Module) -> Iterator[tuple[str, Linear]]:
+    return ((n, m) for n, m in network.named_modules() if isinstance(m, Linear))
+
+
+def unet_rows(path: str, levels: int, tokens: int, hw: tuple[int, int]) -> int:
+    """How many rows one latent gives the linear layer at `path` of a U-Net."""
+    block, number, *rest = path.split(".")
+    if "attentions" not in path:
+        return 1  # the timestep
+    if rest[-2:] in (["attn2", "to_k"], ["attn2", "to_v"]):
+        return tokens
+    level = levels - 1  # the middle's
+    if block == "down_blocks":
+        level = int(number)
+    elif block == "up_blocks":
+        level -= int(number)
+    height, width = hw
+    for _ in range(level):
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height * width
 
 
 @torch.no_grad()

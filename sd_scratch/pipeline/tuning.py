@@ -23,8 +23,6 @@ from sd_scratch.errors import UsageError
 from sd_scratch.limits import TUNING
 from sd_scratch.networks.kernels import Shape, by_rule, is_small, linear_shapes, measure
 from sd_scratch.networks.layers import Linear
-from sd_scratch.pipeline.run_tensors import Guidance, Sampling, dry_run
-from sd_scratch.tensors.names import meta_copy
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +108,12 @@ def model_key(components: Components, width: int | None, height: int | None) -> 
 def shapes_of(
     components: Components, width: int | None, height: int | None
 ) -> dict[Shape, list[Linear]]:
-    """A model's linear layers by the shapes of a guided call."""
-    config, networks = components.config, components.networks
+    """The linear layers of text encoder and U-Net by the shapes of a guided call. The autoencoder has a handful,
+    called once a picture."""
+    config = components.config
     h, w = ((side or config.sample_size) // config.vae.downscale for side in (height, width))
-    copies = {name: meta_copy(network) for name, network in networks.items()}
-    roots = {**copies, "guidance": Guidance(), "sampler": Sampling()}
-    return linear_shapes(networks, copies, lambda: dry_run(config)(roots, (h, w)), BRANCHES)
+    tokens = config.text.max_position_embeddings
+    return linear_shapes(components.text, components.unet, tokens, (h, w), BRANCHES)
 
 
 def this_machine() -> dict[str, Any]:
