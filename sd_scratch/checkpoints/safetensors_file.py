@@ -202,6 +202,10 @@ def _cut(path: Path, size: int, expected: int, more: str = "") -> ScratchError:
 def _check_with_library(path: Path) -> None:
     """Overlaps, holes, shapes that disagree with offsets, unknown types: the library's strict checks."""
     try:
+        str(path).encode()
+    except UnicodeEncodeError:  # which the library would call a fault of the file
+        raise ScratchError(f"{path} - its path is not UTF-8 text - rename it") from None
+    try:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:

@@ -311,6 +311,8 @@ CASES = [
     Case(83, 2, "the name is empty", [*GENERATE, "-m", ""]),
     Case(83, 2, "no such user", [*GENERATE, "-m", "~no-such-user/x"]),
     Case(83, 2, "no such model", [*GENERATE, "-m", "mod\udce9l"]),
+    Case(83, 1, r"mod\udce9l/text_encoder/model.safetensors - its path is not UTF-8 text - rename it",
+         [*GENERATE, "-m", "./mod\udce9l"], lambda: Path("mod\udce9l").symlink_to("model")),
     Case(83, 0, "", [*GENERATE, "--text-cleaning", "openai", "-n", "&amp;" * 400]),
     Case(84, 1, "no LoRA that is known here", [*GENERATE, "--lora", "bad.safetensors"],
          lambda: save_file({"model.embed.weight": torch.zeros(2, 2)}, "bad.safetensors")),
