@@ -7,7 +7,7 @@ normalised, activated, enlarged and padded copies. Pictures of a batch are decod
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +15,18 @@ from torch import Tensor, nn
 
 from sd_scratch.networks.layers import Conv2d, ResnetBlock, Upsample, pad
 
-if TYPE_CHECKING:
-    from sd_scratch.networks.autoencoder import Decoder
-
 STRIP = 1 << 22  # numbers of a strip, 16 MB in fp32
 
 Rows = Callable[[int, int], Tensor]
 """The rows from one to another of a feature map ``[1, C, H, W]`` that is not held."""
 
 
-def decode_in_strips(decoder: "Decoder", h: Tensor) -> Tensor:
-    """What ``decoder(h)`` is, ``[B, 4, h, w]`` -> ``[B, 3, H, W]``."""
+def decode_in_strips(decoder: Any, h: Tensor) -> Tensor:
+    """What the autoencoder's ``decoder(h)`` is, ``[B, 4, h, w]`` -> ``[B, 3, H, W]``."""
     return torch.cat([_decode_one(decoder, h[i : i + 1]) for i in range(len(h))])
 
 
-def _decode_one(decoder: "Decoder", h: Tensor) -> Tensor:
+def _decode_one(decoder: Any, h: Tensor) -> Tensor:
     h = decoder.mid_block(decoder.conv_in(h))
     for block in decoder.up_blocks:
         for layer in (*_inside(block, "resnets"), *_inside(block, "upsamplers")):
