@@ -132,12 +132,13 @@ def samplers() -> dict[str, Any]:
 
 
 def schedules() -> dict[str, Any]:
-    from sd_scratch.diffusion.spacing import OWN, SIGMA_SPACINGS, TIMESTEP_SPACINGS
+    from sd_scratch.diffusion.spacing import MODIFIERS, OWN, SIGMA_SPACINGS, TIMESTEP_SPACINGS
 
     return {
         OWN: "the one that the model's configuration names",
         **dict.fromkeys(TIMESTEP_SPACINGS, "of timesteps"),
         **dict.fromkeys(SIGMA_SPACINGS, "of sigmas, between the same ends"),
+        **{f"...+{name}": f"behind any of these: {what}" for name, what in MODIFIERS.items()},
     }
 
 

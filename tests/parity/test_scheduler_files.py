@@ -85,7 +85,7 @@ CASES = [
     pytest.param(name, options, steps, id="-".join([name, str(steps), *map(str, options.values())]))
     for name, several in OPTIONS.items()
     for options in several
-    for steps in ((FEW, MANY) if name in ("DPMSolverMultistep", "DEISMultistep") else (FEW,))
+    for steps in ((FEW, MANY) if {"solver_order", "final_sigmas_type"} & {*options} else (FEW,))
 ]
 NOISE = [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(40)]
 

@@ -14,6 +14,7 @@ from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, part_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.run import count_steps, count_work
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.stop import Stop
 from tests.tiny import tiny_model
 
@@ -21,6 +22,11 @@ A1111 = (
     "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x768, Denoising strength: 0.55,"
     " {}, Version: v1.10.1"
 )
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusion:
+    return tiny_model()
 
 
 @pytest.mark.parametrize(
@@ -38,10 +44,9 @@ A1111 = (
     ],
 )
 def test_the_steps_at_a_strength(
-    counted: str, steps: int, strength: float, part: tuple[int, int]
+    model: StableDiffusion, counted: str, steps: int, strength: float, part: tuple[int, int]
 ) -> None:
     assert part_of(steps, strength, counted) == Part(*part)
-    model = tiny_model()
     noise = model.begin(
         model.generate("a cat", model.noise(0, 32, 32), steps=1),
         strength,
@@ -52,8 +57,7 @@ def test_the_steps_at_a_strength(
     assert len(walked) == part[1]
 
 
-def test_two_passes_are_what_they_say() -> None:
-    model = tiny_model()
+def test_two_passes_are_what_they_say(model: StableDiffusion) -> None:
     recipe = Recipe(
         "a cat", seed=5, steps=4, width=32, height=40, hires_scale=2.0, hires_strength=0.5,
         hires_steps=6, negative_prompt="",
@@ -70,8 +74,7 @@ def test_two_passes_are_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("method", UPSCALERS)
-def test_every_way_to_enlarge(method: str) -> None:
-    model = tiny_model()
+def test_every_way_to_enlarge(model: StableDiffusion, method: str) -> None:
     image = model.generate("a cat", model.noise(5, 32, 32), steps=2)
     larger = enlarged(image, 1.55, method)
     if UPSCALERS[method].picture is not None:
@@ -87,8 +90,7 @@ def test_every_way_to_enlarge(method: str) -> None:
     assert recipe_from_parameters(recipe.to_parameters(), "x")[0].hires_method == method
 
 
-def test_the_second_pass_of_a1111_takes_all_its_steps() -> None:
-    model = tiny_model()
+def test_the_second_pass_of_a1111_takes_all_its_steps(model: StableDiffusion) -> None:
     recipe = Recipe(
         "a cat", steps=4, width=32, height=32, hires_scale=2.0, hires_strength=0.5, hires_steps=3,
         seed=1,
@@ -102,8 +104,7 @@ def test_the_second_pass_of_a1111_takes_all_its_steps() -> None:
     assert seen == [8] * 4 + [16] * 3
 
 
-def test_a_stop_in_either_pass_ends_the_run() -> None:
-    model = tiny_model()
+def test_a_stop_in_either_pass_ends_the_run(model: StableDiffusion) -> None:
     recipe = Recipe("a cat", steps=2, seed=1, width=32, height=32, hires_scale=2.0)
     for after in (2, 3):
         stop, taken = Stop(), []
@@ -162,14 +163,12 @@ def test_what_a1111_says_of_its_second_pass(
         {"strength_steps": "invoke"},
     ],
 )
-def test_what_cannot_be_had_is_refused(settings: dict) -> None:
-    model = tiny_model()
+def test_what_cannot_be_had_is_refused(model: StableDiffusion, settings: dict) -> None:
     with pytest.raises(UsageError):
         next(model.run(Recipe("a cat", steps=1, **settings)))
 
 
-def test_a_second_pass_is_not_for_pictures() -> None:
-    model = tiny_model()
+def test_a_second_pass_is_not_for_pictures(model: StableDiffusion) -> None:
     with pytest.raises(UsageError, match="enlarge the picture alone"):
         recipe = Recipe("a cat", steps=1, hires_scale=2.0)
         next(model.run(recipe, init_image=Image.new("RGB", (32, 32))))
