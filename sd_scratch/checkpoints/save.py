@@ -5,7 +5,8 @@ appears whole or not at all.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import END
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
 
@@ -61,6 +64,8 @@ def save_folder(
         _remove_other_weights(place, part.stem, written)
         _write_json(place / "config.json", part.write(config))
     components.tokenizer.save(folder / "tokenizer")
+    words = [phrase for phrase, ids in components.tokenizer.added.items() if len(ids) > 1]
+    _warn_of_words(folder, words)
     scheduler = scheduler_json(config)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
@@ -91,6 +96,7 @@ def save_single_file(
         raise ScratchError(
             f"{file} - a single file has no place for the model's own vocabulary - save a folder"
         )
+    _warn_of_words(file, tokenizer.added)
     ours = {
         f"{part}.{key}": tensor
         for part, network in components.networks.items()
@@ -104,6 +110,15 @@ def save_single_file(
     if open_clip:
         state = open_clip_text(state)
     write_tensors(Path(file), state, dtype, config_metadata(components.config), overwrite=overwrite)
+
+
+def _warn_of_words(path: str | Path, words: Iterable[str]) -> None:
+    """Say which words lose their names: a tokenizer's files have one vector a word, a single file none."""
+    if lost := ", ".join(map(repr, words)):
+        log.warning(
+            f"{path} - keeps the vectors of {lost} and not their names, for which there is no place there -"
+            " load their embedding again beside the saved model"
+        )
 
 
 def _write_shards(

@@ -431,3 +431,16 @@ def test_layouts_are_read_without_their_weights(
     layout = read_layout(whole)
     assert layout.config == TINY
     assert layout.parts["unet"].parameters == 1_466_500
+
+
+def test_words_that_a_save_cannot_keep_are_named(
+    components: Components, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    added = {"<one>": (100,), "<several>": (101, 102)}
+    words = replace(components, tokenizer=components.tokenizer.changed(added=added))
+    save_folder(words, tmp_path / "folder")
+    assert "keeps the vectors of '<several>' and not their names" in caplog.text
+    assert "<one>" not in caplog.text
+    assert load_components(tmp_path / "folder").tokenizer.added == {"<one>": (100,)}
+    save_single_file(words, tmp_path / "a.safetensors")
+    assert "keeps the vectors of '<several>', '<one>' and not" in caplog.text
