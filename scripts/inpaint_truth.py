@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Does inpainting paint what was asked for, and nothing else? On `scenes`, where the oracle reads pictures back.
 
-    .venv/bin/python scripts/inpaint_truth.py [COUNT] [BLEND ...]
+    .venv/bin/python scripts/inpaint_truth.py [COUNT] [BLEND ...] [--no-place]
 
 Draws scenes of one object, masks a box around the object, asks for the same scene with an object of another
 shape and colour, and counts in how many the oracle reads that colour, that shape, and both and nothing else;
-and the pixels beyond the feather that are not the old picture's. What is new can only be under the mask.
+and the pixels beyond the feather that are not the old picture's. What is new can only be under the mask. The prompt
+names the place of the mask ("at the top"), unless it is told not to: a network that knows nothing of masks else
+begins to draw the object elsewhere, and only what reaches into the mask is seen.
 """
 
 import math
@@ -28,7 +30,7 @@ from sd_scratch.scenes.render import render
 SEED = 951  # of scenes that no training sees
 
 
-def main(count: int, blends: list[str]) -> None:
+def main(count: int, blends: list[str], *, place: bool) -> None:
     torch.set_num_threads(1)
     model = load("scenes", device="cpu")
     drawn_scenes = [sample_scene(SEED, i) for i in range(10 * count)]
@@ -44,9 +46,8 @@ def main(count: int, blends: list[str]) -> None:
             asked = replace(item, colour=others[i % len(others)], shape=shapes[i % len(shapes)])
             white = mask_around(item, side, model.config.vae.downscale)
             drawn = to_bytes(render([scene], side).images[0] * 0.5 + 0.5).permute(1, 2, 0).numpy()
-            recipe = Recipe(
-                full_caption(replace(scene, objects=(asked,))), seed=i, mask=MaskUse(blend=blend)
-            )
+            text = full_caption(replace(scene, objects=(asked,)), place=place)
+            recipe = Recipe(text, seed=i, mask=MaskUse(blend=blend))
             (made,) = model.run(recipe, init_image=Image.fromarray(drawn), mask=white)
             new = np.array(made.to_pil()[0])
             far = ~grown(white, FEATHER)
@@ -85,4 +86,6 @@ def grown(white: np.ndarray, by: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 100, sys.argv[2:] or list(BLENDS))
+    words = [word for word in sys.argv[1:] if word != "--no-place"]
+    blends = words[1:] or [blend for blend in BLENDS if blend != "none"]
+    main(int(words[0]) if words else 100, blends, place="--no-place" not in sys.argv)
