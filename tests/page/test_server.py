@@ -116,7 +116,11 @@ def test_nothing_is_taken_but_get(client: Any, method: str) -> None:
     assert getattr(client, method)("/").status_code == 403
 
 
-@pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.swapcase()])
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.swapcase()],
+    ids=["none", "another", "shorter", "longer", "other case"],
+)
 def test_a_wrong_token_opens_nothing(client: Any, engine: Engine, token: str) -> None:
     assert refused(client, token) == 401
     denied = pytest.raises(testclient.WebSocketDenialResponse)
