@@ -17,16 +17,16 @@ from sd_scratch.checkpoints import (
     inspect,
     list_shipped,
     load_components,
+    memory,
     save_folder,
     save_single_file,
 )
-from sd_scratch.checkpoints import build as building
 from sd_scratch.checkpoints.family import family
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.single_file import usual_tensors
 from sd_scratch.checkpoints.sniff import HEADER_LIMIT
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import MemoryShortage, ScratchError, UsageError
 from tests.checkpoints import (
     assert_same_weights,
     edit_json,
@@ -598,9 +598,12 @@ def test_too_little_memory(
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  999999 kB\nMemAvailable:     10000 kB\n")
-    monkeypatch.setattr(building, "MEMINFO", meminfo)
-    line = refusal(folder)
-    assert f"{folder} - its weights take 0.01 GiB as fp32 and 0.01 GiB of memory are free" in line
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    line = refusal(folder, MemoryShortage)
+    assert (
+        f"{folder} - its weights take, as fp32, 0.01 GiB and 0.01 GiB of memory are free on cpu"
+        in line
+    )
     assert_same_weights(load_components(folder, dtype=torch.bfloat16), components, 2**-7)
     assert_same_weights(load_components(folder, force=True), components)
 
@@ -608,5 +611,6 @@ def test_too_little_memory(
 def test_no_estimate_where_the_system_gives_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(building, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
     load_components(folder)

@@ -103,7 +103,7 @@ def pixels(path: str) -> np.ndarray:
         (["a", "-p", "b"], "given twice"),
         ([], "no prompt"),
         (["a", "b"], "unrecognized arguments: b"),
-        (["a", "--mask", "x.png"], "unrecognized arguments"),
+        (["a", "--mask", "x.png"], "--mask without a picture to begin with"),
         (["a", "-o", "a.jpg"], "end the name with .png"),
         (["a", "-o", "/dev/null"], "end the name with .png"),
         (["a", "-b", "2", "-o", "a.png"], "one file for 2 pictures"),

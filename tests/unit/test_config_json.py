@@ -228,7 +228,7 @@ def test_absent_keys_mean_the_defaults_of_diffusers_and_transformers() -> None:
 @pytest.mark.parametrize(
     ("class_name", "sampler", "spacing", "alpha_to_one"),
     [
-        ("PNDMScheduler", "pndm", "leading", False),
+        ("PNDMScheduler", "pndm", "leading", False),  # whose skip_prk_steps is false by default
         ("DDIMScheduler", "ddim", "leading", True),
         ("DDPMScheduler", "ddpm", "leading", True),
         ("LMSDiscreteScheduler", "lms", "linspace", True),
@@ -240,7 +240,8 @@ def test_the_scheduler_gives_the_sampler(
     class_name: object, sampler: str, spacing: str, alpha_to_one: bool
 ) -> None:
     schedule, name, options, of_sigmas = schedule_config(Fields({"_class_name": class_name}, ""))
-    assert (name, options, of_sigmas) == (sampler, {}, None)
+    own = {"prk": True} if class_name == "PNDMScheduler" else {}
+    assert (name, options, of_sigmas) == (sampler, own, None)
     assert schedule.timestep_spacing == spacing
     assert schedule.set_alpha_to_one is alpha_to_one
 

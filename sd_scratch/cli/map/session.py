@@ -159,7 +159,7 @@ class Session:
             decode_in_strips(components, self.args.vae_tiling)
             log.info(components.summary)
             loras, uses = load_loras(self.args, components, self.recipe.loras or ())
-            tune(components, self.args.tune or "quick", self.args.width, self.args.height)
+            tune(components, self.args.tune or "quick", self.recipe.width, self.recipe.height)
             self._model = StableDiffusion(components, loras)
             if self._model.tokenizer is not components.tokenizer:
                 raise UsageError(
