@@ -1,6 +1,8 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_folder(tiny_components(), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def full_size_turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One module at a time with models of full size, however many processes the tests run in."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "full-size.lock"):
+        yield

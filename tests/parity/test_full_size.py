@@ -30,7 +30,7 @@ def available_memory() -> float:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, full_size_turn):
     path = tmp_path_factory.mktemp("sd15")
     if available_memory() < MEMORY or shutil.disk_usage(path).free < DISK:
         pytest.skip("not enough memory or disk for a model of full size")

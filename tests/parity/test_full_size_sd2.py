@@ -14,9 +14,12 @@ from tests.lively import liven
 from tests.parity.references import reference_text_encoder, reference_unet
 from tests.parity.test_full_size import MEMORY, available_memory, report
 
-pytestmark = pytest.mark.skipif(
-    available_memory() < MEMORY, reason="not enough memory for a model of full size"
-)
+pytestmark = [
+    pytest.mark.usefixtures("full_size_turn"),
+    pytest.mark.skipif(
+        available_memory() < MEMORY, reason="not enough memory for a model of full size"
+    ),
+]
 
 
 @torch.no_grad()
