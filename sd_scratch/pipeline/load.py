@@ -24,6 +24,8 @@ def load(
     vae: str | Path | None = None,
     text_encoder: str | Path | None = None,
     ema: bool = False,
+    prediction: str | None = None,
+    zero_snr: bool = False,
     tune: str = "off",
     vae_tiling: bool = False,
 ) -> StableDiffusion:
@@ -49,6 +51,8 @@ def load(
         vae=vae,
         text_encoder=text_encoder,
         ema=ema,
+        prediction=prediction,
+        zero_snr=zero_snr,
     )
     choose_kernels(components, tune)
     decode_in_strips(components, vae_tiling)

@@ -297,6 +297,21 @@ def _as_the_model_is(model: TextToImage, recipe: Recipe) -> Recipe:
             f"the recipe computes in {recipe.dtype} and the model in {model.dtype_name} - load the model"
             " with that dtype, or leave it out of the recipe"
         )
+    schedule = model.config.schedule
+    if recipe.prediction not in (None, schedule.prediction_type):
+        raise UsageError(
+            f"the recipe's network predicts {recipe.prediction} and the model's"
+            f" {schedule.prediction_type} - load the model with that prediction"
+        )
+    if recipe.zero_snr and not schedule.rescale_betas_zero_snr:
+        raise UsageError(
+            "the recipe's schedule ends in pure noise and the model's does not - load it with zero terminal SNR"
+        )
+    if recipe.model_hash is not None and recipe.model_hash != model.components.hash:
+        log.warning(
+            f"the picture was made by a model with hash {recipe.model_hash}, and this one has"
+            f" {model.components.hash or 'none'}: it will differ"
+        )
     for kind, uses in uses_of(model).items():
         asked = getattr(recipe, kind)
         if asked is None:

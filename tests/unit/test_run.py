@@ -100,6 +100,8 @@ def test_variations_keep_the_seed(model: sd.StableDiffusion) -> None:
         (SMALL.over(strength=0.5, init_image="a.png"), {}, "a.png .* init_image"),
         (SMALL.over(dtype="bfloat16"), {}, "computes in bfloat16"),
         (SMALL.over(loras=(LoraUse("style"),)), {}, "loras are style"),
+        (SMALL.over(prediction="v_prediction"), {}, "predicts v_prediction"),
+        (SMALL.over(zero_snr=True), {}, "zero terminal SNR"),
         (SMALL.over(subseed_strength=2.0), {}, "subseed strength"),
         (SMALL.over(seed=2**64 - 1), {"count": 2}, "smaller seed"),
         (SMALL, {"count": 0}, "count 0"),
@@ -112,6 +114,18 @@ def test_what_cannot_be_followed_is_said(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         next(iter(model.run(recipe, **options)))
+
+
+def test_a_model_of_another_hash_is_told(model: sd.StableDiffusion, caplog) -> None:
+    list(model.run(SMALL.over(model_hash="0123456789")))
+    assert "hash 0123456789" in caplog.text
+
+
+def test_what_the_network_predicts_is_said_on_loading(tiny_folder: Path) -> None:
+    model = sd.load(tiny_folder, device="cpu", prediction="v_prediction", zero_snr=True)
+    recipe = SMALL.over(prediction="v_prediction", zero_snr=True, sampler="ddim")
+    (made,) = model.run(recipe)
+    assert made.latents.latent.isfinite().all()
 
 
 def test_another_cleaning_of_text_is_another_model(model: sd.StableDiffusion) -> None:
