@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def full_size_turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One module at a time with models of full size, however many processes the tests run in."""
+    """One module at a time with models of full size, however many processes the tests run in, and with all
+    of the cores: its bounds were set so, as one thread adds up in another order."""
+    import torch
+
+    threads = torch.get_num_threads()
     with FileLock(tmp_path_factory.getbasetemp().parent / "full-size.lock"):
+        torch.set_num_threads(max(os.cpu_count() or 1, 2))
         yield
+        torch.set_num_threads(threads)

@@ -101,7 +101,7 @@ def test_a_fault_of_ours_is_named_beside_diffusers(files, capsys, monkeypatch):
         (["b", "--steps", "3"], "--steps is for a run"),
         (["b", "--with", "diffusers"], "takes one model"),
         (["--with", "diffusers", "--cfg-scale", "0"], "diffusers knows no guidance"),
-        (["--with", "diffusers", "--sampler", "deis"], "deis has no counterpart"),
+        (["--with", "diffusers", "--sampler", "dpmpp_3m_sde"], "dpmpp_3m_sde has no counterpart"),
         (["--with", "diffusers", "--tensors", "sampler.x_t"], "has a place in diffusers"),
         (["--run", "--lora", "x"], "no such file"),
     ],

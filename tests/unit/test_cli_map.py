@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import shlex
+import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -496,6 +497,6 @@ def test_what_a_page_tells_to_type_is_understood_and_what_it_points_to_is_there(
         add_arguments(parser)
         parser.parse_args(shlex.split(line)[1:])
     for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        compile(example, name, "exec")
+        compile(textwrap.dedent(example), name, "exec")
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (page.parent / target).is_file(), target
