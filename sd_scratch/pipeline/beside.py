@@ -16,7 +16,8 @@ from torch import Tensor
 from sd_scratch.pipeline.conditioning import Texts
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.tensors import Address, Call, Rows, Run, Taps, TensorInfo
+from sd_scratch.tensors import Address, Rows, Taps, TensorInfo
+from sd_scratch.tensors.taps import Onlooker
 
 SAMPLE = 32_768
 BESIDE = ("scores", "probs", "result")  # follow from q, k and v, and take most of the memory
@@ -75,7 +76,7 @@ class Parting:
         )
 
 
-class Sketcher:
+class Sketcher(Onlooker):
     """Keeps a sketch of every tensor that it is told to listen to; one of a model's `Taps`."""
 
     order, on_path = 2, False
@@ -83,18 +84,6 @@ class Sketcher:
     def __init__(self, taps: Taps, names: Mapping[str, TensorInfo]) -> None:
         self.taps, self.names = taps, names
         self.found: Sketches = {}
-
-    def prepare(self, run: Run) -> None:
-        pass
-
-    def wants(self, call: Call) -> bool:
-        return call.edits
-
-    def begin(self, call: Call) -> None:
-        pass
-
-    def collect(self, call: Call | None) -> None:
-        pass
 
     def hear(self, name: str, x: Tensor) -> Tensor:
         call = self.taps.call

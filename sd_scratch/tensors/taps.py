@@ -125,6 +125,22 @@ class Member(Listener, Protocol):
         """The call is over: put away what was heard, or forget it where the call failed (None)."""
 
 
+class Onlooker:
+    """A part of a `Member`: it listens to every call that may be edited, and plans and keeps nothing."""
+
+    def prepare(self, run: Run) -> None:
+        pass
+
+    def wants(self, call: Call) -> bool:
+        return call.edits
+
+    def begin(self, call: Call) -> None:
+        pass
+
+    def collect(self, call: Call | None) -> None:
+        pass
+
+
 class _State(threading.local):
     """What goes on in one thread: threads that share a model do not see each other's runs."""
 

@@ -8,28 +8,17 @@ from torch import Tensor
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.fast.merge import Match
 from sd_scratch.pipeline.fast.shallow import keep
-from sd_scratch.tensors import Call, Rows, Run, TensorInfo
+from sd_scratch.tensors import Rows, TensorInfo
+from sd_scratch.tensors.taps import Onlooker
 
 
-class Listening:
+class Listening(Onlooker):
     """Listens to named tensors of single calls; one of a model's `Taps`."""
 
     order, on_path = 1, True
 
     def __init__(self, *names: str) -> None:
         self.names: Mapping[str, TensorInfo] = {name: _info(name) for name in names}
-
-    def prepare(self, run: Run) -> None:
-        pass
-
-    def wants(self, call: Call) -> bool:
-        return call.edits
-
-    def begin(self, call: Call) -> None:
-        pass
-
-    def collect(self, call: Call | None) -> None:
-        pass
 
     def hear(self, name: str, x: Tensor) -> Tensor:
         return x
