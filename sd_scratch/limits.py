@@ -1,5 +1,6 @@
 """What values a run may have, both from the command line and from a file. Inclusive."""
 
+import math
 import operator
 from numbers import Real
 from typing import Any
@@ -28,6 +29,17 @@ UPSCALER_NAMES = (  # ways to enlarge, see `sd_scratch.pipeline.part_way`
 TILINGS = ("", "x", "y", "xy")  # axes on which a picture's opposite edges fit
 DTYPES = ("float32", "float16", "bfloat16")
 TUNING = ("quick", "full", "off")  # how kernels are chosen
+
+
+def real(value: Any) -> float | None:
+    """A finite number of Python, numpy or torch as a float; None for anything else, texts too."""
+    if isinstance(value, str | bytes | bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def whole(value: Any) -> int | None:

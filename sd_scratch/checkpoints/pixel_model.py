@@ -149,8 +149,8 @@ def find_pixel_model(source: str | Path) -> Path:
     if (Path(source) / CONFIG_FILE).is_file():
         return Path(source)
     raise UsageError(
-        f"{source} - no model of pixels there ({CONFIG_FILE} is missing) - train one with"
-        " `sd-scratch train`, or name another folder",
+        f"{source} - no model of pixels there ({CONFIG_FILE} is missing) - the shipped ones are"
+        f" {', '.join(list_pixel_models())}; `sd-scratch train` makes another"
     )
 
 

@@ -66,7 +66,7 @@ def _not_found(text: str, path: Path) -> ScratchError:
     )
     return UsageError(
         f"{text} - no such model; looked for {path.absolute()} and in {weights_folder()} - {hint}"
-        " For a model of the hub: hf download OWNER/NAME, then -m OWNER/NAME",
+        " (a model of the hub is called OWNER/NAME)"
     )
 
 

@@ -1,8 +1,11 @@
 """What a model can do and what not, checked before anything is computed."""
 
+from typing import Any
+
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import whole
+from sd_scratch.limits import real, whole
+from sd_scratch.pipeline.image_noise import ImageNoise
 
 MASK, PICTURE = "an inpainting checkpoint", "an InstructPix2Pix checkpoint"
 
@@ -17,6 +20,24 @@ def check_side(name: str, value: float, multiple: int) -> int:
     below = max(side // multiple, 1) * multiple
     nearest = f"{below}" if side <= 0 else f"{below} or {below + multiple}"
     raise UsageError(f"{name} {side} is not a positive multiple of {multiple} - use {nearest}")
+
+
+def check_number(name: str, value: Any) -> float:
+    """A finite number; UsageError for anything else."""
+    number = real(value)
+    if number is None:
+        raise UsageError(f"{name} {value!r} is not a number")
+    return number
+
+
+def check_noise(noise: Any) -> ImageNoise:
+    """What a run begins with; UsageError for anything but an `ImageNoise`."""
+    if not isinstance(noise, ImageNoise):
+        raise UsageError(
+            f"noise: give an ImageNoise, such as model.noise(seed=7), not {type(noise).__name__} - a latent of"
+            " your own becomes one with model.noise(seed=0).with_latent(latent)"
+        )
+    return noise
 
 
 def inputs_beside(config: ModelConfig) -> str | None:

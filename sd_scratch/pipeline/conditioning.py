@@ -41,6 +41,8 @@ class Conditioning:
     ) -> Prompt:
         """A text with its vectors, as it stands at a step. Raises UsageError for what cannot be read,
         and for a clip skip that the encoder is too small for."""
+        if not isinstance(text, str):
+            raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
         check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
         check_emphasis(emphasis)
         encoding = encode_prompt(self.tokenizer, text, syntax, step, steps)

@@ -84,7 +84,10 @@ def run(
     for name, value in (("count", count), ("batch_size", batch_size)):
         if (whole(value) or 0) < 1:
             raise UsageError(f"{name} {value!r} - give a whole number from 1")
-    recipe = check_recipe(Recipe(recipe) if isinstance(recipe, str) else recipe)
+    recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe: give a Recipe or a prompt, not {type(recipe).__name__}")
+    recipe = check_recipe(recipe)
     recipe = _as_the_model_is(model, recipe)
     model = model.with_tiling(recipe.tiling or "")
     begun, recipe = begin_with(model, recipe, init_image, mask)

@@ -20,7 +20,7 @@ from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
-from sd_scratch.pipeline.checks import check_inputs, check_side
+from sd_scratch.pipeline.checks import check_inputs, check_noise, check_number, check_side
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
@@ -208,7 +208,7 @@ class TextToImage(Recordable):
         `counted` says how many these are, see `sd_scratch.pipeline.part_way.part_of`: int(steps * strength),
         as diffusers counts, and one at least. For "comfy" the run has `Part.levels` as its steps.
         Raises `UsageError` outside 0..1."""
-        if not 0.0 <= strength <= 1.0:
+        if not 0.0 <= check_number("strength", strength) <= 1.0:
             raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
         if strength == 0.0:
             return picture
@@ -265,10 +265,12 @@ class TextToImage(Recordable):
         Raises:
             ScratchError: bad settings, or latents that are no longer finite.
         """
+        check_noise(noise)
         way = self.way(sampler, steps, schedule, options)
         latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
-        scale = self.config.guidance if guidance is None else guidance
+        scale = check_number("guidance", self.config.guidance if guidance is None else guidance)
+        guidance_rescale = check_number("guidance_rescale", guidance_rescale)
         check_inputs(self.config, self.components.source, *kinds_of(canvas))
         weights = scale, guidance_rescale, canvas.guidance if canvas else None
         branches = branches_of(scale, weights[2])
@@ -343,7 +345,7 @@ class TextToImage(Recordable):
         **options: Option,
     ) -> ImageNoise:
         """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
-        latent = noise.latent
+        latent = check_noise(noise).latent
         for step in self.steps(
             prompt,
             noise,

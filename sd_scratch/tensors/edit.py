@@ -1,6 +1,6 @@
 """Editing: an `Editor` puts other tensors in the place of named ones."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -81,7 +81,12 @@ class Editor(AbstractContextManager[None]):
         branch: str | None = None,
     ) -> None:
         self.taps = taps
-        self.globs = (globs,) if isinstance(globs, str) else tuple(globs)
+        if not callable(function):
+            raise UsageError(
+                f"function: give one of sd.edits or a function of a tensor and its place, not {function!r}"
+            )
+        several = isinstance(globs, Iterable) and not isinstance(globs, str)
+        self.globs = tuple(globs) if several else (globs,)
         self.names = taps.tensors(*self.globs)
         for name, info in self.names.items():
             if not info.editable:

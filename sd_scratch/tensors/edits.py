@@ -304,6 +304,10 @@ def scale_word(
 
 def reweight(factors: Mapping[WordKey, float], *, renormalise: bool = False) -> Reweight:
     """Attention to each word times its factor; for ``unet.*.attn2.probs``."""
+    if not isinstance(factors, Mapping):
+        raise UsageError(
+            f"factors: give a factor for each word, such as {{'red': 0.5}}, not {factors!r}"
+        )
     return Reweight(tuple(factors.items()), renormalise)
 
 

@@ -59,6 +59,15 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if when not in ("before", "after"):
             raise UsageError(f"when='{when}' - say 'before' or 'after' the edits")
         chain = list(reduce) if isinstance(reduce, Sequence) else [reduce]
+        for reduction in chain:
+            if not (
+                callable(reduction)
+                or hasattr(reduction, "bind")
+                or isinstance(reduction, OverSteps)
+            ):
+                raise UsageError(
+                    f"reduce: give some of sd.reductions or a function of a tensor, not {reduce!r}"
+                )
         if gradients and chain:
             raise ScratchError("gradients belong to whole tensors - record without reduce=")
         self.taps = taps

@@ -196,6 +196,9 @@ class Taps:
 
         `hw` is the latent's size. Raises ScratchError for a glob without a match.
         """
+        for glob in globs:
+            if not isinstance(glob, str):
+                raise UsageError(f"globs: give tensors' names as texts, not {glob!r}")
         if hw not in self._tables:
             self._tables[hw] = survey(self.roots, lambda roots: self._dry_run(roots, hw))
         return match(globs, self._tables[hw]) if globs else self._tables[hw]
