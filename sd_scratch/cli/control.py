@@ -68,6 +68,19 @@ def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
         raise UsageError(
             f"{len(nets)} --control-net and {len(images)} --control-image - give one for each"
         )
+    if not nets:
+        of_nets = (
+            "control_strength",
+            "control_start",
+            "control_end",
+            "control_guess",
+            "control_pool",
+            "canny",
+        )
+        for name in of_nets:
+            if getattr(args, name) not in (None, False, []):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} without a ControlNet - name it with --control-net")
     for path in [*nets, *images]:
         if not path.exists():
             raise UsageError(f"{path} - there is no such file")

@@ -57,7 +57,7 @@ def read_request(args: argparse.Namespace) -> Recipe:
         emphasis=args.emphasis,
         rng=args.rng,
         ensd=args.ensd,
-        subseed=None if args.subseed is None else drawn(args.subseed),
+        subseed=None if args.subseed is None else drawn(args.subseed, "subseed"),
         subseed_strength=args.subseed_strength,
         negative_prompt=args.negative_prompt,
         seed=None if args.seed is None else drawn(args.seed),

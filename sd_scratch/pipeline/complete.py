@@ -167,7 +167,7 @@ def with_seed(recipe: Recipe, count: int) -> Recipe:
     pictures would have none."""
     recipe = recipe if recipe.seed is not None else recipe.over(seed=drawn(-1))
     if recipe.subseed_strength and recipe.subseed is None:
-        recipe = recipe.over(subseed=drawn(-1))
+        recipe = recipe.over(subseed=drawn(-1, "subseed"))
     if recipe.subseed is not None and recipe.subseed + count - 1 > SEED[1]:
         raise UsageError(
             f"subseed {recipe.subseed} and {count} pictures - choose a smaller subseed"
@@ -180,12 +180,12 @@ def with_seed(recipe: Recipe, count: int) -> Recipe:
     return recipe
 
 
-def drawn(seed: int) -> int:
-    """The seed; for -1 a random one, which is told."""
+def drawn(seed: int, name: str = "seed") -> int:
+    """The seed; for -1 a random one, which is told by its name."""
     if seed != -1:
         return seed
     seed = random_seed()
-    log.info(f"seed {seed}")
+    log.info(f"{name} {seed}")
     return seed
 
 

@@ -20,6 +20,7 @@ from sd_scratch.pipeline.begin import Beginning, begin_with, fitted
 from sd_scratch.pipeline.canvas import Canvas
 from sd_scratch.pipeline.complete import TWO_STARTS, check_recipe, complete, with_seed
 from sd_scratch.pipeline.control import Control
+from sd_scratch.pipeline.idle import idle_settings
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
 from sd_scratch.pipeline.recipe import Recipe
@@ -95,6 +96,9 @@ def run(
     model = model.with_text_cleaning(recipe.text_cleaning or model.tokenizer.text_cleaning)
     recipe = recipe.over(text_cleaning=model.tokenizer.text_cleaning)
     recipe = with_seed(complete(recipe, model.config, dtype=model.dtype_name), count)
+    way = model.way(recipe.sampler, recipe.steps, recipe.schedule, recipe.sampler_options)
+    for line in idle_settings(recipe, way):
+        log.warning(line)
     settings = settings_of(model, recipe, hints)
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)

@@ -46,14 +46,29 @@ class Way:
 
     @property
     def timesteps(self) -> list[float]:
-        """The timestep of every call: the sampler is run with a network that answers zero."""
+        """The timestep of every call."""
+        return self._rehearse()[0]
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether any fresh noise is drawn on the way."""
+        return self._rehearse()[1] > 0
+
+    def _rehearse(self) -> tuple[list[float], int]:
+        """The sampler run with a network that answers zero: the timesteps that it asks at, and how often it
+        draws noise."""
         called: list[float] = []
+        noise, drawn = torch.zeros(1, 1), 0
 
         def zero(x_t: Tensor, t: float) -> Tensor:
             called.append(t)
             return torch.zeros_like(x_t)
 
-        noise = torch.zeros(1, 1)
-        for _ in self.run(zero, noise, lambda: noise):
+        def draw() -> Tensor:
+            nonlocal drawn
+            drawn += 1
+            return noise
+
+        for _ in self.run(zero, noise, draw):
             pass
-        return called
+        return called, drawn

@@ -325,6 +325,8 @@ CASES = [
     Case(85, 2, "there is no such file", [*GENERATE, "--embedding", "nowhere.pt"]),
     Case(86, 2, "1 --control-net and 0 --control-image", [*GENERATE, "--control-net", "bad.safetensors"],
          safetensors),
+    Case(86, 2, "--canny without a ControlNet", [*GENERATE, "--canny"]),
+    Case(86, 2, "--control-strength without a ControlNet", [*GENERATE, "--control-strength", "0.5"]),
     Case(86, 1, "bad.safetensors", [*GENERATE, "--control-net", "bad.safetensors", "--control-image", "grey.png"],
          safetensors),
     Case(86, 1, "not a PNG, JPEG or WebP", [*GENERATE, "--control-net", "bad.safetensors", "--control-image", "file"],

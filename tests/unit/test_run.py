@@ -116,6 +116,27 @@ def test_what_cannot_be_followed_is_said(
         next(iter(model.run(recipe, **options)))
 
 
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"subseed": 4}, "subseed 4 has no effect"),
+        ({"subseed": 4, "subseed_strength": 0.1}, ""),
+        ({"ensd": 31337}, "ENSD 31337 has no effect: ddim draws no noise"),
+        ({"ensd": 31337, "sampler_options": {"eta": 0.5}}, ""),
+        ({"ensd": 31337, "sampler": "euler_a"}, ""),
+        ({"guidance": 1.0, "negative_prompt": "fog"}, "the negative prompt has no effect"),
+        ({"guidance": 2.0, "negative_prompt": "fog"}, ""),
+        ({"guidance": 1.0, "guidance_rescale": 0.7}, "guidance rescale has no effect"),
+    ],
+)
+def test_what_changes_nothing_is_said(
+    model: sd.StableDiffusion, caplog, settings: dict[str, object], note: str
+) -> None:
+    list(model.run(SMALL.over(**settings)))
+    assert note in caplog.text
+    assert ("has no effect" in caplog.text) == bool(note)
+
+
 def test_a_model_of_another_hash_is_told(model: sd.StableDiffusion, caplog) -> None:
     list(model.run(SMALL.over(model_hash="0123456789")))
     assert "hash 0123456789" in caplog.text

@@ -1,0 +1,19 @@
+"""What a recipe says and its run has no use for."""
+
+from collections.abc import Iterator
+
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.way import Way
+
+
+def idle_settings(recipe: Recipe, way: Way) -> Iterator[str]:
+    """A line for each setting of a complete recipe that changes nothing in a run that goes this way."""
+    if recipe.subseed is not None and not recipe.subseed_strength:
+        yield f"subseed {recipe.subseed} has no effect at subseed strength 0"
+    if recipe.ensd and not way.draws_noise:
+        yield f"ENSD {recipe.ensd} has no effect: {way.sampler.name} draws no noise on the way"
+    if recipe.guidance == 1.0:
+        if recipe.negative_prompt.strip():
+            yield "the negative prompt has no effect at guidance 1: the prompt alone is asked"
+        if recipe.guidance_rescale:
+            yield "guidance rescale has no effect at guidance 1"
