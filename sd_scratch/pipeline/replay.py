@@ -198,7 +198,11 @@ class StoredRun:
 
 
 def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
-    """Make the picture of a stored trace again; see `StableDiffusion.replay`."""
+    """Make the picture of a stored trace again, its edits included: bit for bit on one machine.
+
+    Raises ScratchError for a damaged folder, for a trace of other weights or with edits that are
+    Python functions, and where the machine is the same and the picture is not.
+    """
     stored = StoredRun.read(folder)
     model = model.with_tiling(stored.tiling)
     machine = describe_machine(model.networks)

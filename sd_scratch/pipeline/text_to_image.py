@@ -1,8 +1,9 @@
 """`TextToImage`: text and noise to a picture, step by step in `TextToImage.steps`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from PIL import Image
@@ -46,6 +47,25 @@ from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors import Recordable, Taps, TensorInfo
 
 Model = TypeVar("Model", bound="TextToImage")
+Settings = ParamSpec("Settings")
+
+
+def to_the_end(steps: Callable[Settings, Iterator[Step]]) -> Callable[Settings, ImageNoise]:
+    """The method that runs all of `steps`, with the same settings."""
+    order = signature(steps)
+
+    def generate(*args: Settings.args, **kwargs: Settings.kwargs) -> ImageNoise:
+        """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
+        given = order.bind(*args, **kwargs).arguments
+        model: TextToImage = given["self"]
+        noise: ImageNoise = given["noise"]
+        latent = check_noise(noise).latent
+        for step in steps(*args, **kwargs):
+            latent = step.x_next
+        return replace(noise.with_latent(latent, t=0), autoencoder=model.vae)
+
+    generate.__signature__ = order.replace(return_annotation=ImageNoise)  # type: ignore[attr-defined]
+    return generate
 
 
 class TextToImage(Recordable):
@@ -327,42 +347,7 @@ class TextToImage(Recordable):
                 yield step
             self.taps.finish(latent=lambda: digest(step.x_next))
 
-    def generate(
-        self,
-        prompt: Texts,
-        noise: ImageNoise,
-        *,
-        negative: Texts | None = None,
-        sampler: str | Sampler | None = None,
-        steps: int | None = None,
-        schedule: str | Ladder | None = None,
-        guidance: float | None = None,
-        guidance_rescale: float = 0.0,
-        control: Control | Sequence[Control] = (),
-        canvas: Canvas | None = None,
-        change: Change | None = None,
-        fast: Fast = (),
-        **options: Option,
-    ) -> ImageNoise:
-        """Run all of `steps`, which takes the same settings: the picture's latent, at t = 0."""
-        latent = check_noise(noise).latent
-        for step in self.steps(
-            prompt,
-            noise,
-            negative=negative,
-            sampler=sampler,
-            steps=steps,
-            schedule=schedule,
-            guidance=guidance,
-            guidance_rescale=guidance_rescale,
-            control=control,
-            canvas=canvas,
-            change=change,
-            fast=fast,
-            **options,
-        ):
-            latent = step.x_next
-        return replace(noise.with_latent(latent, t=0), autoencoder=self.vae)
+    generate = to_the_end(steps)
 
     def way(
         self,
