@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sd_scratch.ahead import Ahead
 from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty, fill
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
@@ -175,8 +176,10 @@ def build_components(
     device: torch.device,
     memory_format: torch.memory_format = torch.channels_last,
     force: bool = False,
+    ahead: Ahead | None = None,
 ) -> Components:
-    """Check every part of a checkpoint against its network, then fill them one after the other."""
+    """Check every part of a checkpoint against its network, then fill them one after the other, from what was
+    read `ahead` as far as it goes."""
     for warning in layout.warnings:
         log.warning(warning)
     networks = {
@@ -190,8 +193,10 @@ def build_components(
     if not force:
         parameters = sum(stored.parameters for stored in layout.parts.values())
         check_memory(layout.path, parameters, dtype, device)
+    if ahead is not None:
+        ahead.close()
     for name, stored in layout.parts.items():
-        fill(networks[name], stored.tensors, dtype, device, memory_format)
+        fill(networks[name], stored.tensors, dtype, device, memory_format, ahead)
     return Components.of(
         layout.config,
         networks,

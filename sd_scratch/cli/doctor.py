@@ -81,10 +81,11 @@ def devices() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, Any]:
-    """What was measured for linear layers on this machine (``--tune``)."""
+    """What was measured on this machine (``--tune``)."""
     from sd_scratch.pipeline.tuning import choices_file, processor, read_choices
 
-    known = read_choices().shapes
+    choices = read_choices()
+    known = choices.shapes
     if not known:
         return {
             "processor": processor(),
@@ -95,6 +96,10 @@ def kernels() -> dict[str, Any]:
         "processor": processor(),
         "linear layers": f"of {len(known)} shapes {convolutions} are faster as convolutions,"
         f" {len(known) - convolutions} as products",
+        "convolutions": ", ".join(
+            f"as products up to {count} cells (of {channels} channels)" if count else "as such"
+            for channels, count in choices.cells.items()
+        ),
         "measured in": str(choices_file()),
     }
 

@@ -17,6 +17,7 @@ from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.networks.kernels import choose_product_rows
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
@@ -60,7 +61,8 @@ def load_model(
     if not args.force:
         batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
         check_size(layout, recipe, batch, dtype, device, strips=args.vae_tiling)
-    components = build_components(layout, source, dtype, device, force=args.force)
+    ahead = getattr(args, "ahead", None)
+    components = build_components(layout, source, dtype, device, force=args.force, ahead=ahead)
     decode_in_strips(components, args.vae_tiling)
     log.info(components.summary)
     tune(components, args.tune or "quick", recipe.width, recipe.height)
@@ -114,6 +116,7 @@ def compile_unet(unet: UNet) -> None:
         raise ScratchError("--compile needs a C++ compiler - install g++, or set CXX to yours")
     # As an option of `compile` it comes too late: the tracer has made inputs of the weights by then.
     inductor.freezing = True
+    choose_product_rows(unet, 0)  # frozen weights are in a convolution's order
     unet.compile()
 
 

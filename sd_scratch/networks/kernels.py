@@ -1,24 +1,32 @@
-"""What a linear layer runs as on a CPU: a matrix product, or a 1x1 convolution over its rows.
+"""What a layer runs as on a CPU: a matrix product, or a convolution.
 
 PyTorch sends products in fp32 to its BLAS and convolutions to oneDNN. Which is faster depends on the processor,
-the layer and the number of rows: by a fifth or more, either way. The numbers agree up to rounding. A choice
+the layer and the number of rows. A linear layer may be a 1x1 convolution over its rows, a fifth faster or slower; a
+convolution of a few cells may be a product of its patches, up to five times as fast, because oneDNN brings all
+weights into an order of its own at each call. The numbers agree up to rounding. A choice
 belongs to a layer and is made once, by a rule or by measuring; whoever uses the network later leaves it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from sd_scratch.networks.layers import Linear
+from sd_scratch.networks.layers import Conv2d, Linear
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 
 SMALL = 20_000_000  # parameters of a network that is not worth measuring
 GAIN = 0.95  # a convolution has to take less than this share of a product's time
 MOST_ROWS = 1024  # that are measured; from here on the ratio does not change
+STEADY = 1.25  # the second shortest time by the shortest, on a machine that does nothing else
+SIDES = (4, 8, 16)  # of latents at which convolutions are tried as products, as long as they gain
+
+
+Way = Callable[[Tensor], Tensor]
 
 
 class Shape(NamedTuple):
@@ -92,23 +100,62 @@ def unet_rows(path: str, levels: int, tokens: int, hw: tuple[int, int]) -> int:
 @torch.no_grad()
 def measure(
     layers: Mapping[Shape, Sequence[Linear]], rounds: int, seconds: float
-) -> dict[Shape, bool]:
-    """Whether each shape is faster as a convolution. The layers themselves are called, so that weights come
-    from memory as they do in a run; shapes with the most work come first, and after `seconds` no other is
-    begun."""
-    chosen: dict[Shape, bool] = {}
+) -> dict[Shape, bool | None]:
+    """Whether each shape is faster as a convolution; None where the times say nothing, because the machine is busy.
+    The layers themselves are called, so that weights come from memory as they do in a run; shapes with the most
+    work come first, and after `seconds` no other is begun."""
+    chosen: dict[Shape, bool | None] = {}
     deadline = perf_counter() + seconds
     for shape in sorted(layers, key=lambda each: each.work * len(layers[each]), reverse=True):
         if perf_counter() > deadline:
             break
-        same = layers[shape]
         x = torch.ones(min(shape.rows, MOST_ROWS), shape.inputs)
-        times: dict[bool, list[float]] = {False: [], True: []}
-        for i in range(rounds):
-            layer = same[i % len(same)]
-            for choice, run in ((False, layer.as_product), (True, layer.as_convolution)):
-                start = perf_counter()
-                run(x)
-                times[choice].append(perf_counter() - start)
-        chosen[shape] = min(times[True]) < GAIN * min(times[False])
+        ways = [(layer.as_product, layer.as_convolution) for layer in layers[shape]]
+        chosen[shape] = second_is_faster(ways, x, rounds)
     return chosen
+
+
+@torch.no_grad()
+def measure_product_rows(unet: UNet, batch: int, rounds: int) -> int | None:
+    """Up to how many cells a convolution of the U-Net is faster as a product, 0 for none, judged by the middle's
+    layers; None where the times say nothing."""
+    layers = [m for m in unet.mid_block.modules() if isinstance(m, Conv2d) and m.kernel_size[0] > 1]
+    most = 0
+    for side in SIDES:
+        shape = (batch, layers[0].in_channels, side + 2, side + 2)  # padded
+        x = torch.ones(shape).contiguous(memory_format=torch.channels_last)
+        ways = [(as_convolution(layer), layer.as_product) for layer in layers]
+        faster = second_is_faster(ways, x, rounds)
+        if faster is None:
+            return None
+        if not faster:
+            break
+        most = batch * side**2
+    return most
+
+
+def as_convolution(layer: Conv2d) -> Way:
+    """The other way of a layer, whatever is chosen for it."""
+    return lambda x: F.conv2d(x, layer.weight, layer.bias, layer.stride)
+
+
+def choose_product_rows(network: nn.Module, rows: int) -> None:
+    for layer in network.modules():
+        if isinstance(layer, Conv2d):
+            layer.product_rows = rows
+
+
+def second_is_faster(ways: Sequence[tuple[Way, Way]], x: Tensor, rounds: int) -> bool | None:
+    """Whether the second of two ways takes less than `GAIN` of the first one's time, in turn and from layer to layer;
+    None where the times of a way do not agree."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds):
+        for way, found in zip(ways[i % len(ways)], times, strict=True):
+            start = perf_counter()
+            way(x)
+            found.append(perf_counter() - start)
+    for found in times:
+        found.sort()
+    if any(found[1] > STEADY * found[0] for found in times):
+        return None
+    return times[1][0] < GAIN * times[0][0]

@@ -43,16 +43,31 @@ class Linear(nn.Linear):
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, which may go on at the opposite edge in the place of zeros, across (`wrap` holds "x"),
-    down ("y"), or both. `make_seamless` sets the switch."""
+    down ("y"), or both. `make_seamless` sets the switch.
+
+    With at most `product_rows` cells of output in a batch it runs as a matrix product of its patches: for so
+    few, bringing the weights into a convolution's order takes longer than the convolution.
+    `sd_scratch.networks.kernels` chooses."""
 
     wrap = ""
+    product_rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.wrap:
-            return super().forward(x)
         down, across = cast(tuple[int, int], self.padding)
+        cells = len(x) * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
+        few = cells <= self.product_rows
+        if not (self.wrap or few):
+            return super().forward(x)
         x = pad(x, (across, across, down, down), self.wrap)
-        return F.conv2d(x, self.weight, self.bias, self.stride)
+        return self.as_product(x) if few else F.conv2d(x, self.weight, self.bias, self.stride)
+
+    def as_product(self, x: Tensor) -> Tensor:
+        """The same of a picture that is padded already: a row for each cell, the patch around it."""
+        (height, width), (down, across) = self.kernel_size, self.stride
+        patches = x.permute(0, 2, 3, 1).unfold(1, height, down).unfold(2, width, across)
+        patches = patches.permute(0, 1, 2, 4, 5, 3)  # [B, H, W, height, width, C]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [D, height * width * C]
+        return F.linear(patches.flatten(3), weight, self.bias).permute(0, 3, 1, 2)
 
 
 def pad(x: Tensor, by: tuple[int, int, int, int], wrap: str) -> Tensor:

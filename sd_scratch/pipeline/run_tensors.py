@@ -257,15 +257,19 @@ def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
 
 
 def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
-    """Whether linear layers run as convolutions; where some do, ten hex digits that tell which."""
+    """Whether linear layers run as convolutions; where some do, or convolutions as products, ten hex digits that tell
+    which."""
     chosen = [
         bool(layer.by_convolution)
         for network in networks.values()
         for layer in network.modules()
         if isinstance(layer, Linear)
     ]
-    mixed = any(chosen) and not all(chosen)
-    return hashlib.sha256(bytes(chosen)).hexdigest()[:10] if mixed else any(chosen)
+    unet: Any = networks["unet"]
+    rows = unet.conv_in.product_rows
+    mixed = rows or (any(chosen) and not all(chosen))
+    text = bytes(chosen) + (str(rows).encode() if rows else b"")
+    return hashlib.sha256(text).hexdigest()[:10] if mixed else any(chosen)
 
 
 def fingerprint(networks: Mapping[str, nn.Module]) -> str:

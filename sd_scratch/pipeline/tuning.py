@@ -13,6 +13,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -21,12 +22,20 @@ from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.hashes import cache_file
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import TUNING
-from sd_scratch.networks.kernels import Shape, by_rule, is_small, linear_shapes, measure
+from sd_scratch.networks.kernels import (
+    Shape,
+    by_rule,
+    choose_product_rows,
+    is_small,
+    linear_shapes,
+    measure,
+    measure_product_rows,
+)
 from sd_scratch.networks.layers import Linear
 
 log = logging.getLogger(__name__)
 
-EFFORTS = {"quick": (2, 1.5), "full": (7, 120.0)}  # rounds, seconds
+EFFORTS = {"quick": (3, 1.5), "full": (7, 120.0)}  # rounds, seconds
 BRANCHES = 2  # of a guided call
 CPUINFO = Path("/proc/cpuinfo")
 SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor play a smaller one
@@ -35,10 +44,12 @@ SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor p
 @dataclass
 class Choices:
     """What was measured: whether each shape is faster as a convolution, and, so that a model's shapes need not
-    be found again, the same for its layers in order."""
+    be found again, the same for its layers in order; by the middle's channels, up to how many cells a convolution
+    is faster as a product."""
 
     shapes: dict[Shape, bool] = field(default_factory=dict)
     models: dict[str, list[bool]] = field(default_factory=dict)
+    cells: dict[int, int] = field(default_factory=dict)
 
 
 def convolutions_are_fast(device: torch.device, dtype: torch.dtype) -> bool:
@@ -53,11 +64,12 @@ def tune(
     width: int | None = None,
     height: int | None = None,
 ) -> None:
-    """Choose the kernels of a model's linear layers for pictures of this size, the model's own by default.
+    """Choose the kernels of a model's layers for pictures of this size, the model's own by default.
 
     `effort` is "quick" (what is not known yet is measured, in two seconds), "full" (all is measured anew,
-    thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). To be called before a model is made of the
-    components. Raises UsageError for another effort.
+    thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). Where the machine is too busy to say, and
+    where nothing can be remembered, the rule is followed, too: a choice that comes out otherwise next time would
+    change the last bit of a picture. To be called before a model is made of the components. Raises UsageError for another effort.
     """
     if effort not in TUNING:
         raise UsageError(f"tuning {effort!r} is unknown - use {', '.join(TUNING)}")
@@ -66,29 +78,52 @@ def tune(
     if effort == "off" or not fast or is_small(components.unet):
         return
     known = Choices() if effort == "full" else read_choices()
-    key = model_key(components, width, height)
+    key, channels = (
+        model_key(components, width, height),
+        components.config.unet.block_out_channels[-1],
+    )
     every = linears(components)
-    if len(known.models.get(key, ())) != len(every):
-        layers = shapes_of(components, width, height)
-        missing = {shape: same for shape, same in layers.items() if shape not in known.shapes}
-        found = measure(missing, *EFFORTS[effort])
-        log.debug(f"kernels were measured for {len(found)} of {len(missing)} shapes")
-        rule = {id(m): by_rule(n) for n in components.networks.values() for m in n.modules()}
-        known.shapes |= {
-            shape: found.get(shape, rule[id(same[0])]) for shape, same in missing.items()
-        }
-        chosen = {
-            id(layer): known.shapes[shape] for shape, same in layers.items() for layer in same
-        }
-        known.models[key] = [
-            chosen.get(id(layer), rule[id(layer)]) for layer in linears(components)
-        ]
-        # What can't be remembered may come out otherwise next time, and with it the last bit of a picture.
-        if not write_choices(known):
-            log.debug("kernels cannot be remembered: the rule is followed")
-            return
+    is_known = len(known.models.get(key, ())) == len(every) and channels in known.cells
+    if not is_known and not (
+        _measure(components, known, key, effort, width, height) and write_choices(known)
+    ):
+        log.debug("the machine is busy, or has no cache: kernels go by the rule")
+        return
+    choose_product_rows(components.unet, known.cells[channels])
     for layer, choice in zip(every, known.models[key], strict=True):
         layer.by_convolution = choice
+
+
+def _measure(
+    components: Components,
+    known: Choices,
+    key: str,
+    effort: str,
+    width: int | None,
+    height: int | None,
+) -> bool:
+    """Measure what is not known yet, and add it; returns whether the times were steady."""
+    (rounds, seconds), began = EFFORTS[effort], perf_counter()
+    channels = components.config.unet.block_out_channels[-1]
+    if channels not in known.cells:
+        cells = measure_product_rows(components.unet, BRANCHES, rounds)
+        if cells is None:
+            return False
+        known.cells[channels] = cells
+    layers = shapes_of(components, width, height)
+    missing = {shape: same for shape, same in layers.items() if shape not in known.shapes}
+    found = measure(missing, rounds, seconds - (perf_counter() - began))
+    log.debug(f"kernels were measured for {len(found)} of {len(missing)} shapes")
+    known.shapes |= {shape: choice for shape, choice in found.items() if choice is not None}
+    if None in found.values():
+        return False
+    rule = {id(m): by_rule(n) for n in components.networks.values() for m in n.modules()}
+    known.shapes |= {
+        shape: rule[id(same[0])] for shape, same in missing.items() if shape not in found
+    }
+    chosen = {id(layer): known.shapes[shape] for shape, same in layers.items() for layer in same}
+    known.models[key] = [chosen.get(id(layer), rule[id(layer)]) for layer in linears(components)]
+    return True
 
 
 def linears(components: Components) -> list[Linear]:
@@ -154,7 +189,8 @@ def read_choices() -> Choices:
                 for key, choice in data["convolution"].items()
             }
             models = {key: [bit == "1" for bit in bits] for key, bits in data["models"].items()}
-            return Choices(shapes, models)
+            cells = {int(key): int(count) for key, count in data["cells"].items()}
+            return Choices(shapes, models, cells)
     return Choices()
 
 
@@ -167,6 +203,7 @@ def write_choices(choices: Choices) -> bool:
             for shape, choice in sorted(choices.shapes.items())
         },
         "models": {key: "".join("01"[bit] for bit in bits) for key, bits in choices.models.items()},
+        "cells": choices.cells,
     }
     try:
         file = choices_file()

@@ -7,6 +7,7 @@ from sd_scratch.config import SCENES, SD15, SD15_INPAINTING, TINY
 from sd_scratch.networks.attention import Attention, attention_scores
 from sd_scratch.networks.autoencoder import Autoencoder, Posterior
 from sd_scratch.networks.layers import (
+    Conv2d,
     Linear,
     prefer_convolutions,
     timestep_embedding,
@@ -82,6 +83,21 @@ def test_a_linear_layer_by_convolution_is_the_same_layer(shape, bias):
     assert layer.by_convolution
     assert (layer(x) - expected).abs().max() < 1e-5
     assert layer(x).shape == expected.shape
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("wrap", ["", "x"])
+def test_a_convolution_as_a_product_is_the_same_layer(kernel, stride, wrap):
+    layer = Conv2d(12, 8, kernel, stride=stride, padding=kernel // 2)
+    layer.wrap = wrap
+    x = torch.randn(2, 12, 5, 4).contiguous(memory_format=torch.channels_last)
+    expected = layer(x)
+    layer.product_rows = 1000
+    assert (layer(x) - expected).abs().max() < 1e-5
+    assert layer(x).shape == expected.shape
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+    layer.product_rows = 3  # fewer than the cells
+    assert torch.equal(layer(x), expected)
 
 
 def test_timestep_embedding_starts_with_cosines():

@@ -27,6 +27,7 @@ def cache(tmp_path, monkeypatch):
 def large(monkeypatch):
     """Every network counts as worth measuring."""
     monkeypatch.setattr(kernels, "SMALL", 0)
+    monkeypatch.setattr(tuning, "measure_product_rows", lambda *_: 32)
 
 
 def linears(model) -> list[Linear]:
@@ -80,6 +81,7 @@ def test_what_was_measured_is_remembered_and_decides(large, monkeypatch, cache):
     transformer = model.unet.down_blocks[0].attentions[0].transformer_blocks[0]
     assert transformer.attn1.to_q.by_convolution  # 2 x 16 x 16 rows
     assert not transformer.attn2.to_k.by_convolution  # 2 x 77 rows
+    assert model.unet.mid_block.resnets[0].conv1.product_rows == 32
     assert model.unet.time_embedding.linear_1.by_convolution  # not measured: the rule
     latent = model.generate("a cat", model.noise(1), steps=2).latent
     assert (latent - expected).abs().max() < 1e-4
@@ -94,7 +96,7 @@ def test_what_was_measured_is_remembered_and_decides(large, monkeypatch, cache):
     same = StableDiffusion(again)
     assert torch.equal(same.generate("a cat", same.noise(1), steps=2).latent, latent)
     monkeypatch.setattr(kernels, "SMALL", 0)
-    monkeypatch.setattr(tuning, "measure", refuse)
+    monkeypatch.setattr(tuning, "measure_product_rows", refuse)
     with pytest.raises(AssertionError, match="measured"):
         tuning.tune(tiny_components(), "full")
 
@@ -140,6 +142,25 @@ def test_where_nothing_can_be_remembered_the_rule_is_followed(large, monkeypatch
     components = tiny_components()
     tuning.tune(components)
     assert StableDiffusion(components).unet.time_embedding.linear_1.by_convolution
+
+
+def test_what_a_busy_machine_says_is_neither_followed_nor_remembered(large, monkeypatch):
+    monkeypatch.setattr(tuning, "measure", lambda layers, *_: dict.fromkeys(layers))
+    components = tiny_components()
+    tuning.tune(components)
+    assert all(layer.by_convolution is None for layer in linears(components))
+    assert components.unet.conv_in.product_rows == 0 and tuning.read_choices() == Choices()
+    times = iter([0.0, 1.0, 1.0, 2.0] + [0.0, 1.5, 1.5, 2.5] * 2)
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(times))
+    ways = [(torch.square, torch.square)]
+    assert (
+        kernels.second_is_faster(ways, torch.ones(1), 3) is None
+    )  # the first took 1, 1.5 and 1.5 s
+
+
+def test_convolutions_of_few_cells_are_measured_as_products():
+    unet = tiny_components().unet
+    assert kernels.measure_product_rows(unet, 2, 2) in (None, 0, 32, 128, 512)
 
 
 def test_measuring_takes_both_ways_of_a_layer_and_ends_in_time():
