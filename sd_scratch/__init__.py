@@ -72,7 +72,7 @@ _MOVED = dict.fromkeys(
         "swap",
     ),
     "sd_scratch.tensors.edits",
-) | dict.fromkeys(("area", "heads", "mean_over_steps", "words"), "sd_scratch.tensors.reductions")
+) | dict.fromkeys(("area", "heads", "mean_over_calls", "words"), "sd_scratch.tensors.reductions")
 
 
 def __getattr__(name: str) -> Any:

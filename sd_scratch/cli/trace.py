@@ -103,15 +103,15 @@ def recording_options(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as `Recorder` has them."""
     import torch
 
-    from sd_scratch.tensors.reductions import heads, mean_over_steps, words
+    from sd_scratch.tensors.reductions import heads, mean_over_calls, words
 
     reduce: list[Any] = [heads()] if args.mean_heads else []
     if args.words:
         reduce.append(words(*map(word_key, args.words.split(","))))
     if args.mean_calls:
-        reduce.append(mean_over_steps())
+        reduce.append(mean_over_calls())
     return {
-        "steps": args.calls,
+        "calls": args.calls,
         "branch": args.branch or ("cond" if args.words else None),
         "reduce": reduce,
         "to": "cpu",

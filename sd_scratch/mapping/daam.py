@@ -18,7 +18,7 @@ from sd_scratch.tensors import Trace
 from sd_scratch.tensors.words import WordKey
 
 LAYERS = ("unet.down_blocks.*.attn2.probs", "unet.up_blocks.*.attn2.probs")
-"""What to record, with ``branch="cond"`` and ``reduce=mean_over_steps()``."""
+"""What to record, with ``branch="cond"`` and ``reduce=mean_over_calls()``."""
 
 
 def daam(trace: Trace, prompt: Prompt, words: Sequence[WordKey], row: int = 0) -> list[Map]:
@@ -31,7 +31,7 @@ def daam(trace: Trace, prompt: Prompt, words: Sequence[WordKey], row: int = 0) -
     size = max(recording.hw or (0, 0) for recording in recordings)
     merged = []
     for recording in recordings:
-        summed = recording.maps()[row].float() * len(recording.steps)  # [heads, h, w, tokens]
+        summed = recording.maps()[row].float() * len(recording.calls)  # [heads, h, w, tokens]
         enlarged = F.interpolate(summed.movedim(-1, 1), size=size, mode="bicubic")
         merged.append(enlarged.clamp(min=0))  # [heads, tokens, H, W]
     tokens = torch.cat(merged).mean(dim=0)
@@ -41,7 +41,7 @@ def daam(trace: Trace, prompt: Prompt, words: Sequence[WordKey], row: int = 0) -
             tokens[list(word.positions)].mean(dim=0).cpu(),
             (width, height),
             name_of(prompt, word),
-            f"DAAM, layers {len(recordings)}, steps {len(recordings[0].steps)}",
+            f"DAAM, layers {len(recordings)}, steps {len(recordings[0].calls)}",
             "attention summed over the steps",
         )
         for word in found

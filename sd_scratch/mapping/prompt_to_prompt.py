@@ -56,7 +56,7 @@ def prompt_to_prompt(
             (small, Follow(), self_attention),
         ):
             if count := round(part * calls):
-                stack.enter_context(model.edit(globs, edit, steps=slice(0, count)))
+                stack.enter_context(model.edit(globs, edit, calls=slice(0, count)))
         yield
 
 

@@ -127,8 +127,8 @@ class Studio:
         return result, trace
 
     def _editor(self, wish: EditWish) -> Any:
-        steps = None if wish.steps is None else slice(wish.steps[0], wish.steps[1] + 1)
-        return self.model.edit(wish.tensors, wish.edit, steps=steps, branch=wish.branch)
+        calls = None if wish.steps is None else slice(wish.steps[0], wish.steps[1] + 1)
+        return self.model.edit(wish.tensors, wish.edit, calls=calls, branch=wish.branch)
 
     def tensor(self, result: Result, name: str, step: int, place: int | None) -> Trace:
         """A recording that holds a tensor at a step: one that is there, or the run is made again with it.

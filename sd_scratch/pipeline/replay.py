@@ -168,9 +168,9 @@ class StoredRun:
                     f"{self.folder} was edited by a Python function at {', '.join(plain['globs'])},"
                     " which a folder cannot hold - use the ready-made edits"
                 )
-            steps = plain["steps"]
+            calls = plain["steps"]
             where = {
-                "steps": slice(*steps["slice"]) if isinstance(steps, dict) else steps,
+                "calls": slice(*calls["slice"]) if isinstance(calls, dict) else calls,
                 "branch": plain["branch"],
             }
             ready = edit_from_plain(plain["function"], self.trace.inputs)

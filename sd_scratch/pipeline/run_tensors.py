@@ -108,7 +108,7 @@ class Sampling(Tapped):
 class Watch:
     """Tells the listeners where a run is.
 
-    A step is a call of the U-Net, counted from 0. What the sampler makes of it belongs to the first
+    Calls of the U-Net are counted from 0. What the sampler makes of it belongs to the first
     call of the sampler's own step: PNDM's first calls the U-Net twice.
     """
 

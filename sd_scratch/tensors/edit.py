@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import Call, Run, Steps, Taps, choose_steps
+from sd_scratch.tensors.taps import Call, Calls, Run, Taps, choose_calls
 from sd_scratch.tensors.words import Worded, WordKey, look_up
 
 
@@ -21,7 +21,7 @@ class At:
 
     Attributes:
         name: of the tensor; `axes` says what each of its axes is.
-        step: the U-Net's call, counted from 0; None for text and pictures. With it `t` and `sigma`.
+        call: the U-Net's call, counted from 0; None for text and pictures. With it `t` and `sigma`.
         branch: "cond" or "uncond", "" where there is none. An edit sees one at a time.
         hw: height and width of the feature map that the tensor's positions belong to.
         prompts: one for each row of the batch.
@@ -29,7 +29,7 @@ class At:
 
     name: str
     axes: tuple[str, ...]
-    step: int | None = None
+    call: int | None = None
     t: float | None = None
     sigma: float | None = None
     branch: str = ""
@@ -61,7 +61,7 @@ class Editor(AbstractContextManager[None]):
     Args:
         globs: one, or several in a sequence.
         function: an `EditFunction`, or one of `sd_scratch.tensors.edits`.
-        steps, branch: where it acts; everywhere by default.
+        calls, branch: where it acts; everywhere by default.
 
     Raises:
         ScratchError: a glob matches nothing or a tensor that is only shown; what the function returns
@@ -77,7 +77,7 @@ class Editor(AbstractContextManager[None]):
         globs: str | Sequence[str],
         function: EditFunction,
         *,
-        steps: Steps = None,
+        calls: Calls = None,
         branch: str | None = None,
     ) -> None:
         self.taps = taps
@@ -92,9 +92,9 @@ class Editor(AbstractContextManager[None]):
             if not info.editable:
                 raise UsageError(f"{name} can only be seen: nothing is made from it")
         self.function = function
-        self.steps = steps
+        self.calls = calls
         self.branch = branch or getattr(function, "default_branch", None)
-        self._chosen: Container[int] = choose_steps(steps, None)
+        self._chosen: Container[int] = choose_calls(calls, None)
         self._ats: dict[tuple[str, str], At] = {}
 
     def __enter__(self) -> None:
@@ -110,22 +110,22 @@ class Editor(AbstractContextManager[None]):
 
     def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """As JSON can say it, for a stored run; tensors are put into `tensors` and named."""
-        if isinstance(self.steps, slice):
-            steps: Any = {"slice": [self.steps.start, self.steps.stop, self.steps.step]}
-        elif self.steps is None or isinstance(self.steps, int):
-            steps = self.steps
+        if isinstance(self.calls, slice):
+            calls: Any = {"slice": [self.calls.start, self.calls.stop, self.calls.step]}
+        elif self.calls is None or isinstance(self.calls, int):
+            calls = self.calls
         else:
-            steps = list(self.steps)
+            calls = list(self.calls)
         to_plain = getattr(self.function, "to_plain", None)  # a Python function has none
         return {
             "globs": list(self.globs),
-            "steps": steps,
+            "steps": calls,  # as stored runs have always said it
             "branch": self.branch,
             "function": to_plain(tensors) if to_plain else None,
         }
 
     def prepare(self, run: Run) -> None:
-        self._chosen = choose_steps(self.steps, run.calls)
+        self._chosen = choose_calls(self.calls, run.calls)
 
     def wants(self, call: Call) -> bool:
         return call.edits and (call.step is None or call.step in self._chosen)

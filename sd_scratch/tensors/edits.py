@@ -368,7 +368,7 @@ def _address(address: Address) -> str:
 def _recorded(values: Mapping[str, Tensor], at: At) -> Tensor | None:
     """What was recorded where the edit stands."""
     for branch in (at.branch, ""):
-        for step in (at.step, None):  # None: a mean over the steps, or a tensor that has none
+        for step in (at.call, None):  # None: a mean over the calls, or a tensor that has none
             value = values.get(str(Address(at.name, step, branch)))
             if value is not None:
                 return value

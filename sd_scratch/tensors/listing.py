@@ -109,7 +109,7 @@ INTRODUCTION = """\
 Made by `sd-scratch tensors --markdown -m sd15`, for a picture of 512x512. A name is the path of a
 module, exactly as in the checkpoint, plus what the tensor is there. `{0..3}` stands for a number, `*`
 in a glob for anything, dots included: `unet.*.attn2.probs` is every cross-attention. One value's
-address is `name@step:branch`, such as `unet.h@12:cond`. A step is a call of the U-Net, counted from 0;
+address is `name@call:branch`, such as `unet.h@12:cond`. Calls of the U-Net are counted from 0;
 a branch is `cond` (with the prompt) or `uncond` (without).
 
 `head`, `query`, `key`, `token` and so on name the axes; the first, `batch`, is left out below. Sizes are

@@ -11,9 +11,9 @@ from torch._subclasses import FakeTensorMode
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import Editor
-from sd_scratch.tensors.reductions import AnyReduction, Bound, OverSteps, Words, bind
+from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words, bind
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import Call, Run, Steps, StopRun, Taps, choose_steps
+from sd_scratch.tensors.taps import Call, Calls, Run, StopRun, Taps, choose_calls
 from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
 
 CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
@@ -25,7 +25,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
 
     Args:
         globs: names with ``*`` (which crosses dots), ``?`` and ``[...]``.
-        steps: which steps: a number, a slice, several numbers; all by default.
+        calls: which calls of the U-Net, from 0: a number, a slice, several numbers; all by default.
         branch: ``"cond"`` or ``"uncond"``; both by default, on an axis of their own.
         reduce: one reduction or several, in order, applied before anything is kept; see
             `sd_scratch.tensors.reductions`.
@@ -46,9 +46,9 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self,
         taps: Taps,
         *globs: str,
-        steps: Steps = None,
+        calls: Calls = None,
         branch: str | None = None,
-        reduce: AnyReduction | OverSteps | Sequence[AnyReduction | OverSteps] = (),
+        reduce: AnyReduction | OverCalls | Sequence[AnyReduction | OverCalls] = (),
         to: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         budget: str | int = "4GB",
@@ -63,7 +63,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
             if not (
                 callable(reduction)
                 or hasattr(reduction, "bind")
-                or isinstance(reduction, OverSteps)
+                or isinstance(reduction, OverCalls)
             ):
                 raise UsageError(
                     f"reduce: give some of sd.reductions or a function of a tensor, not {reduce!r}"
@@ -74,19 +74,19 @@ class Recorder(AbstractContextManager[Trace, bool]):
         self.names = taps.tensors(*globs)
         self.order = 0 if when == "before" else 2
         self.branch = branch
-        self.reductions = [r for r in chain if not isinstance(r, OverSteps)]
+        self.reductions = [r for r in chain if not isinstance(r, OverCalls)]
         self.averaged = len(self.reductions) < len(chain)
         self.to, self.dtype = to, dtype
         self.budget = budget_bytes(budget)
         self.on_path = self.gradients = gradients
         self.trace = Trace(branch=branch)
-        self._steps = steps
-        self._chosen: Container[int] = choose_steps(steps, None)
+        self._calls = calls
+        self._chosen: Container[int] = choose_calls(calls, None)
         self._stop = _Stop(taps, stop_after) if stop_after else None
         self._chains: dict[str, list[Bound]] = {}
         self._fresh: dict[tuple[str, str], Tensor] = {}
         self._live: dict[str, Tensor] = {}
-        self._counts: dict[Address, int] = {}  # of the steps in a mean
+        self._counts: dict[Address, int] = {}  # of the calls in a mean
         self._holds_run = False
 
     # Coming and going -----------------------------------------------------------------------
@@ -127,9 +127,9 @@ class Recorder(AbstractContextManager[Trace, bool]):
                 f"the run has no branch '{self.branch}', only {', '.join(run.branches)}"
                 " - another guidance scale needs both",
             )
-        self._chosen = choose_steps(self._steps, run.calls)
-        if self._steps is not None and not self._chosen:
-            raise UsageError(f"the run has {run.calls} steps, and none of them is to be recorded")
+        self._chosen = choose_calls(self._calls, run.calls)
+        if self._calls is not None and not self._chosen:
+            raise UsageError(f"the run has {run.calls} calls, and none of them is to be recorded")
         self._bind(run)
         self._check_budget(run)
         for address in [a for a in self.trace.values if a.name.startswith("text.")]:
@@ -170,7 +170,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         if total > self.budget:
             raise UsageError(
                 f"recording {len(self.names)} tensors of this run takes {show_bytes(total)}, more than"
-                f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer steps or one"
+                f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer calls or one"
                 " branch, or raise the budget",
             )
 
@@ -276,7 +276,7 @@ class _Stop:
 
     def prepare(self, run: Run) -> None:
         if self.address.step is not None:
-            choose_steps(self.address.step, run.calls)
+            choose_calls(self.address.step, run.calls)
 
     def wants(self, call: Call) -> bool:
         return call.edits and self.address.step in (None, call.step)

@@ -19,7 +19,7 @@ from sd_scratch.tensors.words import Prompts, Worded, WordKey, word_matrix
 __all__ = [
     "area",
     "heads",
-    "mean_over_steps",
+    "mean_over_calls",
     "words",
 ]
 
@@ -162,8 +162,8 @@ def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Ten
 
 
 @dataclass(frozen=True)
-class OverSteps:
-    """The mean over the recorded steps, kept as it runs: one tensor, whatever the number of steps."""
+class OverCalls:
+    """The mean over the recorded calls, kept as it runs: one tensor, whatever the number of calls."""
 
 
 def words(*words: WordKey, mean: bool = False) -> Words:
@@ -181,9 +181,9 @@ def area(top: float, left: float, bottom: float, right: float) -> Area:
     return Area((top, left, bottom, right))
 
 
-def mean_over_steps() -> OverSteps:
-    """Keep one running mean over the recorded steps (the last in the list of reductions)."""
-    return OverSteps()
+def mean_over_calls() -> OverCalls:
+    """Keep one running mean over the recorded calls (the last in the list of reductions)."""
+    return OverCalls()
 
 
 AnyReduction = Reduction | Callable[[Tensor], Tensor]

@@ -83,22 +83,22 @@ class _LazyRun:
         return self.run
 
 
-Steps = int | slice | Iterable[int] | None
+Calls = int | slice | Iterable[int] | None
 
 
-def choose_steps(steps: Steps, calls: int | None) -> Container[int]:
-    """The steps that are meant, of a run with `calls` of them (None: as many as there will be).
+def choose_calls(calls: Calls, count: int | None) -> Container[int]:
+    """The calls that are meant, of a run with `count` of them (None: as many as there will be).
 
-    Raises ScratchError for steps that the run does not have.
+    Raises ScratchError for calls that the run does not have.
     """
-    total = sys.maxsize if calls is None else calls
-    if steps is None or isinstance(steps, slice):
-        return range(total)[steps or slice(None)]
-    wanted = [steps] if isinstance(steps, int) else list(steps)
-    for step in wanted:
-        if not -total <= step < total:
-            raise UsageError(f"there is no step {step}, the run has {calls}")
-    return {step % total for step in wanted}
+    total = sys.maxsize if count is None else count
+    if calls is None or isinstance(calls, slice):
+        return range(total)[calls or slice(None)]
+    wanted = [calls] if isinstance(calls, int) else list(calls)
+    for call in wanted:
+        if not -total <= call < total:
+            raise UsageError(f"there is no call {call}, the run has {count}")
+    return {call % total for call in wanted}
 
 
 class Member(Listener, Protocol):

@@ -27,7 +27,7 @@ INPUTS = "inputs.safetensors"
 
 
 class Address(NamedTuple):
-    """Where one value comes from, written ``name@step:branch``; parts that it has not are left out.
+    """Where one value comes from, written ``name@call:branch``; parts that it has not are left out.
 
     `step` counts the U-Net's calls in a run from 0. It is never the timestep: PNDM visits one twice.
     """
@@ -45,7 +45,7 @@ class Address(NamedTuple):
         rest, _, branch = text.partition(":")
         name, _, step = rest.partition("@")
         if step and not step.isdecimal():
-            raise UsageError(f"'{text}' is no address - write name@step:branch")
+            raise UsageError(f"'{text}' is no address - write name@call:branch")
         return cls(name, int(step) if step else None, branch)
 
 
@@ -56,7 +56,7 @@ class Kept:
     axes: tuple[str, ...]
     hw: tuple[int, int] | None = None
     words: tuple[str, ...] = ()
-    averaged: bool = False  # over the steps
+    averaged: bool = False  # over the calls
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> "Kept":
@@ -85,12 +85,12 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """One tensor over the recorded steps and branches.
+    """One tensor over the recorded calls and branches.
 
     Attributes:
         tensor: its axes are named by `axes`; ``step`` and ``branch`` come first where it has them.
-        steps: the step of each place on the ``step`` axis, with `t` and `sigma` beside it. For a
-            running mean there is no such axis, and these are the steps that went into it.
+        calls: the call of each place on the ``call`` axis, with `t` and `sigma` beside it. For a
+            running mean there is no such axis, and these are the calls that went into it.
         hw: height and width of the feature map that its positions belong to.
         words: what stands on the ``word`` axis.
     """
@@ -98,7 +98,7 @@ class Recording:
     name: str
     tensor: Tensor = field(repr=False)
     axes: tuple[str, ...]
-    steps: tuple[int, ...] = ()
+    calls: tuple[int, ...] = ()
     t: tuple[float, ...] = ()
     sigma: tuple[float, ...] = ()
     branches: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class Trace:
     live: dict[Address, Live] = field(default_factory=dict)  # on request, for their gradients
 
     def __repr__(self) -> str:
-        return f"<Trace of {len(self.names)} tensors, {len(self.moments)} steps>"
+        return f"<Trace of {len(self.names)} tensors, {len(self.moments)} calls>"
 
     @property
     def names(self) -> list[str]:
@@ -262,14 +262,14 @@ class Trace:
         if wanted.step is not None or steps == [None]:
             tensor = by_step[0]
         else:
-            tensor, axes = torch.stack(by_step), ("step", *axes)
+            tensor, axes = torch.stack(by_step), ("call", *axes)
         numbers = sorted(self.moments) if kept.averaged else [s for s in steps if s is not None]
         moments = [self.moments.get(step, Moment(math.nan, math.nan)) for step in numbers]
         return Recording(
             name=wanted.name,
             tensor=tensor,
             axes=axes,
-            steps=tuple(numbers),
+            calls=tuple(numbers),
             t=tuple(moment.t for moment in moments),
             sigma=tuple(moment.sigma for moment in moments),
             branches=tuple(branch for branch in branches if branch),

@@ -67,6 +67,8 @@ def test_texts_are_taken_wherever_prompts_are(model):
         (lambda m: list(m.run({"prompt": "a"})), "recipe: give a Recipe or a prompt, not dict"),
         (lambda m: m.record(5), "globs: give tensors' names as texts, not 5"),
         (lambda m: m.record("unet.h", reduce="heads"), "reduce: give some of sd.reductions"),
+        (lambda m: m.record("unet.h", steps=3), "the name is calls"),
+        (lambda m: m.edit("unet.h", sd.edits.scale(2), steps=3), "the name is calls"),
         (lambda m: m.edit("unet.h", 3), "function: give one of sd.edits"),
         (lambda m: m.edit(5, sd.edits.scale(2)), "globs: give tensors' names as texts, not 5"),
         (lambda m: sd.edits.reweight("red"), "factors: give a factor for each word"),

@@ -44,7 +44,7 @@ PROMPTS = (FakePrompt(cat=[1], dog=[3]), FakePrompt(cat=[2, 3], dog=[4]))
 
 
 def at(axes: tuple[str, ...], step: int | None = None) -> At:
-    return At("net.x", axes, step=step, branch="cond", prompts=PROMPTS)
+    return At("net.x", axes, call=step, branch="cond", prompts=PROMPTS)
 
 
 def test_scale_add_set_and_lerp():

@@ -95,7 +95,7 @@ def test_the_named_tensors_come_along(exported: Exported, model: sd.StableDiffus
     listed = {row["name"]: row for row in exported.manifest["tensors"]}
     assert set(listed) == {info.name for info in model.tensors(*KEPT)}
     noise, context = model.noise(7, 32, 32), context_of(exported, model)
-    with model.record(*KEPT, steps=0) as trace:
+    with model.record(*KEPT, calls=0) as trace:
         step = next(iter(model.steps(PROMPT, noise, sampler="ddim", steps=3)))
     two = torch.cat([step.x_t, step.x_t])
     made = exported(

@@ -212,7 +212,7 @@ def test_what_is_not_there_is_said(model, caplog):
         "deepcache: 1 of the tensors, such as unet.h, do not exist in calls 1, 2, 4, 5"
     ]
     assert [a.step for a in trace.values if a.name == "unet.h"] == [0, 0, 3, 3]
-    assert len(trace["unet.pred"].steps) == 6
+    assert len(trace["unet.pred"].calls) == 6
     caplog.clear()
     with caplog.at_level(logging.WARNING), model.edit("unet.*.attn2.probs", scale(1.0)):
         made(model, "tgate:gate=0.5,tome")

@@ -18,7 +18,7 @@ from sd_scratch.mapping.lens import lens
 from sd_scratch.mapping.prompt_to_prompt import align, prompt_to_prompt, spread
 from sd_scratch.tensors import At
 from sd_scratch.tensors.edits import reweight, shift
-from sd_scratch.tensors.reductions import mean_over_steps
+from sd_scratch.tensors.reductions import mean_over_calls
 from tests.denoisers import gaussian, lively
 from tests.tiny import tiny_model
 
@@ -63,7 +63,7 @@ def test_daam_is_castorinis(model):
     settings = {"sampler": "ddim", "steps": 3}
     with (
         model.record(*LAYERS) as full,
-        model.record(*LAYERS, branch="cond", reduce=mean_over_steps()) as trace,
+        model.record(*LAYERS, branch="cond", reduce=mean_over_calls()) as trace,
     ):
         model.generate(prompt, noise, **settings)
     steps = [
@@ -81,9 +81,9 @@ def test_daam_is_castorinis(model):
 
 def test_daam_of_a_picture_that_is_not_square_and_one_of_a_batch(model):
     prompt = model.prompt("a cat")
-    with model.record(*LAYERS, branch="cond", reduce=mean_over_steps()) as trace:
+    with model.record(*LAYERS, branch="cond", reduce=mean_over_calls()) as trace:
         model.generate(prompt, model.noise([1, 2], width=96), sampler="ddim", steps=2)
-    with model.record(*LAYERS, branch="cond", reduce=mean_over_steps()) as alone:
+    with model.record(*LAYERS, branch="cond", reduce=mean_over_calls()) as alone:
         model.generate(prompt, model.noise(2, width=96), sampler="ddim", steps=2, guidance=7.5)
     (second,), (single,) = daam(trace, prompt, ["cat"], row=1), daam(alone, prompt, ["cat"])
     assert second.tensor.shape == (16, 24)

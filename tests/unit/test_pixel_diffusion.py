@@ -162,11 +162,11 @@ def test_guidance_and_sampler_have_names_too(model: PixelDiffusion) -> None:
     with model.record("sampler.x0", "guidance.pred_*", "unet.pred") as trace:
         steps = list(model.steps(CLASSES[:1], SEEDS[:1], steps=3, guidance=2.0))
     shown = trace["sampler.x0"]
-    assert shown.steps == (0, 1, 2) and torch.equal(shown.tensor[-1], steps[-1].x0)
+    assert shown.calls == (0, 1, 2) and torch.equal(shown.tensor[-1], steps[-1].x0)
     assert trace["unet.pred"].branches == ("uncond", "cond")
 
 
 def test_an_edit_of_the_sample_is_what_the_run_goes_on_from(model: PixelDiffusion) -> None:
-    with model.edit("sampler.x_next", lambda x, where: torch.zeros_like(x), steps=-1):
+    with model.edit("sampler.x_next", lambda x, where: torch.zeros_like(x), calls=-1):
         pixels = model.generate(CLASSES, SEEDS, steps=3)
     assert torch.equal(pixels, model.to_picture(torch.zeros_like(pixels)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from sd_scratch.errors import ScratchError
 from sd_scratch.tensors import At, Trace
 from sd_scratch.tensors.edits import scale, scale_word
-from sd_scratch.tensors.reductions import heads, mean_over_steps, words
+from sd_scratch.tensors.reductions import heads, mean_over_calls, words
 from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).with_name("tensor_names.txt")
@@ -55,10 +55,10 @@ def test_steps_are_calls_of_the_unet_and_never_collide(model):
     with model.record("unet.pred", "sampler.x_t", branch="cond") as trace:
         seen = list(model.steps(model.prompt("a cat"), model.noise(1), sampler="pndm", steps=4))
     eps, x_t = trace["unet.pred"], trace["sampler.x_t"]
-    assert eps.steps == (0, 1, 2, 3, 4)
+    assert eps.calls == (0, 1, 2, 3, 4)
     assert eps.t == (751.0, 501.0, 501.0, 251.0, 1.0)
     assert not torch.equal(eps.tensor[1], eps.tensor[2])
-    assert x_t.steps == (0, 2, 3, 4)  # the sampler's own steps, at their first calls
+    assert x_t.calls == (0, 2, 3, 4)  # the sampler's own steps, at their first calls
     assert torch.equal(x_t.tensor, torch.stack([step.x_t for step in seen]))
     assert [*map(round, x_t.t)] == [751, 501, 251, 1]
 
@@ -142,7 +142,7 @@ def test_words_are_spans_of_the_prompt_and_not_strings_of_tokens(model, text, wo
     expected = whole[DEEP].tensor.mean(2)[..., positions].sum(-1)
     assert list(found.positions) == positions
     assert torch.allclose(reduced[DEEP].tensor[..., 0], expected, atol=1e-6)
-    assert reduced[DEEP].axes == ("step", "batch", "query", "word")
+    assert reduced[DEEP].axes == ("call", "batch", "query", "word")
 
 
 def test_maps_of_a_picture_that_is_not_square(model):
@@ -168,9 +168,9 @@ def test_an_unknown_word_and_words_of_no_branch_are_refused_before_the_first_cal
     "options",
     [
         {},
-        {"steps": slice(0, None, 2), "reduce": lambda x: x[..., :1]},
+        {"calls": slice(0, None, 2), "reduce": lambda x: x[..., :1]},
         {"branch": "cond", "reduce": [heads(), words("cat")], "dtype": torch.float16},
-        {"branch": "cond", "reduce": [heads(), mean_over_steps()]},
+        {"branch": "cond", "reduce": [heads(), mean_over_calls()]},
     ],
 )
 def test_the_estimate_is_what_a_recording_takes(model, options):
@@ -187,7 +187,7 @@ def test_the_estimate_is_what_a_recording_takes(model, options):
 
 def test_means_of_tensors_that_are_made_in_several_places_of_a_step(model):
     globs = ("unet.h", "guidance.pred", "sampler.x_t")
-    with model.record(*globs, reduce=mean_over_steps()) as mean, model.record(*globs) as each:
+    with model.record(*globs, reduce=mean_over_calls()) as mean, model.record(*globs) as each:
         model.generate("a cat", model.noise(1), sampler="pndm", steps=4)
     for name in globs:
         assert torch.allclose(mean[name].tensor, each[name].tensor.mean(0), atol=1e-5), name
@@ -224,7 +224,7 @@ def test_stopping_early_skips_the_rest_of_the_run(model):
         for step in model.steps(model.prompt("a cat"), model.noise(1), sampler="ddim", steps=5):
             calls.append(step.index)
     assert calls == [0]
-    assert trace["unet.h"].steps == (0, 1)
+    assert trace["unet.h"].calls == (0, 1)
     with model.record("text.*", stop_after="text.context") as trace:
         model.generate("a cat", model.noise(1))
     assert trace["text.context"].tensor.shape == (2, 1, 77, 32)
@@ -251,12 +251,12 @@ def test_gradients_through_a_whole_run(model):
     assert (latent - plain).abs().max() < 1e-3
     latent.square().sum().backward()
     gradient = trace.gradient("unet.h")
-    assert gradient.steps == (0, 1) and gradient.tensor.shape == trace["unet.h"].tensor.shape
+    assert gradient.calls == (0, 1) and gradient.tensor.shape == trace["unet.h"].tensor.shape
     assert trace.gradient(f"{DEEP}@0:cond").tensor.abs().max() > 0
 
     amount = 1e-2  # the gradient foretells what a small step along it does
     direction = gradient.tensor[0] / gradient.tensor[0].norm()
-    with model.edit("unet.h", lambda x, at: x + amount * direction, steps=0, branch="cond"):
+    with model.edit("unet.h", lambda x, at: x + amount * direction, calls=0, branch="cond"):
         moved = model.generate(prompt, noise, sampler="ddim", steps=2).latent
     change = (moved.square().sum() - plain.square().sum()) / amount
     assert float(change) == pytest.approx(float(gradient.tensor[0].norm()), rel=0.1)
@@ -296,10 +296,10 @@ def test_an_edited_sample_is_where_the_sampler_goes_on(model, sampler):
     def settle(x: Tensor, at: At) -> Tensor:
         return 0.5 * x
 
-    with model.edit("sampler.x_next", settle, steps=2), model.record("sampler.x_*") as trace:
+    with model.edit("sampler.x_next", settle, calls=2), model.record("sampler.x_*") as trace:
         steps = list(model.steps(prompt, noise, sampler=sampler, steps=4))
     x_t, x_next = trace["sampler.x_t"], trace["sampler.x_next"]
-    at = x_next.steps.index(2)
+    at = x_next.calls.index(2)
     assert torch.allclose(x_t.tensor[at + 1], x_next.tensor[at], atol=1e-6)
     assert torch.equal(steps[at].x_next, x_next.tensor[at])
     plain = list(model.steps(prompt, noise, sampler=sampler, steps=4))
@@ -325,7 +325,7 @@ def test_at_tells_where_a_run_is(model):
     prompt = model.prompt("a cat")
     with model.edit("unet.h", lambda x, at: seen.append(at)):
         model.generate(prompt, model.noise([1, 2], width=96), sampler="ddim", steps=2)
-    assert [(at.step, at.branch) for at in seen] == [
+    assert [(at.call, at.branch) for at in seen] == [
         (step, branch) for step in range(2) for branch in ("uncond", "cond")
     ]
     at = seen[-1]
@@ -339,9 +339,9 @@ def test_a_run_that_is_given_up_leaves_nothing_behind(model):
         for _ in model.steps(model.prompt("a cat"), model.noise(1), steps=4):
             break
     plain = model.generate("a cat", model.noise(1), steps=2).latent
-    with model.record("unet.h", steps=-1) as trace:
+    with model.record("unet.h", calls=-1) as trace:
         assert torch.equal(model.generate("a cat", model.noise(1), steps=2).latent, plain)
-    assert trace["unet.h"].steps == (2,)
+    assert trace["unet.h"].calls == (2,)
 
 
 def test_noise_image_and_velocity_are_one_prediction():

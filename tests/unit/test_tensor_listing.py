@@ -143,7 +143,7 @@ def test_tracing_words_in_half_precision(folder, tmp_path):
     stored = Trace.load(where)
     recording = stored[stored.names[0]]
     assert recording.axes == ("batch", "query", "word")
-    assert recording.words == ("cat", "a (2)") and recording.steps == (0, 1)
+    assert recording.words == ("cat", "a (2)") and recording.calls == (0, 1)
     assert str(recording.tensor.dtype) == "torch.float16"
 
 
@@ -153,7 +153,7 @@ def test_tracing_words_in_half_precision(folder, tmp_path):
         (["--tensors", "unet.*.atn2.probs"], "no tensor is named"),
         (["--tensors", "unet.h", "--budget", "much"], "no budget"),
         (["--tensors", "unet.h", "--calls", "a:b"], "is not FROM:TO:EVERY"),
-        (["--tensors", "unet.h", "--calls", "60"], "no step 60"),
+        (["--tensors", "unet.h", "--calls", "60"], "no call 60"),
         (["--tensors", "unet.*.attn2.probs", "--words", "horse"], "no word 'horse'"),
         (["--tensors", "unet.h", "--budget", "1kB"], "more than the budget"),
         (["--tensors", "unet.h", "--mean-heads"], "has no axis 'head'"),

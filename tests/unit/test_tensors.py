@@ -13,7 +13,7 @@ from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.tensors import At, Editor, Recorder, Run, Tapped, Taps, record
 from sd_scratch.tensors.record import show_bytes
-from sd_scratch.tensors.reductions import area, heads, mean_over_steps, words
+from sd_scratch.tensors.reductions import area, heads, mean_over_calls, words
 from tests.lively import liven
 
 BRANCHES = ("uncond", "cond")
@@ -106,9 +106,9 @@ def test_the_branch_is_an_axis_and_the_step_another(unet, taps, inputs):
             with taps.calling(step=step, t=900.0 - step, sigma=2.0, branches=BRANCHES):
                 unet(*inputs)
     h = trace["unet.h"]
-    assert h.axes == ("step", "branch", "batch", "channel", "height", "width")
+    assert h.axes == ("call", "branch", "batch", "channel", "height", "width")
     assert h.tensor.shape == (3, 2, 1, 24, 4, 6)
-    assert (h.steps, h.t, h.branches) == ((0, 1, 2), (900.0, 899.0, 898.0), BRANCHES)
+    assert (h.calls, h.t, h.branches) == ((0, 1, 2), (900.0, 899.0, 898.0), BRANCHES)
     assert torch.equal(trace["unet.h@1:cond"].tensor, h.tensor[1, 1])
     assert torch.equal(trace["unet.h:uncond"].tensor, h.tensor[:, 0])
     probs = trace[f"{MID}.attn2.probs"]
@@ -120,11 +120,11 @@ def test_the_branch_is_an_axis_and_the_step_another(unet, taps, inputs):
 
 
 def test_only_the_steps_and_the_branch_that_were_asked_for(unet, taps, inputs):
-    with Recorder(taps, "unet.h", steps=slice(0, None, 2), branch="cond") as trace:
+    with Recorder(taps, "unet.h", calls=slice(0, None, 2), branch="cond") as trace:
         for step in range(5):
             with taps.calling(step=step, branches=BRANCHES):
                 unet(*inputs)
-    assert trace["unet.h"].steps == (0, 2, 4)
+    assert trace["unet.h"].calls == (0, 2, 4)
     assert trace["unet.h"].tensor.shape == (3, 1, 24, 4, 6)
 
 
@@ -189,11 +189,11 @@ def test_reductions(unet, taps, inputs):
         recorded(heads(4))
 
 
-def test_the_mean_over_steps_does_not_depend_on_their_number(unet, taps, inputs):
+def test_the_mean_over_calls_does_not_depend_on_their_number(unet, taps, inputs):
     x, t, context = inputs
     for count in (1, 4):
         with (
-            Recorder(taps, "unet.h", reduce=mean_over_steps()) as mean,
+            Recorder(taps, "unet.h", reduce=mean_over_calls()) as mean,
             Recorder(taps, "unet.h") as single,
         ):
             for step in range(count):
@@ -201,7 +201,7 @@ def test_the_mean_over_steps_does_not_depend_on_their_number(unet, taps, inputs)
                     unet(x * (1 + step), t, context)
         expected = single["unet.h"].tensor.mean(0)
         assert (mean["unet.h"].tensor - expected).abs().max() < 1e-5
-        assert mean["unet.h"].steps == tuple(range(count))
+        assert mean["unet.h"].calls == tuple(range(count))
         assert mean["unet.h"].axes == single["unet.h"].axes[1:]
     assert mean.bytes == single.bytes / 4
 
@@ -228,8 +228,8 @@ def test_a_recording_over_its_budget_is_refused_before_the_run(unet, taps):
         taps.running(lambda: run),
     ):
         raise AssertionError("the run must not begin")
-    # Reductions, precision, steps and branches all count.
-    small = {"reduce": heads(), "dtype": torch.float16, "steps": [3], "branch": "cond"}
+    # Reductions, precision, calls and branches all count.
+    small = {"reduce": heads(), "dtype": torch.float16, "calls": [3], "branch": "cond"}
     with (
         Recorder(taps, "*.probs", budget=size // (2 * 2 * 50 * 2), **small),
         taps.running(lambda: run),
@@ -239,14 +239,14 @@ def test_a_recording_over_its_budget_is_refused_before_the_run(unet, taps):
         Recorder(taps, "*.probs", budget="much")
 
 
-def test_steps_that_a_run_does_not_have_are_refused(taps):
+def test_calls_that_a_run_does_not_have_are_refused(taps):
     with (
-        pytest.raises(ScratchError, match="no step 60"),
-        Recorder(taps, "unet.h", steps=60),
+        pytest.raises(ScratchError, match="no call 60"),
+        Recorder(taps, "unet.h", calls=60),
         taps.running(lambda: Run(calls=50, branches=BRANCHES)),
     ):
         pass
-    with Recorder(taps, "unet.h", steps=-1) as trace, taps.running(lambda: Run(calls=50)):
+    with Recorder(taps, "unet.h", calls=-1) as trace, taps.running(lambda: Run(calls=50)):
         pass
     assert trace.names == []
 
@@ -312,7 +312,7 @@ def test_an_edit_sees_one_branch_at_a_time(unet, taps, inputs):
         taps.calling(step=4, t=321.0, sigma=1.5, branches=BRANCHES),
     ):
         on = unet(*inputs)
-    assert [(at.name, at.step, at.t, at.sigma, at.branch, at.hw) for at in seen] == [
+    assert [(at.name, at.call, at.t, at.sigma, at.branch, at.hw) for at in seen] == [
         ("unet.h", 4, 321.0, 1.5, branch, (4, 6)) for branch in BRANCHES
     ]
     assert torch.equal(on[0], off[0])
@@ -333,7 +333,7 @@ def test_edits_act_in_the_order_in_which_they_were_entered(unet, taps, inputs):
 
 def test_edits_at_some_steps_only(unet, taps, inputs):
     off = unet(*inputs)
-    with Editor(taps, "unet.h", lambda x, at: x + 1, steps=[1, 3], branch="uncond"):
+    with Editor(taps, "unet.h", lambda x, at: x + 1, calls=[1, 3], branch="uncond"):
         for step in range(4):
             with taps.calling(step=step, branches=BRANCHES):
                 on = unet(*inputs)
@@ -434,7 +434,7 @@ def test_compiled_one_graph_off_one_more_while_recording_none_per_step(small):
     assert counter.graphs == 1
     for _ in range(2):  # a new recorder of the same names needs no new graph
         with Recorder(
-            taps, "*.probs", "*.z", reduce=heads(), branch="cond", steps=range(0, 50, 2)
+            taps, "*.probs", "*.z", reduce=heads(), branch="cond", calls=range(0, 50, 2)
         ) as t:
             for step in range(50):
                 with taps.calling(step=step, branches=BRANCHES):

@@ -60,7 +60,7 @@ def test_a_trace_comes_back_whole(stored):
     for name in trace.names:
         a, b = trace[name], again[name]
         assert torch.equal(a.tensor, b.tensor)
-        assert (a.axes, a.steps, a.t, a.branches, a.hw) == (b.axes, b.steps, b.t, b.branches, b.hw)
+        assert (a.axes, a.calls, a.t, a.branches, a.hw) == (b.axes, b.calls, b.t, b.branches, b.hw)
     assert torch.equal(again["unet.h@1:cond"].tensor, trace["unet.h"].tensor[1, 1])
     assert again.facts == trace.facts
 
@@ -70,7 +70,7 @@ def test_reductions_keep_their_labels_on_disk(model, tmp_path):
         model, "unet.*.attn2.probs", branch="cond", reduce=[heads(), words("cat", ("a", 2))]
     )
     again = Trace.load(trace.save(tmp_path / "t"))[trace.names[0]]
-    assert again.axes == ("step", "batch", "query", "word")
+    assert again.axes == ("call", "batch", "query", "word")
     assert again.words == ("cat", "a (2)")
     assert again.maps().shape == (3, 2, 16, 12, 2)
 
@@ -221,7 +221,7 @@ def test_other_weights_are_refused(model, stored):
 def test_a_python_function_cannot_be_replayed(model, tmp_path):
     trace, _ = record(model, "unet.h", edits=[("unet.h", lambda x, at: 2 * x)])
     folder = trace.save(tmp_path / "t")
-    assert Trace.load(folder)["unet.h"].steps == (0, 1, 2)
+    assert Trace.load(folder)["unet.h"].calls == (0, 1, 2)
     with pytest.raises(ScratchError, match=r"edited by a Python function at unet\.h"):
         model.replay(folder)
 

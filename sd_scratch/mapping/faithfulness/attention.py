@@ -13,7 +13,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors.edit import At
-from sd_scratch.tensors.reductions import mean_over_steps
+from sd_scratch.tensors.reductions import mean_over_calls
 from sd_scratch.text.tokenizer import Word
 
 PROBS = "unet.*.attn2.probs"
@@ -49,7 +49,7 @@ def watched(
         def of_words(probs: Tensor, matrix: Tensor = matrix) -> Tensor:
             return (probs.mean(dim=1).float() @ matrix).transpose(1, 2)  # [n, words, places]
 
-        model, reduce = rendering.model, (of_words, mean_over_steps())
+        model, reduce = rendering.model, (of_words, mean_over_calls())
         with model.record(PROBS, branch="cond", reduce=reduce) as trace:
             pictures.append(rendering.afresh().colours(prompts[part], seeds[part]))
         for name in trace.names:

@@ -45,7 +45,7 @@ export function toPython(model, recipe, edits, place) {
   lines.push("recipe = sd.Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`), ")");
   lines.push("with contextlib.ExitStack() as stack:");
   for (const edit of edits) {
-    const steps = edit.steps ? `, steps=slice(${edit.steps[0]}, ${edit.steps[1] + 1})` : "";
+    const steps = edit.steps ? `, calls=slice(${edit.steps[0]}, ${edit.steps[1] + 1})` : "";
     const branch = edit.branch ? `, branch=${py(edit.branch)}` : "";
     lines.push(`    stack.enter_context(model.edit(${py(edit.tensors)}, ${CALLS[edit.edit](edit)}${steps}${branch}))`);
   }
