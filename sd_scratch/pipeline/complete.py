@@ -11,22 +11,17 @@ from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import (
-    CLIP_SKIP,
     DTYPES,
-    GUIDANCE,
-    HIRES_SCALE,
     RNGS,
     SEED,
-    STEPS,
-    STRENGTH_STEPS,
-    TILINGS,
 )
 from sd_scratch.pipeline.checks import MASK, PICTURE, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, IMAGE_GUIDANCE
-from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED, UPSCALERS
-from sd_scratch.pipeline.recipe import Option, Recipe
+from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.settings import SETTINGS, Option
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
@@ -37,6 +32,19 @@ SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
 TWO_STARTS = (
     "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with it at"
     " the larger size"
+)
+# What is not checked where it is used, or would be late there.
+CHECKED = (
+    "rng",
+    "tiling",
+    "text_cleaning",
+    "guidance",
+    "guidance_rescale",
+    "clip_skip",
+    "subseed",
+    "subseed_strength",
+    "strength",
+    "strength_steps",
 )
 BEGUN = 0.75  # strength of a run that begins with a picture
 
@@ -54,16 +62,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
         check_prompt(text, recipe.syntax or SYNTAXES[0])
     if recipe.fast is not None:
         recipe = replace(recipe, fast=show_fast(read_fast(recipe.fast)) or None)
-    _choice("rng", recipe.rng, RNGS)
-    _choice("tiling", recipe.tiling, TILINGS)
-    _choice("text cleaning", recipe.text_cleaning, STYLES)
-    _within("guidance", recipe.guidance, GUIDANCE)
-    _within("guidance rescale", recipe.guidance_rescale, (0, 1))
-    _within("clip skip", recipe.clip_skip, CLIP_SKIP)
-    _within("subseed", recipe.subseed, SEED)
-    _within("subseed strength", recipe.subseed_strength, (0, 1))
-    _within("strength", recipe.strength, (0, 1))
-    _choice("way to count steps", recipe.strength_steps, STRENGTH_STEPS)
+    for name in CHECKED:
+        SETTINGS[name].check(name, getattr(recipe, name))
     _check_hires(recipe)
     return recipe
 
@@ -112,10 +112,8 @@ def _check_hires(recipe: Recipe) -> None:
                     f"{name} without hires_scale - say how much larger the second pass is"
                 )
         return
-    _within("hires scale", recipe.hires_scale, HIRES_SCALE)
-    _within("hires strength", recipe.hires_strength, (0, 1))
-    _within("hires steps", recipe.hires_steps, STEPS)
-    _choice("upscaler", recipe.hires_method, tuple(UPSCALERS))
+    for name in ("hires_scale", "hires_strength", "hires_steps", "hires_method"):
+        SETTINGS[name].check(name, getattr(recipe, name))
     if recipe.strength is not None or recipe.init_image is not None:
         raise UsageError(TWO_STARTS)
 
@@ -204,13 +202,3 @@ def _option(sampler: Sampler, name: str, value: Option) -> Option:
     except (KeyError, ValueError):
         wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
         raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}") from None
-
-
-def _choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"{name} {value!r} is unknown - choose from {', '.join(known)}")
-
-
-def _within(name: str, value: float | None, limits: tuple[float, float]) -> None:
-    if value is not None and not limits[0] <= value <= limits[1]:
-        raise UsageError(f"{name} {value} is not in {limits[0]:g}..{limits[1]:g}")

@@ -11,7 +11,8 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, HIRES_SCALE, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
 from sd_scratch.pipeline.part_way import UPSCALED, UPSCALERS
-from sd_scratch.pipeline.recipe import A1111_EMPHASES, Option, Recipe
+from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
+from sd_scratch.pipeline.settings import Option
 
 RNG_NAMES = {
     "CPU": "cpu",
@@ -63,16 +64,8 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model_hash=settings.take("Model hash"),
         vae=settings.vae(),
         loras=loras or None,
-        controls=None,
-        zero_snr=None,
-        ema=None,
         tiling="xy" if settings.take("Tiling") == "True" else None,
-        init_image=None,
-        strength=None,
         **settings.hires(width, height),
-        init_image_hash=None,
-        mask=None,
-        image_guidance=None,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         rng=settings.rng(),
         ensd=settings.integer("ENSD", *SEED),

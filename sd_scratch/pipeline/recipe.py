@@ -12,44 +12,25 @@ from typing import Any
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.sampler_names import a1111_title
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import SPACINGS, find_spacing
-from sd_scratch.errors import UsageError
 from sd_scratch.json_file import Fields, parse_json
-from sd_scratch.limits import (
-    CLIP_SKIP,
-    DTYPES,
-    GUIDANCE,
-    HIRES_SCALE,
-    PREDICTION_TYPES,
-    RNGS,
-    SEED,
-    SIDE,
-    STEPS,
-    STRENGTH_STEPS,
-    TILINGS,
-)
+from sd_scratch.limits import RNGS
 from sd_scratch.pipeline.adapters import (
     ControlUse,
     EmbeddingUse,
     LoraUse,
-    controls_from_json,
-    embeddings_from_json,
-    loras_from_json,
     show_hashes,
     with_tags,
 )
 from sd_scratch.pipeline.emphasis import EMPHASES
-from sd_scratch.pipeline.mask_use import MaskUse, mask_from_json
+from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.part_way import UPSCALERS
-from sd_scratch.text.cleaning import STYLES
+from sd_scratch.pipeline.settings import SETTINGS, Option
 from sd_scratch.text.syntax import SYNTAXES
 from sd_scratch.version import __version__
 
 A1111_SAMPLERS = {sampler.name: sampler.metadata_name for sampler in SAMPLERS.values()}
 
 A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own default
-
-Option = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -217,84 +198,14 @@ def recipe_from_json(text: str, where: str) -> Recipe:
         key: value for key, value in parse_json(text.encode(), where).items() if value is not None
     }
     fields = Fields(data, where)
-
-    def words(key: str) -> str | None:
-        value = data.get(key)
-        if value is not None and not isinstance(value, str):
-            fields.fail(key, "a text")
-        return value
-
-    def integer(key: str, low: int, high: int) -> int | None:
-        return fields.integer(key, low, high) if key in data else None
-
-    def number(key: str, low: float, high: float) -> float | None:
-        return fields.number(key, low, high) if key in data else None
-
-    def choice(key: str, allowed: tuple[str, ...]) -> str | None:
-        return fields.choice(key, allowed) if key in data else None
-
-    options = data.get("sampler_options", {})
-    plain = isinstance(options, dict) and all(isinstance(v, Option) for v in options.values())
-    if not plain:
-        fields.fail("sampler_options", "an object of numbers and texts")
+    values = {name: row.read(fields, name) for name, row in SETTINGS.items() if name in data}
     # Older recipes have the spacing among the sampler's options.
-    options = dict(options)
-    key = "sigmas" if "sigmas" in options else "schedule"
-    spacing = options.pop("sigmas", data.get("schedule"))
-    if spacing is not None:
-        try:
-            spacing = str(find_spacing(spacing))
-        except UsageError:
-            Fields({key: spacing}, where).fail(key, "one of " + ", ".join(SPACINGS))
-    return Recipe(
-        prompt=words("prompt") or "",
-        negative_prompt=words("negative_prompt") or "",
-        seed=integer("seed", *SEED),
-        steps=integer("steps", *STEPS),
-        sampler=words("sampler"),
-        sampler_options=options,
-        schedule=spacing,
-        guidance=number("guidance", *GUIDANCE),
-        fast=words("fast"),
-        guidance_rescale=number("guidance_rescale", 0, 1),
-        width=integer("width", *SIDE),
-        height=integer("height", *SIDE),
-        clip_skip=integer("clip_skip", *CLIP_SKIP),
-        text_cleaning=choice("text_cleaning", STYLES),
-        model=words("model"),
-        revision=words("revision"),
-        model_hash=words("model_hash"),
-        vae=words("vae"),
-        text_encoder=words("text_encoder"),
-        ema=fields.flag("ema", False) if "ema" in data else None,
-        dtype=choice("dtype", DTYPES),
-        # Before there was a choice every character was text.
-        syntax=choice("syntax", SYNTAXES) or "plain",
-        emphasis=choice("emphasis", EMPHASES),
-        tiling=choice("tiling", TILINGS),
-        rng=choice("rng", RNGS),
-        ensd=integer("ensd", *SEED),
-        subseed=integer("subseed", *SEED),
-        init_image=words("init_image"),
-        strength=number("strength", 0, 1),
-        init_noise=words("init_noise"),
-        strength_steps=choice("strength_steps", STRENGTH_STEPS),
-        init_image_hash=words("init_image_hash"),
-        mask=mask_from_json(fields, data["mask"]) if "mask" in data else None,
-        image_guidance=number("image_guidance", *GUIDANCE),
-        hires_scale=number("hires_scale", *HIRES_SCALE),
-        hires_method=choice("hires_method", tuple(UPSCALERS)),
-        hires_strength=number("hires_strength", 0, 1),
-        hires_steps=integer("hires_steps", *STEPS),
-        subseed_strength=number("subseed_strength", 0, 1),
-        prediction=choice("prediction", PREDICTION_TYPES),
-        zero_snr=fields.flag("zero_snr", False) if "zero_snr" in data else None,
-        loras=loras_from_json(fields, data["loras"]) if "loras" in data else None,
-        controls=controls_from_json(fields, data["controls"]) if "controls" in data else None,
-        embeddings=embeddings_from_json(fields, data["embeddings"])
-        if "embeddings" in data
-        else None,
-    )
+    options = dict(values.get("sampler_options", {}))
+    if "sigmas" in options:
+        values["schedule"] = SETTINGS["schedule"].read(Fields(options, where), "sigmas")
+        values["sampler_options"] = {k: v for k, v in options.items() if k != "sigmas"}
+    # Before there was a choice every character was text.
+    return Recipe(**{"prompt": "", "syntax": "plain", **values})
 
 
 def _plain(value: object) -> str:

@@ -31,7 +31,6 @@ from sd_scratch.pipeline.fast.plan import FastRun, plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.pipeline.recipe import Option
 from sd_scratch.pipeline.run_tensors import (
     Guidance,
     Sampling,
@@ -42,6 +41,7 @@ from sd_scratch.pipeline.run_tensors import (
     dry_run,
     unless_recorded,
 )
+from sd_scratch.pipeline.settings import Option
 from sd_scratch.pipeline.tuning import convolutions_are_fast
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors import Recordable, Taps, TensorInfo

@@ -24,8 +24,9 @@ from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
-from sd_scratch.pipeline.differences import MEANING, differences
+from sd_scratch.pipeline.differences import differences
 from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.settings import SETTINGS
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 
@@ -93,7 +94,7 @@ def test_what_differs_comes_in_the_order_of_what_it_changes() -> None:
     ]
     assert differences(first, first) == []
     assert differences(Recipe("a", emphasis="comfy"), Recipe("a", emphasis="none")) == []
-    assert set(MEANING) - {"schedule"} <= set(vars(Recipe("a")))
+    assert set(SETTINGS) == set(vars(Recipe("a")))
 
 
 def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> None:

@@ -1,0 +1,172 @@
+"""The settings of a `Recipe`, one row each: what it may be, and what it decides in a picture.
+
+Reading a stored recipe, checking one that is given and comparing two all follow from this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sd_scratch.diffusion.spacing import SPACINGS, find_spacing
+from sd_scratch.errors import UsageError
+from sd_scratch.json_file import Fields
+from sd_scratch.limits import (
+    CLIP_SKIP,
+    DTYPES,
+    GUIDANCE,
+    HIRES_SCALE,
+    PREDICTION_TYPES,
+    RNGS,
+    SEED,
+    SIDE,
+    STEPS,
+    STRENGTH_STEPS,
+    TILINGS,
+    UPSCALER_NAMES,
+)
+from sd_scratch.pipeline.adapters import (
+    controls_from_json,
+    embeddings_from_json,
+    loras_from_json,
+)
+from sd_scratch.pipeline.emphasis import EMPHASES
+from sd_scratch.pipeline.mask_use import mask_from_json
+from sd_scratch.text.cleaning import STYLES
+from sd_scratch.text.syntax import SYNTAXES
+
+Read = Callable[[Fields, str], Any]
+Option = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a recipe.
+
+    Attributes:
+        decides: what it decides in a picture.
+        read: takes it out of a stored recipe; what does not fit raises ScratchError.
+        limits, choices: what a number or a text may be.
+        title: what a message calls it, where its name is not what it is called.
+        conventional: whether tools differ in it where people chose nothing.
+    """
+
+    decides: str
+    read: Read
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    title: str = ""
+    conventional: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UsageError for a number or a text that no model could do."""
+        name = self.title or name.replace("_", " ")
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{name} {value!r} is unknown - choose from {', '.join(self.choices)}")
+        if self.limits is not None and not self.limits[0] <= value <= self.limits[1]:
+            low, high = self.limits
+            raise UsageError(f"{name} {value} is not in {low:g}..{high:g}")
+
+
+def _words(decides: str) -> Setting:
+    def read(fields: Fields, key: str) -> str:
+        value = fields.data[key]
+        if not isinstance(value, str):
+            fields.fail(key, "a text")
+        return value
+
+    return Setting(decides, read)
+
+
+def _integer(decides: str, limits: tuple[int, int], **more: Any) -> Setting:
+    return Setting(decides, lambda fields, key: fields.integer(key, *limits), limits, **more)
+
+
+def _number(decides: str, limits: tuple[float, float], **more: Any) -> Setting:
+    return Setting(decides, lambda fields, key: fields.number(key, *limits), limits, **more)
+
+
+def _choice(decides: str, choices: tuple[str, ...], **more: Any) -> Setting:
+    read: Read = lambda fields, key: fields.choice(key, choices)  # noqa: E731
+    return Setting(decides, read, choices=choices, **more)
+
+
+def _flag(decides: str) -> Setting:
+    return Setting(decides, lambda fields, key: fields.flag(key, False))
+
+
+def _rows(decides: str, parse: Callable[[Fields, Any], Any]) -> Setting:
+    return Setting(decides, lambda fields, key: parse(fields, fields.data[key]))
+
+
+def _options(fields: Fields, value: Any) -> dict[str, Option]:
+    if not isinstance(value, dict) or not all(isinstance(v, Option) for v in value.values()):
+        fields.fail("sampler_options", "an object of numbers and texts")
+    return value
+
+
+def _spacing(fields: Fields, key: str) -> str:
+    try:
+        return str(find_spacing(fields.data[key]))
+    except UsageError:
+        fields.fail(key, "one of " + ", ".join(SPACINGS))
+
+
+SHARE = (0.0, 1.0)
+
+# In the order in which they change a picture.
+SETTINGS: dict[str, Setting] = {
+    "prompt": _words("what is shown"),
+    "negative_prompt": _words("what is steered away from"),
+    "init_noise": _words("the noise: another picture altogether"),
+    "seed": _integer("the noise: another picture altogether", SEED),
+    "rng": _choice(
+        "where the noise comes from: another picture altogether, from the same seed",
+        RNGS,
+        conventional=True,
+    ),
+    "subseed": _integer("which noise the seed's own is turned towards", SEED),
+    "subseed_strength": _number("how far the noise is turned", SHARE),
+    "width": _integer("the latent's size, and with it the noise", SIDE),
+    "height": _integer("the latent's size, and with it the noise", SIDE),
+    "model": _words("the weights"),
+    "model_hash": _words("the weights"),
+    "revision": _words("the weights"),
+    "vae": _words("how latents become pixels"),
+    "text_encoder": _words("how texts become vectors"),
+    "ema": _flag("which copy of the weights"),
+    "prediction": _choice("what the network's answer is taken for", PREDICTION_TYPES),
+    "zero_snr": _flag("whether the schedule ends in pure noise"),
+    "loras": _rows("what is added to the weights", loras_from_json),
+    "embeddings": _rows("what words are added to the vocabulary", embeddings_from_json),
+    "controls": _rows("what steers beside the prompt", controls_from_json),
+    "syntax": _choice(
+        "what brackets, BREAK and length do to the prompt", SYNTAXES, conventional=True
+    ),
+    "emphasis": _choice("how weights act on the text's vectors", EMPHASES, conventional=True),
+    "text_cleaning": _choice("the tokens of unusual characters", STYLES, conventional=True),
+    "clip_skip": _integer("which layer the text's vectors come from", CLIP_SKIP),
+    "sampler": _words("the way from noise to picture"),
+    "sampler_options": _rows("details of that way", _options),
+    "schedule": Setting("the noise levels on it", _spacing, conventional=True),
+    "steps": _integer("how many steps it has", STEPS),
+    "init_image": _words("the picture that it began with"),
+    "init_image_hash": _words("the picture that it began with"),
+    "strength": _number("how much of the picture that it began with is made anew", SHARE),
+    "strength_steps": _choice(
+        "how many steps that takes", STRENGTH_STEPS, title="way to count steps", conventional=True
+    ),
+    "mask": _rows("where that picture is painted anew, and how the rest is kept", mask_from_json),
+    "image_guidance": _number("how strongly that picture steers", GUIDANCE),
+    "hires_scale": _number("whether a second pass makes it larger", HIRES_SCALE),
+    "hires_method": _choice("how it is enlarged", UPSCALER_NAMES, title="upscaler"),
+    "hires_strength": _number("how much the second pass makes anew", SHARE),
+    "hires_steps": _integer("the second pass's steps", STEPS),
+    "ensd": _integer("the noise that a sampler adds on the way", SEED, conventional=True),
+    "tiling": _choice("whether opposite edges fit", TILINGS),
+    "guidance": _number("how strongly the prompt steers", GUIDANCE),
+    "guidance_rescale": _number("how far the contrast of guidance is taken back", SHARE),
+    "fast": _words("what work is left out"),
+    "dtype": _choice("the last bits", DTYPES),
+}
