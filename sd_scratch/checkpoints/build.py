@@ -19,6 +19,7 @@ C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 COUNTER = "num_batches_tracked"
+LARGE = 1 << 18  # numbers of a weight that is worth keeping in a narrower type
 READERS = 2  # threads; more do not read faster from memory
 
 
@@ -73,12 +74,13 @@ def fill(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
     ahead: Ahead | None = None,
+    low_memory: bool = False,
 ) -> None:
     """Give an empty network its weights, cast to `dtype` on `device`, and set it to evaluation.
 
     A few tensors are read at a time, each by a thread of its own, so that memory never holds the
     weights twice. With ``torch.channels_last`` convolution weights are stored in that order. What was read
-    `ahead` is taken from there.
+    `ahead` is taken from there. For `low_memory` see `kept_type`.
     """
     wanted = weights(network)
     largest = max(tensors[key].nbytes for key in wanted)
@@ -86,13 +88,14 @@ def fill(
 
     def read(key: str) -> Tensor:
         stored, shape = tensors[key], wanted[key].shape
+        kept = kept_type(stored, dtype, low_memory)
         early = _early(stored, ahead)
-        if len(shape) < 4 and stored.torch_dtype == dtype and device.type == "cpu":
+        if len(shape) < 4 and stored.torch_dtype == kept and device.type == "cpu":
             return (stored.read() if early is None else early).reshape(shape)  # no second copy
         if early is None and not hasattr(local, "buffer"):
             local.buffer = torch.empty(largest, dtype=torch.uint8)
         order = memory_format if len(shape) == 4 else torch.contiguous_format
-        weight = torch.empty(shape, dtype=dtype, device=device, memory_format=order)
+        weight = torch.empty(shape, dtype=kept, device=device, memory_format=order)
         return weight.copy_((stored.read(local.buffer) if early is None else early).reshape(shape))
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -111,10 +114,18 @@ def _early(stored: StoredTensor, ahead: Ahead | None) -> Tensor | None:
     return None if memory is None else stored.made_of(torch.frombuffer(memory, dtype=torch.uint8))
 
 
-def check_memory(path: Path, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
+def kept_type(stored: StoredTensor, dtype: torch.dtype, low_memory: bool) -> torch.dtype:
+    """The type in which a tensor stays in memory: `dtype`, or with `low_memory` and where that is narrower the
+    file's own. The layers widen such a weight for each call, so that no bit of a picture is another."""
+    if not (low_memory and stored.is_floating and stored.numel >= LARGE):
+        return dtype
+    return min(stored.torch_dtype, dtype, key=lambda each: each.itemsize)
+
+
+def check_memory(path: Path, needed: int, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a load that would not fit into the memory that the device has free now."""
     require_memory(
-        parameters * dtype.itemsize,
+        needed,
         f"{path} - its weights take, as {dtype_name(dtype)},",
         device,
         "close other programs, load as bf16, or force it",

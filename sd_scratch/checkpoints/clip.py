@@ -64,7 +64,7 @@ def load_clip(
     network, tensors = empty(Clip, config), _stored(folder)
     check(network, "CLIP model", tensors, folder)
     parameters = sum(tensor.numel for tensor in tensors.values())
-    check_memory(folder, parameters, torch.float32, torch.device(device))
+    check_memory(folder, 4 * parameters, torch.float32, torch.device(device))
     fill(network, tensors, torch.float32, torch.device(device))
     length = config.text.max_position_embeddings
     own = all((folder / name).is_file() for name in VOCABULARY)

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from sd_scratch.ahead import Ahead
-from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty, fill
+from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty, fill, kept_type
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.layout import Layout
+from sd_scratch.checkpoints.memory import available_memory
 from sd_scratch.checkpoints.open_clip import PADDING, is_open_clip
 from sd_scratch.checkpoints.other_parts import with_text_encoder, with_vae
 from sd_scratch.checkpoints.parts import parts_of
@@ -50,6 +51,7 @@ class Components:
     hashed_files: tuple[Path, ...] = ()
     others: Mapping[str, nn.Module] = field(default_factory=dict)  # further parts by their names
     force: bool = False  # no run is held against the memory that is free
+    low_memory: bool = False  # large weights stay in the type that their file has
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -90,6 +92,7 @@ def load_components(
     memory_format: torch.memory_format = torch.channels_last,
     offline: bool = False,
     force: bool = False,
+    low_memory: bool | None = None,
     prediction: str | None = None,
     zero_snr: bool = False,
     vae: str | Path | None = None,
@@ -104,7 +107,9 @@ def load_components(
 
     Weights of any floating type are cast to `dtype`; convolution weights are stored in
     `memory_format`, by default the one in which convolutions are fastest. `force` skips the checks that
-    the weights, and the runs of the model, fit into free memory.
+    the weights, and the runs of the model, fit into free memory. With `low_memory` large weights that the
+    file has in half precision stay so, and each layer computes in `dtype`: the same picture, later. None is
+    for where they would not fit otherwise.
 
     `vae` is an autoencoder to take in the place of the model's own: a file of any naming, TAESD's too, a
     folder, or a whole model. `text_encoder` is a whole model whose text encoder and tokenizer are taken.
@@ -119,7 +124,9 @@ def load_components(
         source, revision=revision, offline=offline, vae=vae, text_encoder=text_encoder, ema=ema
     )
     layout = with_schedule(layout, prediction, zero_snr)
-    return build_components(layout, str(source), dtype, torch.device(device), memory_format, force)
+    return build_components(
+        layout, str(source), dtype, torch.device(device), memory_format, force, low_memory
+    )
 
 
 def read_layout(
@@ -176,6 +183,7 @@ def build_components(
     device: torch.device,
     memory_format: torch.memory_format = torch.channels_last,
     force: bool = False,
+    low_memory: bool | None = None,
     ahead: Ahead | None = None,
 ) -> Components:
     """Check every part of a checkpoint against its network, then fill them one after the other, from what was
@@ -190,22 +198,45 @@ def build_components(
         keys = check(networks[name], stored.part.title, stored.tensors, layout.path)
         unexpected += [f"{name}.{key}" for key in keys]
     tokenizer = read_tokenizer(layout)
+    if low_memory is None:
+        low_memory = not force and needs_low_memory(layout, dtype, device)
+    needed = weight_bytes(layout, dtype, low_memory)
     if not force:
-        parameters = sum(stored.parameters for stored in layout.parts.values())
-        check_memory(layout.path, parameters, dtype, device)
+        check_memory(layout.path, needed, dtype, device)
+    if low_memory and needed == weight_bytes(layout, dtype):
+        log.warning(
+            f"{layout.path} - has no weights in less than {dtype_name(dtype)}, which would save memory - convert it"
+        )
+        low_memory = False
     if ahead is not None:
         ahead.close()
     for name, stored in layout.parts.items():
-        fill(networks[name], stored.tensors, dtype, device, memory_format, ahead)
+        fill(networks[name], stored.tensors, dtype, device, memory_format, ahead, low_memory)
     return Components.of(
         layout.config,
         networks,
         tokenizer,
         source=source,
-        summary=summarise(layout, unexpected, dtype),
+        summary=summarise(layout, unexpected, dtype, low_memory),
         hashed_files=layout.hashed_files,
         force=force,
+        low_memory=low_memory,
     )
+
+
+def weight_bytes(layout: Layout, dtype: torch.dtype, low_memory: bool = False) -> int:
+    """What a checkpoint's weights take in memory."""
+    tensors = (tensor for part in layout.parts.values() for tensor in part.tensors.values())
+    return sum(tensor.numel * kept_type(tensor, dtype, low_memory).itemsize for tensor in tensors)
+
+
+def needs_low_memory(
+    layout: Layout, dtype: torch.dtype, device: torch.device, beside: int = 0
+) -> bool:
+    """Whether weights do not fit into free memory beside so many bytes, and are smaller in their file."""
+    free, whole = available_memory(device), weight_bytes(layout, dtype)
+    short = free is not None and whole + beside > free
+    return short and weight_bytes(layout, dtype, low_memory=True) < whole
 
 
 def empty_components(
@@ -239,14 +270,16 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
     return tokenizer
 
 
-def summarise(layout: Layout, unexpected: list[str], dtype: torch.dtype) -> str:
+def summarise(
+    layout: Layout, unexpected: list[str], dtype: torch.dtype, low_memory: bool = False
+) -> str:
     """One line: what was loaded, as what, and what was left aside."""
     stored = [tensor for part in layout.parts.values() for tensor in part.tensors.values()]
     dtypes = sorted({tensor.dtype.lower() for tensor in stored})
     line = (
         f"{layout.config.name}: {len(stored):,} tensors,"
         f" {sum(tensor.numel for tensor in stored) / 1e6:,.1f} M parameters"
-        f" ({layout.kind}, {'+'.join(dtypes)} as {dtype_name(dtype)})"
+        f" ({layout.kind}, {'+'.join(dtypes)} {'computed ' if low_memory else ''}as {dtype_name(dtype)})"
     )
     if layout.ignored:
         line += f"; {len(layout.ignored)} ignored, such as {layout.ignored[0]}"

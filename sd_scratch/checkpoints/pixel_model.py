@@ -269,6 +269,8 @@ def _load(network: Callable[[C], N], config: C, folder: Path) -> N:
             f"{path} - {len(unexpected)} of its tensors, such as {unexpected[0]}, have no place in the"
             f" network of {CONFIG_FILE} beside it - the two are of different models"
         )
-    check_memory(path, sum(t.numel for t in tensors.values()), torch.float32, torch.device("cpu"))
+    check_memory(
+        path, 4 * sum(t.numel for t in tensors.values()), torch.float32, torch.device("cpu")
+    )
     fill(made, tensors, torch.float32, torch.device("cpu"))
     return made

@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 
 from sd_scratch.checkpoints.layout import Layout
-from sd_scratch.checkpoints.load import Components, build_components, read_layout, with_schedule
+from sd_scratch.checkpoints.load import (
+    Components,
+    build_components,
+    needs_low_memory,
+    read_layout,
+    weight_bytes,
+    with_schedule,
+)
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
@@ -22,7 +29,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
-from sd_scratch.pipeline.estimate import check_run
+from sd_scratch.pipeline.estimate import check_run, run_bytes
 from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -58,11 +65,16 @@ def load_model(
     check_inputs(layout.config, source, recipe.init_image is not None, recipe.mask is not None)
     check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
 
+    low_memory = args.low_memory
     if not args.force:
         batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
-        check_size(layout, recipe, batch, dtype, device, strips=args.vae_tiling)
+        low_memory = check_size(
+            layout, recipe, batch, dtype, device, low_memory, strips=args.vae_tiling
+        )
     ahead = getattr(args, "ahead", None)
-    components = build_components(layout, source, dtype, device, force=args.force, ahead=ahead)
+    components = build_components(
+        layout, source, dtype, device, force=args.force, low_memory=low_memory, ahead=ahead
+    )
     decode_in_strips(components, args.vae_tiling)
     log.info(components.summary)
     tune(components, args.tune or "quick", recipe.width, recipe.height)
@@ -84,14 +96,21 @@ def check_size(
     batch: int,
     dtype: torch.dtype,
     device: torch.device,
+    low_memory: bool = False,
     strips: bool = False,
-) -> None:
-    """Raise MemoryShortage for pictures that cannot fit into free memory beside the weights to be loaded."""
-    if recipe.width is not None and recipe.height is not None:
-        weights = sum(stored.parameters for stored in layout.parts.values()) * dtype.itemsize
-        scale = recipe.hires_scale or 1.0
-        size = (int(recipe.width * scale), int(recipe.height * scale), batch)
-        check_run(layout.config, *size, dtype, device, weights=weights, branches=1, strips=strips)
+) -> bool:
+    """Whether weights have to stay in half precision for pictures to fit into
+    free memory beside them. Raises MemoryShortage where they cannot."""
+    if recipe.width is None or recipe.height is None:
+        return low_memory
+    scale = recipe.hires_scale or 1.0
+    size = (int(recipe.width * scale), int(recipe.height * scale), batch)
+    if not low_memory:
+        run = run_bytes(layout.config, *size, dtype, branches=1, strips=strips)
+        low_memory = needs_low_memory(layout, dtype, device, run)
+    weights = weight_bytes(layout, dtype, low_memory)
+    check_run(layout.config, *size, dtype, device, weights=weights, branches=1, strips=strips)
+    return low_memory
 
 
 def chosen_vae(args: argparse.Namespace, recipe: Recipe) -> str | None:

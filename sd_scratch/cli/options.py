@@ -119,7 +119,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vae-tiling",
         action="store_true",
-        help="decode pictures in strips: the same picture, without seams, in half the memory",
+        help="decode and encode pictures in strips: without seams, in half the memory",
     )
     group.add_argument(
         "--prediction",
@@ -134,6 +134,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=TUNING,
         help="choose the CPU's fastest kernels by measuring: once, in two seconds (quick), all anew and"
         " thoroughly (full), by a fixed rule (off) (default: quick; models as small as scenes: off)",
+    )
+    group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="keep weights that the file has in half precision so, and compute each layer in --dtype: the same"
+        " picture in less memory, later (of itself where they would not fit otherwise)",
     )
     group.add_argument(
         "--force", action="store_true", help="load even if memory seems too small for it"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from sd_scratch.networks.layers import Linear
+from sd_scratch.networks.layers import Linear, in_type
 from sd_scratch.tensors import Probe, Rows, Tapped
 
 
@@ -116,7 +116,8 @@ class MultiHead(Tapped):
 
     def _by_head(self, z: Tensor) -> Tensor:
         """What each head adds to the output, ``[B, heads, N, C]``; its sum lacks the bias."""
-        weight = self.output.weight.view(self.output.out_features, self.heads, -1)  # [C, heads, d]
+        weight = in_type(self.output.weight, z.dtype)
+        weight = weight.view(self.output.out_features, self.heads, -1)  # [C, heads, d]
         return torch.einsum("bhnd,chd->bhnc", z, weight)
 
 

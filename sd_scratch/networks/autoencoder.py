@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sd_scratch.config import AutoencoderConfig
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.layers import Conv2d, Downsample, ResnetBlock, Upsample
-from sd_scratch.networks.strips import decode_in_strips
+from sd_scratch.networks.strips import in_strips
 from sd_scratch.tensors import Tapped
 
 NORM_EPS = 1e-6  # every GroupNorm of the autoencoder; the U-Net's residual blocks use 1e-5
@@ -182,7 +182,7 @@ class Autoencoder(Tapped):
     """
 
     stepwise = branched = False
-    in_strips = False  # whether pictures are decoded so while nobody listens, in less memory
+    in_strips = False  # whether pictures go through so while nobody listens, in less memory
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Autoencoder(Tapped):
 
     def encode(self, image: Tensor) -> Posterior:
         """``[B, 3, H, W]`` in -1..1 -> the posterior over raw latents ``[B, 4, H/8, W/8]``."""
-        moments = self.tap("moments", self.quant_conv(self.encoder(image)))
+        moments = self.tap("moments", self.quant_conv(self._through(self.encoder, image)))
         mean, logvar = moments.chunk(2, dim=1)
         logvar = logvar.clamp(-30.0, 20.0)  # as CompVis: exp() stays finite
         return Posterior(self.tap("mean", mean), self.tap("logvar", logvar))
@@ -202,8 +202,13 @@ class Autoencoder(Tapped):
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents ``[B, 4, h, w]`` -> images ``[B, 3, 8h, 8w]``, about -1..1 and not clamped."""
         h = self.tap("post_quant_conv", self.post_quant_conv(self.tap("z", z)))
-        strips = self.in_strips and self.decoder.probe is None
-        return self.tap("image", decode_in_strips(self.decoder, h) if strips else self.decoder(h))
+        return self.tap("image", self._through(self.decoder, h))
+
+    def _through(self, network: Encoder | Decoder, x: Tensor) -> Tensor:
+        out: Tensor = (
+            in_strips(network, x) if self.in_strips and network.probe is None else network(x)
+        )
+        return out
 
     def to_latent(self, z: Tensor) -> Tensor:
         """Raw latents to the unit-variance ones that the U-Net sees."""

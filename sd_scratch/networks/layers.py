@@ -23,6 +23,16 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def in_type(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight as it is computed with. One that is kept in a narrower type is widened for the one call."""
+    return weight if weight.dtype == dtype else weight.to(dtype)
+
+
+def computing_type(network: nn.Module) -> torch.dtype:
+    """What a network computes in: the widest type of its parameters, since some may be kept in a narrower one."""
+    return max((p.dtype for p in network.parameters()), key=lambda dtype: dtype.itemsize)
+
+
 class Linear(nn.Linear):
     """`nn.Linear`, which may run as a 1x1 convolution over the rows; `sd_scratch.networks.kernels` chooses.
     While nothing is chosen (None) it runs as a product."""
@@ -33,11 +43,12 @@ class Linear(nn.Linear):
         return self.as_convolution(x) if self.by_convolution else self.as_product(x)
 
     def as_product(self, x: Tensor) -> Tensor:
-        return super().forward(x)
+        return F.linear(x, in_type(self.weight, x.dtype), self.bias)
 
     def as_convolution(self, x: Tensor) -> Tensor:
         rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, C, rows, 1]
-        y = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        weight = in_type(self.weight, x.dtype)
+        y = F.conv2d(rows, weight[:, :, None, None], self.bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
@@ -57,16 +68,19 @@ class Conv2d(nn.Conv2d):
         cells = len(x) * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
         few = cells <= self.product_rows
         if not (self.wrap or few):
-            return super().forward(x)
+            weight = in_type(self.weight, x.dtype)
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding)
         x = pad(x, (across, across, down, down), self.wrap)
-        return self.as_product(x) if few else F.conv2d(x, self.weight, self.bias, self.stride)
+        if few:
+            return self.as_product(x)
+        return F.conv2d(x, in_type(self.weight, x.dtype), self.bias, self.stride)
 
     def as_product(self, x: Tensor) -> Tensor:
         """The same of a picture that is padded already: a row for each cell, the patch around it."""
         (height, width), (down, across) = self.kernel_size, self.stride
         patches = x.permute(0, 2, 3, 1).unfold(1, height, down).unfold(2, width, across)
         patches = patches.permute(0, 1, 2, 4, 5, 3)  # [B, H, W, height, width, C]
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [D, height * width * C]
+        weight = in_type(self.weight, x.dtype).permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches.flatten(3), weight, self.bias).permute(0, 3, 1, 2)
 
 

@@ -1,9 +1,9 @@
-"""The autoencoder's decoder in strips of rows: the same picture in half the memory, without seams.
+"""The autoencoder in strips of rows: the same picture or latent in half the memory, without seams.
 
 Nothing overlaps and nothing is blended. A norm's mean and variance are summed over all strips before any is
-computed, and a convolution's strip reads one row more above and below, so that the picture is the whole
-decoder's up to rounding. What is held whole are the feature maps between convolutions; what is not are their
-normalised, activated, enlarged and padded copies. Pictures of a batch are decoded one after the other.
+computed, and a convolution's strip reads one row more above and below, so that the result is the whole
+network's up to rounding. What is held whole are the feature maps between convolutions; what is not are their
+normalised, activated, enlarged and padded copies. Pictures of a batch are taken one after the other.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.networks.layers import Conv2d, ResnetBlock, Upsample, pad
+from sd_scratch.networks.layers import Conv2d, ResnetBlock, Upsample, in_type, pad
 
 STRIP = 1 << 22  # numbers of a strip, 16 MB in fp32
 
@@ -21,21 +21,31 @@ Rows = Callable[[int, int], Tensor]
 """The rows from one to another of a feature map ``[1, C, H, W]`` that is not held."""
 
 
-def decode_in_strips(decoder: Any, h: Tensor) -> Tensor:
-    """What the autoencoder's ``decoder(h)`` is, ``[B, 4, h, w]`` -> ``[B, 3, H, W]``."""
-    return torch.cat([_decode_one(decoder, h[i : i + 1]) for i in range(len(h))])
+def in_strips(network: Any, x: Tensor) -> Tensor:
+    """What the autoencoder's encoder makes of ``[B, 3, H, W]``, or its decoder of ``[B, 4, h, w]``."""
+    return torch.cat([_one(network, x[i : i + 1]) for i in range(len(x))])
 
 
-def _decode_one(decoder: Any, h: Tensor) -> Tensor:
-    h = decoder.mid_block(decoder.conv_in(h))
-    for block in decoder.up_blocks:
-        for layer in (*_inside(block, "resnets"), *_inside(block, "upsamplers")):
-            h = _resnet(layer, h) if isinstance(layer, ResnetBlock) else _upsample(layer, h)
-    return _convolve(decoder.conv_out, _activated(decoder.conv_norm_out, h), h.shape[2:])
+def _one(network: Any, x: Tensor) -> Tensor:
+    h = network.conv_in(x)
+    decodes = hasattr(network, "up_blocks")
+    if decodes:
+        h = network.mid_block(h)
+    for block in network.up_blocks if decodes else network.down_blocks:
+        for layer in (layer for group in block.children() for layer in group):
+            if isinstance(layer, ResnetBlock):
+                h = _resnet(layer, h)
+            elif isinstance(layer, Upsample):
+                h = _upsample(layer, h)
+            else:
+                h = _convolve(layer.conv, _rows_of(h), h.shape[2:])
+    if not decodes:
+        h = network.mid_block(h)
+    return _convolve(network.conv_out, _activated(network.conv_norm_out, h), h.shape[2:])
 
 
-def _inside(block: nn.Module, name: str) -> list[nn.Module]:
-    return list(cast(nn.ModuleList, getattr(block, name)))
+def _rows_of(x: Tensor) -> Rows:
+    return lambda a, b: x[:, :, a:b]
 
 
 def _resnet(block: ResnetBlock, x: Tensor) -> Tensor:
@@ -48,7 +58,7 @@ def _resnet(block: ResnetBlock, x: Tensor) -> Tensor:
     return h
 
 
-def _upsample(layer: nn.Module, x: Tensor) -> Tensor:
+def _upsample(layer: Upsample, x: Tensor) -> Tensor:
     """Rows of the enlarged picture, each of which is every row of `x` twice, are made as they are read."""
     height, width = 2 * x.shape[2], 2 * x.shape[3]
 
@@ -58,7 +68,7 @@ def _upsample(layer: nn.Module, x: Tensor) -> Tensor:
         large = F.interpolate(x[:, :, low:high], size=size, mode="nearest")
         return large[:, :, a - 2 * low : b - 2 * low]
 
-    return _convolve(cast(Upsample, layer).conv, rows, torch.Size((height, width)))
+    return _convolve(layer.conv, rows, torch.Size((height, width)))
 
 
 def _activated(norm: nn.GroupNorm, x: Tensor) -> Rows:
@@ -85,25 +95,28 @@ def _affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     return scale.to(x.dtype)[None, :, None, None], shift.to(x.dtype)[None, :, None, None]
 
 
-def _convolve(layer: nn.Conv2d, rows: Rows, size: torch.Size) -> Tensor:
-    """A 3x3 convolution of a feature map of `size` that is given by its rows."""
+def _convolve(layer: Conv2d, rows: Rows, size: torch.Size) -> Tensor:
+    """A 3x3 convolution of a feature map of `size` that is given by its rows: one that keeps the size, or with
+    stride 2 the encoder's, which is padded right and below only."""
     height, width = size
+    stride = layer.stride[0]
+    before = 1 if stride == 1 else 0
     channels = max(layer.in_channels, layer.out_channels)
-    wrap = layer.wrap if isinstance(layer, Conv2d) else ""
     out: Tensor | None = None
-    for a, b in _cut(height, channels * width):
-        read = rows(max(a - 1, 0), min(b + 1, height))
-        edges = [int(a == 0), int(b == height)]
-        if "y" in wrap:
-            above = [rows(height - 1, height)] if a == 0 else []
-            below = [rows(0, 1)] if b == height else []
+    for a, b in _cut(height // stride, channels * width):
+        first, last = a * stride - before, (b - 1) * stride - before + 3
+        read = rows(max(first, 0), min(last, height))
+        edges = [int(first < 0), int(last > height)]
+        if "y" in layer.wrap:
+            above = [rows(height - 1, height)] if first < 0 else []
+            below = [rows(0, 1)] if last > height else []
             read, edges = torch.cat([*above, read, *below], dim=2), [0, 0]
-        read = pad(read, (1, 1, edges[0], edges[1]), wrap)
-        part = F.conv2d(read, layer.weight, layer.bias)
+        read = pad(read, (before, 1, edges[0], edges[1]), layer.wrap)
+        part = F.conv2d(read, in_type(layer.weight, read.dtype), layer.bias, layer.stride)
         if out is None:
             last = part.is_contiguous(memory_format=torch.channels_last)
             order = torch.channels_last if last else torch.contiguous_format
-            shape = (1, layer.out_channels, height, width)
+            shape = (1, layer.out_channels, height // stride, width // stride)
             out = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=order)
         out[:, :, a:b] = part
     return cast(Tensor, out)

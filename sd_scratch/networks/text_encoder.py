@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sd_scratch.config import TextEncoderConfig
 from sd_scratch.networks.attention import MultiHead
-from sd_scratch.networks.layers import Linear
+from sd_scratch.networks.layers import Linear, in_type
 from sd_scratch.tensors import Tapped
 
 
@@ -35,8 +35,10 @@ class Embeddings(Tapped):
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        token = self.tap("token_embedding", self.token_embedding(token_ids))
-        position = self.position_embedding.weight[: token.shape[1]].expand_as(token)
+        positions = self.position_embedding.weight
+        token = in_type(self.token_embedding(token_ids), positions.dtype)
+        token = self.tap("token_embedding", token)
+        position = positions[: token.shape[1]].expand_as(token)
         return token + self.tap("position_embedding", position)
 
 

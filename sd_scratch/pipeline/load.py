@@ -21,6 +21,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     force: bool = False,
+    low_memory: bool | None = None,
     vae: str | Path | None = None,
     text_encoder: str | Path | None = None,
     ema: bool = False,
@@ -34,7 +35,7 @@ def load(
     `device` is ``"auto"`` for the fastest there is, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
     `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``; `tune`
     how the CPU's kernels are chosen, by a fixed rule ("off") or as `sd_scratch.pipeline.tuning.tune` says. With
-    `vae_tiling` pictures are decoded in strips, in less memory. For the rest see
+    `vae_tiling` pictures are decoded and encoded in strips, in less memory. For the rest see
     `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
     wrong with one of them.
     """
@@ -48,6 +49,7 @@ def load(
         device=chosen,
         offline=offline,
         force=force,
+        low_memory=low_memory,
         vae=vae,
         text_encoder=text_encoder,
         ema=ema,
@@ -60,6 +62,6 @@ def load(
 
 
 def decode_in_strips(components: Components, strips: bool) -> None:
-    """Whether the model's autoencoder decodes pictures in strips; TAESD needs little memory as it is."""
+    """Whether the model's autoencoder decodes and encodes in strips; TAESD needs little memory as it is."""
     if isinstance(components.vae, Autoencoder):
         components.vae.in_strips = strips

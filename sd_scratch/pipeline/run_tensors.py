@@ -17,7 +17,7 @@ from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.networks.controlnet import weighted
-from sd_scratch.networks.layers import Linear
+from sd_scratch.networks.layers import Linear, computing_type
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -273,13 +273,15 @@ def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
 
 
 def fingerprint(networks: Mapping[str, nn.Module]) -> str:
-    """Ten hex digits that tell weights apart: of a sample of every parameter, as it is in memory."""
+    """Ten hex digits that tell weights apart: of a sample of every parameter, as it is computed with."""
     total = hashlib.sha256()
     for root, network in networks.items():
+        dtype = computing_type(network)
         for name, parameter in network.state_dict().items():
             stride = max(parameter.numel() // FINGERPRINT_VALUES, 1)
             total.update(f"{root}.{name}{tuple(parameter.shape)}".encode())
-            total.update(_bytes(parameter.reshape(-1)[::stride]))
+            sample = parameter.reshape(-1)[::stride]
+            total.update(_bytes(sample.to(dtype) if sample.is_floating_point() else sample))
     return total.hexdigest()[:10]
 
 

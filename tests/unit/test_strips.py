@@ -1,4 +1,4 @@
-"""The decoder in strips makes the whole decoder's pictures."""
+"""The autoencoder in strips makes the whole pictures and latents."""
 
 from itertools import pairwise
 
@@ -37,6 +37,21 @@ def test_strips_make_the_whole_picture(
     assert found.shape == whole.shape == (2, 3, 28, 36)
     assert (found - whole).abs().max() <= 2e-5 * whole.abs().max()
     assert not torch.equal(found, whole) or strip == 10**9
+
+
+@pytest.mark.parametrize("wrap", ["", "x", "y", "xy"])
+@pytest.mark.parametrize("strip", [1, 3000, 10**9])
+def test_strips_encode_as_the_whole(
+    vae: Autoencoder, monkeypatch: pytest.MonkeyPatch, strip: int, wrap: str
+) -> None:
+    monkeypatch.setattr(strips, "STRIP", strip)
+    make_seamless(vae, wrap)
+    image = torch.rand(2, 3, 44, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = vae.encode(image)
+    vae.in_strips = True
+    for found, expected in zip(vae.encode(image), whole, strict=True):
+        assert found.shape == expected.shape == (2, 4, 11, 13)
+        assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 def test_a_smooth_picture_has_no_seams(vae: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from sd_scratch.checkpoints.adapters.embedding import Embedding, extend
 from sd_scratch.checkpoints.adapters.few_steps import brought
 from sd_scratch.checkpoints.adapters.lora import Lora
 from sd_scratch.checkpoints.load import Components
-from sd_scratch.networks.layers import make_seamless
+from sd_scratch.networks.layers import computing_type, make_seamless
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,7 +36,8 @@ def with_adapters(base: Components, adapters: Sequence[Adapter]) -> Components:
     """The model `base` with the sum of all changes, each computed from its own weights.
 
     W' = W + sum of scale * change(W), in fp32 at least, so the order does not matter beyond rounding.
-    Only the weights that change are new; `base` shares the rest and stays as it is, to the bit. New
+    Only the weights that change are new (in the type that the model computes in, also where `base` keeps
+    narrower ones); `base` shares the rest and stays as it is, to the bit. New
     words become rows of a token embedding that is this model's own. A LoRA that was distilled for few
     steps changes what a run starts from.
     """
@@ -64,18 +65,18 @@ def _changed(network: Network, part: str, loras: Sequence[tuple[Lora, float]]) -
                 changes[place].append((change, scale))
     if not changes:
         return network
-    copy = sharing_copy(network)
+    copy, dtype = sharing_copy(network), computing_type(network)
     for place, scaled in changes.items():
         module = copy.get_submodule(place)
         for leaf, of in (("weight", Change.of_weight), ("bias", Change.of_bias)):
             old = getattr(module, leaf, None)
             if not isinstance(old, Tensor):
                 continue
-            exact = old.to(torch.promote_types(old.dtype, torch.float32))
+            exact = old.to(torch.promote_types(dtype, torch.float32))
             parts = [(scale, of(change, exact)) for change, scale in scaled]
             total = sum((scale * part for scale, part in parts if part is not None), exact)
             if total is not exact:  # `empty_like` keeps the order of the old weight in memory
-                new = torch.empty_like(old).copy_(total)
+                new = torch.empty_like(old, dtype=dtype).copy_(total)
                 setattr(module, leaf, nn.Parameter(new, requires_grad=False))
     return copy
 

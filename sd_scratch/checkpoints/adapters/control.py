@@ -72,9 +72,8 @@ def read_control(
     weight = base.unet.conv_in.weight
     last = weight.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if last else torch.contiguous_format
-    fill(
-        network, {key: tensors[key] for key in weights(network)}, weight.dtype, weight.device, order
-    )
+    wanted = {key: tensors[key] for key in weights(network)}
+    fill(network, wanted, weight.dtype, weight.device, order, low_memory=base.low_memory)
     summary = f"{path.stem}: ControlNet of {len(weights(network))} tensors"
     if left:
         summary += f"; {len(left)} not used, such as {left[0]}"

@@ -15,6 +15,7 @@ from sd_scratch.checkpoints.adapters.names import split_key
 from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, read_tensor_file
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.networks.layers import computing_type
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.text.tokenizer import Tokenizer
 
@@ -88,12 +89,13 @@ def extend(
     """A text encoder with more rows in its token embedding, which must be a copy of the shared one, and
     a tokenizer that leads to them. Raises UsageError for a phrase that two of them claim."""
     table = text.embeddings.token_embedding
-    rows, added = [table.weight], dict(tokenizer.added)
+    weight = table.weight.to(computing_type(text))
+    rows, added = [weight], dict(tokenizer.added)
     first = table.num_embeddings
     for embedding in embeddings:
         ids = tuple(range(first, first + len(embedding.vectors)))
         first += len(embedding.vectors)
-        rows.append(embedding.vectors.to(table.weight))
+        rows.append(embedding.vectors.to(weight))
         for phrase in embedding.phrases:
             if phrase.casefold() in {other.casefold() for other in added}:
                 raise UsageError(f"two embeddings are called {phrase!r} - give one another token")

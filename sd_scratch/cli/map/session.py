@@ -150,11 +150,12 @@ class Session:
         """The model; its weights are read when it is first asked for."""
         if self._model is None:
             set_threads(self.args.threads)
+            low_memory, place = self.args.low_memory, (self.dtype, self.device)
             if not self.args.force:
                 strips = self.args.vae_tiling
-                check_size(self.layout, self.recipe, 1, self.dtype, self.device, strips)
+                low_memory = check_size(self.layout, self.recipe, 1, *place, low_memory, strips)
             components = build_components(
-                self.layout, self.source, self.dtype, self.device, force=self.args.force
+                self.layout, self.source, *place, force=self.args.force, low_memory=low_memory
             )
             decode_in_strips(components, self.args.vae_tiling)
             log.info(components.summary)
