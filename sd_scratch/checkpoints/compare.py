@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.build import empty, squeezed, weights
 from sd_scratch.checkpoints.layout import Layout
 from sd_scratch.checkpoints.load import read_layout
+from sd_scratch.checkpoints.pickle_file import HeldTensor
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 
 SHOWN = 20
+PIECE = 1 << 20  # numbers that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,7 @@ def compare(
     Numbers are compared in float32, whatever they are stored as. Raises ScratchError as loading does.
     """
     a, b = (read_layout(source, revision=revision, offline=offline) for source in (first, second))
-    found = []
-    for name in dict.fromkeys([*_names(a), *_names(b)]):
-        difference = _difference(name, _tensor(a, name), _tensor(b, name))
-        found += [difference] if difference else []
-    return found
+    return _differences(_tensors(a), _tensors(b))
 
 
 def compare_networks(
@@ -50,26 +48,12 @@ def compare_networks(
 ) -> list[Difference]:
     """The same for a checkpoint and networks that are in memory, such as those of a model with adapters."""
     layout = read_layout(source, revision=revision, offline=offline)
-    held = {f"{part}.{k}": v for part, net in networks.items() for k, v in net.state_dict().items()}
-    found = []
-    for name in dict.fromkeys([*_names(layout), *held]):
-        stored, value = _tensor(layout, name), held.get(name)
-        difference = _difference(name, stored, None if value is None else _Held(value))
-        found += [difference] if difference else []
-    return found
-
-
-class _Held(NamedTuple):
-    """A tensor in memory, read as one of a file is."""
-
-    value: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    def read(self) -> Tensor:
-        return self.value
+    held = {
+        f"{part}.{key}": HeldTensor.of(layout.path, key, value)
+        for part, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    return _differences(_tensors(layout), held)
 
 
 def lines(found: Sequence[Difference]) -> list[str]:
@@ -87,22 +71,31 @@ def lines(found: Sequence[Difference]) -> list[str]:
     return text
 
 
-def _names(layout: Layout) -> list[str]:
-    """All names, in the order of the networks' modules."""
-    return [
-        f"{name}.{key}"
+def _tensors(layout: Layout) -> dict[str, StoredTensor]:
+    """A checkpoint's tensors by name, in the order of the networks' modules."""
+    return {
+        f"{name}.{key}": stored.tensors[key]
         for name, stored in layout.parts.items()
         for key in weights(empty(stored.part.network, stored.config))
-    ]
+        if key in stored.tensors
+    }
 
 
-def _tensor(layout: Layout, name: str) -> StoredTensor | None:
-    part, _, key = name.partition(".")
-    return layout.parts[part].tensors.get(key) if part in layout.parts else None
+def _differences(
+    first: Mapping[str, StoredTensor], second: Mapping[str, StoredTensor]
+) -> list[Difference]:
+    # Memory that is used again for every tensor: to ask for new takes longer than to compare.
+    sizes = (max((x.nbytes for x in side.values()), default=0) for side in (first, second))
+    buffers = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+    found = (
+        _difference(name, first.get(name), second.get(name), buffers)
+        for name in dict.fromkeys([*first, *second])
+    )
+    return [difference for difference in found if difference is not None]
 
 
 def _difference(
-    name: str, a: StoredTensor | None, b: StoredTensor | _Held | None
+    name: str, a: StoredTensor | None, b: StoredTensor | None, buffers: Sequence[Tensor]
 ) -> Difference | None:
     if a is None or b is None:
         return Difference(name, None, 0.0, f"is not in the {'first' if a is None else 'second'}")
@@ -111,6 +104,12 @@ def _difference(
         return Difference(
             name, None, 0.0, f"{list(a.shape)} in the first, {list(b.shape)} in the other"
         )
-    x = a.read().float()
-    gap = float((x - b.read().float().reshape(x.shape)).abs().max())
-    return None if gap == 0.0 else Difference(name, gap, float(x.abs().max()))
+    x, y = (
+        each.read(buffer).reshape(-1).split(PIECE)
+        for each, buffer in zip((a, b), buffers, strict=True)
+    )
+    gaps = [(p.float() - q.float()).abs().max() for p, q in zip(x, y, strict=True)]
+    gap = float(torch.stack(gaps).max())  # of numbers that are none, too
+    if gap == 0.0:
+        return None
+    return Difference(name, gap, float(torch.stack([p.float().abs().max() for p in x]).max()))

@@ -35,6 +35,28 @@ def carries_derivative(*tensors: Tensor) -> bool:
     return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)  # type: ignore[no-untyped-call]
 
 
+SLICE = 1 << 28  # scores that are held at once, 1 GiB in fp32
+FUSED = (
+    "cpu",
+    "cuda",
+)  # where PyTorch's kernel never holds all scores, for every width of head here
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, ``[B, heads, N, d]``, spelled out: as many rows of q at a time as `SLICE` allows."""
+    rows = max(1, SLICE // (q.shape[0] * q.shape[1] * k.shape[2]))
+    parts = [
+        attention_scores(part, k, causal, i * rows).softmax(dim=-1) @ v
+        for i, part in enumerate(q.split(rows, dim=2))
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def needs_slices(q: Tensor, k: Tensor) -> bool:
+    """Whether the device's fused kernel would hold more scores than `SLICE`."""
+    return q.device.type not in FUSED and q[..., 0].numel() * k.shape[2] > SLICE
+
+
 class MultiHead(Tapped):
     """Attention with several heads, between the projections in front of it and the one behind.
 
@@ -65,8 +87,8 @@ class MultiHead(Tapped):
             return self._attend_tapped(probe, q, k, v)
         dtype = v.dtype
         q, k, v = self._precise(q, k, v)
-        if self.explicit or carries_derivative(q, k, v):
-            z = attention_scores(q, k, self.causal).softmax(dim=-1) @ v
+        if self.explicit or carries_derivative(q, k, v) or needs_slices(q, k):
+            z = attention(q, k, v, self.causal)
         else:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         out: Tensor = self.output(z.to(dtype).transpose(1, 2).flatten(2))  # [B, N, C]
