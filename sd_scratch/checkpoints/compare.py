@@ -105,7 +105,7 @@ def _difference(
             name, None, 0.0, f"{list(a.shape)} in the first, {list(b.shape)} in the other"
         )
     x, y = (
-        each.read(buffer).reshape(-1).split(PIECE)
+        torch.split(each.read(buffer).reshape(-1), PIECE)
         for each, buffer in zip((a, b), buffers, strict=True)
     )
     gaps = [(p.float() - q.float()).abs().max() for p, q in zip(x, y, strict=True)]

@@ -47,7 +47,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     rows = max(1, SLICE // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [
         attention_scores(part, k, causal, i * rows).softmax(dim=-1) @ v
-        for i, part in enumerate(q.split(rows, dim=2))
+        for i, part in enumerate(torch.split(q, rows, dim=2))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
