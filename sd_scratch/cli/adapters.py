@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.control import add_control_arguments, ask_for_controls, load_controls
+from sd_scratch.cli.options import add_lora_argument
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import LORA_SCALE
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
@@ -61,13 +62,7 @@ def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
     """LoRAs alone, for commands that have no other adapters."""
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE[:TEXT_SCALE]]",
-        help="add a LoRA, LoCon, LoHa, LoKr or DoRA; may be given several times",
-    )
+    add_lora_argument(parser, "add a LoRA, LoCon, LoHa, LoKr or DoRA")
     parser.set_defaults(lora_dir=None)
 
 

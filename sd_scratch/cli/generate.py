@@ -14,7 +14,9 @@ from sd_scratch.cli.adapters import add_adapter_arguments, each_line
 from sd_scratch.cli.console import WorkBar
 from sd_scratch.cli.init_image import add_init_image_arguments
 from sd_scratch.cli.options import (
+    add_clip_skip_argument,
     add_device_arguments,
+    add_guidance_argument,
     add_model_arguments,
     integer,
     number,
@@ -24,8 +26,6 @@ from sd_scratch.cli.options import (
 from sd_scratch.cli.preview import Previews, add_preview_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import (
-    CLIP_SKIP,
-    GUIDANCE,
     HIRES_SCALE,
     RNGS,
     SEED,
@@ -113,13 +113,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter_arguments(parser)
     way = parser.add_argument_group("sampling (default: the model's own)")
     way.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
-    way.add_argument(
-        "--cfg-scale",
-        "--guidance-scale",
-        type=number(*GUIDANCE),
-        metavar="SCALE",
-        help="classifier-free guidance: 1 for none, usually 4 to 12",
-    )
+    add_guidance_argument(way, "classifier-free guidance: 1 for none, usually 4 to 12")
     way.add_argument(
         "--guidance-rescale",
         type=number(0, 1),
@@ -156,11 +150,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any other option of the sampler, such as order=2",
     )
-    way.add_argument(
-        "--clip-skip",
-        type=integer(*CLIP_SKIP),
-        help="leave out the last N-1 text layers (default 1)",
-    )
+    add_clip_skip_argument(way)
     way.add_argument(
         "--like",
         choices=("a1111", "comfy", "diffusers"),

@@ -6,9 +6,15 @@ from pathlib import Path
 
 from sd_scratch.cli.adapters import add_adapter_arguments, ask_for_adapters
 from sd_scratch.cli.generate import add_prompt_arguments
-from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer, number
+from sd_scratch.cli.options import (
+    add_clip_skip_argument,
+    add_device_arguments,
+    add_guidance_argument,
+    add_model_arguments,
+    integer,
+)
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
+from sd_scratch.limits import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer(*STEPS),
         help="1 to 1000 (default: the model's own); more are more exact",
     )
-    parser.add_argument(
-        "--cfg-scale",
-        "--guidance-scale",
-        type=number(*GUIDANCE),
-        default=1.0,
-        metavar="SCALE",
-        help="guidance on the way up (default 1, where the way back is nearest)",
+    add_guidance_argument(
+        parser, "guidance on the way up (default 1, where the way back is nearest)", 1.0
     )
-    parser.add_argument(
-        "--clip-skip", type=integer(*CLIP_SKIP), help="leave out the last N-1 text layers"
-    )
+    add_clip_skip_argument(parser)
     add_prompt_arguments(parser.add_argument_group("how the prompt is read"))
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.safetensors", help="the noise and its recipe"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import DTYPES, PREDICTION_TYPES, SEED, SIDE, TUNING
+from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, PREDICTION_TYPES, SEED, SIDE, TUNING
 
 CELL = 8  # pixels that one latent cell covers
 
@@ -143,6 +143,38 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--force", action="store_true", help="load even if memory seems too small for it"
+    )
+
+
+def add_guidance_argument(
+    group: argparse._ActionsContainer, text: str, default: float | None = None
+) -> None:
+    group.add_argument(
+        "--cfg-scale",
+        "--guidance-scale",
+        type=number(*GUIDANCE),
+        metavar="SCALE",
+        default=default,
+        help=text,
+    )
+
+
+def add_clip_skip_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--clip-skip",
+        type=integer(*CLIP_SKIP),
+        help="leave out the last N-1 text layers (default 1)",
+    )
+
+
+def add_lora_argument(group: argparse._ActionsContainer, text: str) -> None:
+    """A LoRA's file with its strengths, which `sd_scratch.cli.adapters.split_lora` reads."""
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE[:TEXT_SCALE]]",
+        help=f"{text}; may be given several times",
     )
 
 

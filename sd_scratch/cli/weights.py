@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sd_scratch.cli.adapters import split_lora
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
-from sd_scratch.cli.options import add_message_arguments, add_source_arguments
+from sd_scratch.cli.options import add_lora_argument, add_message_arguments, add_source_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES
 
@@ -39,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("model", help="a name, a file, a folder or a hub id")
     convert.add_argument("output", type=Path, help="a new folder, or a file NAME.safetensors")
-    convert.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE[:TEXT_SCALE]]",
-        help="merge a LoRA into the weights; may be given several times",
-    )
+    add_lora_argument(convert, "merge a LoRA into the weights")
     convert.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is written")
     convert.add_argument("--overwrite", action="store_true", help="write over what is there")
     convert.set_defaults(act=convert_model)

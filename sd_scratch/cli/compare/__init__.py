@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.adapters import split_lora
-from sd_scratch.cli.options import integer, number, refuse_flags, seed, side
+from sd_scratch.cli.options import add_lora_argument, integer, number, refuse_flags, seed, side
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS
 
@@ -25,13 +25,7 @@ TOLERANCE = 1e-4  # of a tensor's largest number, beside diffusers
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a name, a file, a folder or a hub id")
     parser.add_argument("other", nargs="?", help="another one (with --lora or --with: the same)")
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE[:TEXT_SCALE]]",
-        help="a LoRA that the second one has, and beside diffusers both; may be given several times",
-    )
+    add_lora_argument(parser, "a LoRA that the second one has, and beside diffusers both")
     group = parser.add_argument_group("through a run")
     group.add_argument(
         "--run", action="store_true", help="make a picture with both: the first tensor that differs"

@@ -2,10 +2,10 @@
 
 import argparse
 
-from sd_scratch.cli.map.options import add_model, add_resume
-from sd_scratch.cli.options import integer, number, seed
+from sd_scratch.cli.map.options import add_model, add_resume, add_sampling
+from sd_scratch.cli.options import integer
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import GUIDANCE, SEED, STEPS
+from sd_scratch.limits import SEED
 
 HELP = "which of the maps tell the truth: all of them against masks, swapped words and derivatives"
 SCENES, CHECKS = 200, 20
@@ -31,19 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_resume(parser)
     run = parser.add_argument_group("run (default: the model's own)")
-    run.add_argument("-s", "--seed", type=seed, default=0, help="of the first scene's noise (0)")
-    run.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
-    run.add_argument(
-        "--cfg-scale",
-        "--guidance-scale",
-        type=number(*GUIDANCE),
-        metavar="SCALE",
-        help="classifier-free guidance: 1 for none",
-    )
-    run.add_argument("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
-    run.add_argument(
-        "--batch-size", type=integer(1, 256), help=f"pictures at a time (default: {BATCH})"
-    )
+    add_sampling(run, "of the first scene's noise (0)", f"default: {BATCH}")
     add_model(parser)
 
 

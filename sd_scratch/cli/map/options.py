@@ -7,14 +7,16 @@ from pathlib import Path
 
 from sd_scratch.cli.adapters import add_lora_arguments
 from sd_scratch.cli.options import (
+    add_clip_skip_argument,
     add_device_arguments,
+    add_guidance_argument,
     add_model_arguments,
     integer,
     number,
     seed,
     side,
 )
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, STEPS
+from sd_scratch.limits import STEPS
 
 LAMBDA = (-1000.0, 1000.0)
 
@@ -57,31 +59,33 @@ def add_run(
         "guidance 7.5, 512x512, pndm",
     )
     run.add_argument("-n", "--negative-prompt", default="", help="what to steer away from")
-    run.add_argument("-s", "--seed", type=seed, default=0, help="-1 draws one (default: 0)")
     run.add_argument("-W", "--width", type=side, help="pixels")
     run.add_argument("-H", "--height", type=side, help="pixels")
-    run.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
-    run.add_argument(
-        "--cfg-scale",
-        "--guidance-scale",
-        type=number(*GUIDANCE),
-        metavar="SCALE",
-        help="classifier-free guidance: 1 for none",
+    add_sampling(
+        run,
+        "-1 draws one (default: 0)",
+        "default: 8 up to 128x128 pixels, else 1",
+        samplers=samplers,
     )
+    if resume:
+        add_resume(parser)
+    add_model(parser)
+
+
+def add_sampling(
+    run: argparse._ActionsContainer, seed_of: str, batch: str, *, samplers: bool = False
+) -> None:
+    """Where a run starts, and how it goes on; several `samplers` are told apart by some experiments."""
+    run.add_argument("-s", "--seed", type=seed, default=0, help=seed_of)
+    run.add_argument("--steps", type=integer(*STEPS), help="1 to 1000")
+    add_guidance_argument(run, "classifier-free guidance: 1 for none")
     if samplers:
         run.add_argument(
             "--samplers", type=texts, metavar="NAMES", help="one or several, such as lms,ddim,pndm"
         )
     else:
         run.add_argument("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
-    run.add_argument(
-        "--batch-size",
-        type=integer(1, 256),
-        help="pictures at a time (default: 8 up to 128x128 pixels, else 1)",
-    )
-    if resume:
-        add_resume(parser)
-    add_model(parser)
+    run.add_argument("--batch-size", type=integer(1, 256), help=f"pictures at a time ({batch})")
 
 
 def add_resume(parser: argparse.ArgumentParser) -> None:
@@ -103,11 +107,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The model, and where the results go."""
     add_output(parser)
     add_model_arguments(parser)
-    parser.add_argument(
-        "--clip-skip",
-        type=integer(*CLIP_SKIP),
-        help="leave out the last N-1 text layers (default 1)",
-    )
+    add_clip_skip_argument(parser)
     add_lora_arguments(parser)
     add_device_arguments(parser)
 
