@@ -19,12 +19,12 @@ from sd_scratch.diffusion.schedule import Ladder
 def ddim_inverse(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
     """Up the ladder from a picture's latent, where DDIM would end, at t = 0; the last `Step.x_next` is
     its noise."""
-    t, here = 0.0, ladder.final_alpha_bar
+    t, alpha_bar = 0.0, ladder.final_alpha_bar
     levels = zip(reversed(ladder.timesteps), reversed(ladder.alpha_bars), strict=True)
-    for i, (t_next, there) in enumerate(levels):
+    for i, (t_next, alpha_bar_next) in enumerate(levels):
         raw = model(x_t, t_next)
-        eps, x0 = interpret(raw, x_t, here, ladder.schedule.config.prediction_type)
-        x_next = noised(x0, eps, there)
-        sent = yield Step(i, t, here, x_t, eps, x0, x_next)
+        eps, x0 = interpret(raw, x_t, alpha_bar, ladder.schedule.config.prediction_type)
+        x_next = noised(x0, eps, alpha_bar_next)
+        sent = yield Step(i, t, alpha_bar, x_t, eps, x0, x_next)
         x_t = x_next if sent is None else sent
-        t, here = t_next, there
+        t, alpha_bar = t_next, alpha_bar_next

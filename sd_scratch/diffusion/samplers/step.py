@@ -19,11 +19,13 @@ Draw = Callable[[], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a sampler, from the noise level of `t` to the next lower one.
+    """One step of a sampler, from the noise level of `t` to the next lower one; inversion climbs to the
+    next higher one.
 
     Samples are variance-preserving, as the network sees them, whatever space the sampler works in.
-    `eps` and `x0` are the network's own first answer of the step, at (`x_t`, `t`); a multistep
-    method moves along a mixture of several answers. The last step's `x_next` is the clean latent.
+    `eps` and `x0` are the network's own first answer of the step, at (`x_t`, `t`), or, where it climbs,
+    at `x_t` and the level that it goes to; a multistep method moves along a mixture of several answers.
+    The last step's `x_next` is the clean latent, where it climbs the noise.
     """
 
     index: int
