@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -96,8 +97,8 @@ def write_file(
         _flush_folder(path.parent)
 
 
-def write_numbered(names: Iterable[Path], data: bytes) -> Path:
-    """Put `data` at the first of `names` where nothing is yet, and return that path.
+def write_numbered(names: Iterable[Path], data: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Put `data`, given whole or in pieces, at the first of `names` where nothing is yet, and return that path.
 
     `names` is endless, and all of them lie in one folder. Raises ScratchError when the file cannot be written. Nothing is left behind.
     """
@@ -112,6 +113,30 @@ def write_numbered(names: Iterable[Path], data: bytes) -> Path:
             else:
                 _flush_folder(path.parent)
                 return path
+
+
+class Spool:
+    """Bytes that are to go to `path` and wait on its disk, in a file without a name, not in memory.
+
+    `add` raises ScratchError where they cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _errors_about(path):
+            self._file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - as long as this lives
+
+    def add(self, data: bytes | memoryview) -> None:
+        with _errors_about(self.path):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(data)
+            self._file.flush()
+
+    def pieces(self) -> Iterator[bytes]:
+        """All that was added, a megabyte at a time."""
+        self._file.seek(0)
+        while piece := self._file.read(MEGABYTE):
+            yield piece
 
 
 def check_target(path: Path) -> None:

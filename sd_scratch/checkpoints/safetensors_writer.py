@@ -5,7 +5,8 @@ copy of the weights; and it leaves files that only their owner can read.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
@@ -42,20 +43,7 @@ def _pieces(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     """The file's bytes, a tensor at a time."""
-    # "pt" says that tensors are laid out as PyTorch has them; transformers insists on it.
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
-    offset = 0
-    for key, tensor in tensors.items():
-        end = offset + tensor.numel() * dtype.itemsize
-        header[key] = {
-            "dtype": DTYPE_NAMES[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    yield len(text).to_bytes(8, "little") + text
+    yield header_bytes({key: tensor.shape for key, tensor in tensors.items()}, dtype, metadata)
     for key, tensor in tensors.items():
         data = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
         if not torch.isfinite(data).all():
@@ -64,3 +52,23 @@ def _pieces(
                 " nothing was written"
             )
         yield data.reshape(-1).view(torch.uint8).numpy().data
+
+
+def header_bytes(
+    shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, metadata: Mapping[str, str]
+) -> bytes:
+    """What stands before the numbers of tensors of these shapes, which follow in this order."""
+    # "pt" says that tensors are laid out as PyTorch has them; transformers insists on it.
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    offset = 0
+    for key, shape in shapes.items():
+        end = offset + prod(shape) * dtype.itemsize
+        header[key] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    return len(text).to_bytes(8, "little") + text

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from sd_scratch.cli.output import Output
     from sd_scratch.diffusion.samplers import Step
+    from sd_scratch.files import Spool
     from sd_scratch.pipeline.canvas import Canvas
     from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.recipe import Recipe
@@ -360,8 +362,8 @@ def is_plain(picture: "Image.Image") -> bool:
 
 class Latents:
     """The finished latents of a run in one file, ``latents`` ``[B, 4, h, w]`` fp32, scaled as the U-Net
-    sees them. They are written after 1, 2, 4, 8 ... batches and at the end, because every time all of
-    them are."""
+    sees them. The file is written after 1, 2, 4, 8 ... batches and at the end, because every time all of
+    it is; until then they wait on the disk."""
 
     def __init__(self, target: str | None, overwrite: bool) -> None:
         from sd_scratch.cli.output import Output
@@ -372,31 +374,40 @@ class Latents:
             self.output = Output(target, overwrite=overwrite, fields=(), suffix=suffix)
             self.output.check()
         self.path: Path | None = None
-        self.batches: list[Tensor] = []
-        self.written = 0
+        self.spool: Spool | None = None
+        self.batches = self.count = self.written = 0
+        self.shape: tuple[int, ...] = ()
         self.recipe: Recipe | None = None
 
     def add(self, latent: "Tensor", recipe: "Recipe") -> None:
+        from sd_scratch.files import Spool
+
         if self.output is None:
             return
-        self.batches.append(latent.cpu())
-        self.recipe = recipe
-        if len(self.batches).bit_count() == 1:
+        if self.spool is None:
+            self.spool = Spool(Path(self.output.template))
+        self.spool.add(latent.float().cpu().contiguous().numpy().data.cast("B"))
+        self.batches, self.count = self.batches + 1, self.count + len(latent)
+        self.shape, self.recipe = tuple(latent.shape[1:]), recipe
+        if self.batches.bit_count() == 1:
             self.close()
 
     def close(self) -> None:
         """Write what is not written yet."""
         import torch
-        from safetensors.torch import save
 
+        from sd_scratch.checkpoints.safetensors_writer import header_bytes
         from sd_scratch.files import write_file
 
-        if self.output is None or self.recipe is None or self.written == len(self.batches):
+        if self.output is None or self.recipe is None or self.spool is None:
             return
-        latents = torch.cat(self.batches).contiguous()
-        data = save({"latents": latents}, {"sd_scratch": self.recipe.to_json()})
+        if self.written == self.count:
+            return
+        shapes = {"latents": (self.count, *self.shape)}
+        header = header_bytes(shapes, torch.float32, {"sd_scratch": self.recipe.to_json()})
+        data = chain([header], self.spool.pieces())
         if self.path is None:
             self.path = Path(self.output.save(data))
         else:
             write_file(self.path, data, overwrite=True)
-        self.written = len(self.batches)
+        self.written = self.count

@@ -6,7 +6,7 @@ import re
 import secrets
 import string
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -76,10 +76,11 @@ class Output:
         else:
             check_target(Path(self.template).with_name(f".{secrets.token_hex(8)}.png"))
 
-    def save(self, data: bytes, values: Values | None = None) -> str:
-        """Write one picture; returns its path as the user would type it, ``-`` for standard output."""
+    def save(self, data: bytes | Iterable[bytes | memoryview], values: Values | None = None) -> str:
+        """Write one picture, given whole or in pieces; returns its path as the user would type it, ``-`` for
+        standard output."""
         if self.to_stdout:
-            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.writelines([data] if isinstance(data, bytes) else data)
             return "-"
         if self.overwrite:
             path = next(self._names(values or {}))

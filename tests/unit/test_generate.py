@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 
 import sd_scratch
 from sd_scratch.cli import main
-from sd_scratch.cli.generate import is_plain
+from sd_scratch.cli.generate import Latents, is_plain
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
@@ -177,6 +179,22 @@ def test_latents_are_saved(generate, tiny_folder) -> None:
     model = sd_scratch.load(str(tiny_folder))
     expected = model.generate("a", model.noise(9, 32, 32), steps=2).latent
     assert torch.equal(latents[2:], expected)
+
+
+def test_latents_wait_on_the_disk_and_not_in_memory(tmp_path) -> None:
+    path = tmp_path / "l.safetensors"
+    latents, expected, kept = Latents(str(path), overwrite=False), [], []
+    for i in range(5):
+        latent = torch.full((2, 4, 3, 5), float(i))
+        expected.append(latent.clone())
+        kept.append(weakref.ref(latent))
+        latents.add(latent, Recipe("a", seed=i))
+    del latent
+    assert all(each() is None for each in kept)
+    assert len(load_file(path)["latents"]) == 8  # after 1, 2 and 4 batches
+    latents.close()
+    assert torch.equal(load_file(path)["latents"], torch.cat(expected))
+    assert sorted(os.listdir(tmp_path)) == ["l.safetensors"]
 
 
 def test_a_random_seed_is_told_and_kept(generate, capsys) -> None:
