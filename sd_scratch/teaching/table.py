@@ -38,6 +38,5 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _written(value: object) -> str:
     if isinstance(value, float):
-        small = value != 0 and abs(value) < 1e-3
-        return f"{value:.1e}" if small else f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+        return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
