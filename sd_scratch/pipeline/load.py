@@ -7,6 +7,7 @@ import torch
 from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.pixel_model import list_pixel_models
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import TUNING
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pipeline.device import find_device, find_dtype
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -27,14 +28,14 @@ def load(
     ema: bool = False,
     prediction: str | None = None,
     zero_snr: bool = False,
-    tune: str = "off",
+    tune: str = TUNING[0],
     vae_tiling: bool = False,
 ) -> StableDiffusion:
     """Load a model: a shipped one by name, a folder, a ``.safetensors`` file, or a hub id.
 
     `device` is ``"auto"`` for the fastest there is, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
     `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``; `tune`
-    how the CPU's kernels are chosen, by a fixed rule ("off") or as `sd_scratch.pipeline.tuning.tune` says. With
+    how the CPU's kernels are chosen, "quick", "full" or "off", see `sd_scratch.pipeline.tuning.tune`. With
     `vae_tiling` pictures are decoded and encoded in strips, in less memory. For the rest see
     `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
     wrong with one of them.

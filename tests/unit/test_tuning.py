@@ -1,10 +1,12 @@
 """Kernels are chosen by measuring, once for a machine; the choice changes speed and nothing else."""
 
 import json
+from inspect import signature
 
 import pytest
 import torch
 
+import sd_scratch as sd
 from sd_scratch.cli import main
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import TUNING
@@ -36,6 +38,11 @@ def linears(model) -> list[Linear]:
 
 def refuse(*_: object) -> dict[Shape, bool]:
     raise AssertionError("measured")
+
+
+def test_python_and_the_command_line_have_one_default():
+    assert signature(sd.load).parameters["tune"].default == TUNING[0]
+    assert signature(tuning.tune).parameters["effort"].default == TUNING[0]
 
 
 def test_small_models_go_by_a_fixed_rule(monkeypatch):
