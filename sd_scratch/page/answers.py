@@ -1,13 +1,19 @@
 """What the page is told: the model, its tensors, a prompt's words, and pictures to save."""
 
+import io
 import json
+import tempfile
+import zipfile
+from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import SPACINGS
+from sd_scratch.errors import UsageError
 from sd_scratch.page.messages import (
     EDITS,
     EDITS_LIMIT,
@@ -89,21 +95,26 @@ def hello(model: StableDiffusion, named: Recipe) -> dict[str, Any]:
         },
         "examples": list(EXAMPLES.get(config.name, PHOTOGRAPHS)),
         "landmarks": list(LANDMARKS.get(config.name, TRIO)),
-        "tensors": [
-            {
-                "name": info.name,
-                "leaf": info.leaf,
-                "meaning": meaning(info),
-                "axes": list(info.axes),
-                "shape": list(info.shape),
-                "hw": info.hw,
-                "editable": info.editable,
-                "stepwise": info.stepwise,
-                "branched": info.branched,
-            }
-            for info in model.tensors()
-        ],
+        "tensors": listing(model),
     }
+
+
+def listing(model: StableDiffusion) -> list[dict[str, Any]]:
+    """Every tensor, as the architecture is drawn from it."""
+    return [
+        {
+            "name": info.name,
+            "leaf": info.leaf,
+            "meaning": meaning(info),
+            "axes": list(info.axes),
+            "shape": list(info.shape),
+            "hw": info.hw,
+            "editable": info.editable,
+            "stepwise": info.stepwise,
+            "branched": info.branched,
+        }
+        for info in model.tensors()
+    ]
 
 
 def words_of(model: StableDiffusion, number: int, text: str) -> dict[str, Any]:
@@ -121,16 +132,31 @@ def words_of(model: StableDiffusion, number: int, text: str) -> dict[str, Any]:
     }
 
 
-def reading(model: StableDiffusion, pixels: Tensor) -> str | None:
-    """What the oracle sees in a picture of `scenes`, a sentence; None for other models."""
+def reading(model: StableDiffusion, pixels: Tensor) -> oracle.Reading | None:
+    """What the oracle sees in a picture ``[3, H, W]`` uint8 of `scenes`; None for other models."""
     if model.config.name != SCENES or pixels.shape[1] != pixels.shape[2]:
         return None
-    (seen,) = oracle.read((pixels.float() / 127.5 - 1)[None])
-    things = [
-        " ".join(filter(None, (each.size, each.colour, each.shape or "blob"))) + f" ({each.place})"
-        for each in seen.objects
-    ]
+    return oracle.read((pixels.float() / 127.5 - 1)[None])[0]
+
+
+def sentence(seen: oracle.Reading | None) -> str | None:
+    if seen is None:
+        return None
+    things = [f"{_thing(each)} ({each.place})" for each in seen.objects]
     return f"{', '.join(things) or 'nothing'} on {seen.background}"
+
+
+def masks(seen: oracle.Reading | None, hw: tuple[int, int] | None) -> list[tuple[str, list[int]]]:
+    """Where each object is, in percent of every cell of a feature map, row by row: what a map can be held against."""
+    if seen is None or hw is None:
+        return []
+    small = [torch.nn.functional.adaptive_avg_pool2d(o.mask[None], hw)[0] for o in seen.objects]
+    percent = [(100 * mask).round().int().flatten().tolist() for mask in small]
+    return list(zip(map(_thing, seen.objects), percent, strict=True))
+
+
+def _thing(item: oracle.ReadObject) -> str:
+    return " ".join(filter(None, (item.size, item.colour, item.shape or "blob")))
 
 
 def saved(model: StableDiffusion, result: Result, named: Recipe) -> bytes:
@@ -144,3 +170,19 @@ def saved(model: StableDiffusion, result: Result, named: Recipe) -> bytes:
     if result.wish.edits or result.wish.place is not None:
         texts[PAGE] = json.dumps(result.wish.plain, ensure_ascii=False)
     return encode_png(picture, texts)
+
+
+def traced(result: Result) -> bytes:
+    """The recordings that a run has, as a ZIP file: a folder for each, which `Trace.load` opens.
+
+    Raises UsageError where nothing was recorded.
+    """
+    if not result.traces:
+        raise UsageError("no tensor was looked at yet - open a box first")
+    held = io.BytesIO()
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(held, "w") as archive:
+        for (name, place), trace in result.traces.items():
+            folder = f"{name}-{place}" if place is not None else name
+            for file in sorted(trace.save(Path(scratch) / folder).iterdir()):
+                archive.write(file, f"{folder}/{file.name}")
+    return held.getvalue()

@@ -15,7 +15,15 @@ from torch import nn
 
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.page.answers import hello, reading, saved, words_of
+from sd_scratch.page.answers import (
+    hello,
+    masks,
+    reading,
+    saved,
+    sentence,
+    traced,
+    words_of,
+)
 from sd_scratch.page.messages import (
     CancelWish,
     PlaneWish,
@@ -28,6 +36,7 @@ from sd_scratch.page.messages import (
     read_message,
 )
 from sd_scratch.page.runs import Result, Studio, held, pixel_bytes
+from sd_scratch.page.sources import source_of
 from sd_scratch.page.views import statistics, view
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.recipe import Recipe
@@ -220,9 +229,12 @@ class Engine:
                 {"say": "plane", "id": number, "places": places, "explained": explained}, None
             )
         elif isinstance(wish, SaveWish):
-            session.send(
-                {"say": "saved", "id": number}, saved(self.model, self._last(session), self.named)
-            )
+            result, seed = self._last(session), self._last(session).recipe.seed
+            if wish.what == "picture":
+                name, data = f"{seed}.png", saved(self.model, result, self.named)
+            else:
+                name, data = f"{seed}-tensors.zip", traced(result)
+            session.send({"say": "saved", "id": number, "name": name}, data)
 
     def _run(self, session: Session, number: int, wish: RunWish) -> None:
         session.send({"say": "running", "id": number}, None)
@@ -258,7 +270,7 @@ class Engine:
                 "calls": result.calls,
                 "sha256": result.digest,
                 "notes": list(result.notes),
-                "reading": reading(self.model, result.pixels),
+                "reading": sentence(reading(self.model, result.pixels)),
             },
             pixel_bytes(result.pixels),
         )
@@ -278,6 +290,7 @@ class Engine:
         address = next(a for a in have if a.branch == branch)
         x = trace.values[address][0]
         drawn = view(info, x, result.prompts.get(branch or "cond"), wish.place)
+        seen = reading(self.model, result.pixels) if drawn.kind == "maps" else None
         head = {
             "say": "tensor",
             "id": number,
@@ -287,6 +300,8 @@ class Engine:
             "branches": branches,
             "size": list(x.shape),
             "statistics": statistics(x),
+            "source": source_of(self.model, info),
+            "masks": masks(seen, info.hw),
             **drawn.head(),
         }
         session.send(head, drawn.body())

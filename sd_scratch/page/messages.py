@@ -98,7 +98,9 @@ class PlaneWish:
 
 @dataclass(frozen=True)
 class SaveWish:
-    pass
+    """The picture, or the tensors that were looked at."""
+
+    what: str = "picture"
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,10 @@ READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], Wish]]] = {
     "tensor": (("name", "step", "branch", "place"), _tensor),
     "words": (("prompt",), _prompt),
     "plane": (("prompts",), lambda fields: PlaneWish(_prompts(fields))),
-    "save": ((), lambda fields: SaveWish()),
+    "save": (
+        ("what",),
+        lambda fields: SaveWish(fields.choice("what", ("picture", "tensors"), "picture")),
+    ),
     "cancel": ((), lambda fields: CancelWish()),
 }
 

@@ -10,11 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sd_scratch as sd
+from sd_scratch.checkpoints.load import empty_components
+from sd_scratch.config import PRESETS
+from sd_scratch.page.answers import listing
 from sd_scratch.page.engine import Engine
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.page.browser import chromium, served
 
 PROMPT = "a large red circle on a white background"
@@ -122,6 +127,8 @@ def test_a_box_is_opened_by_keys_and_shows_what_a_word_looks_at(page: Any) -> No
     assert captions[:4] == ["a", "large", "red", "circle"]
     page.locator("#view .tiles canvas").nth(2).hover()
     assert page.locator("#readout").inner_text().startswith("red at row")
+    assert 'tap("probs"' in page.locator("#source").inner_text()
+    assert "circle" in page.locator(".masks figcaption").first.inner_text()
     page.select_option("#branch", "uncond")
     page.locator("#view .tiles figcaption", has_text="start").wait_for()
     page.get_by_role("button", name="attn1.probs").click()
@@ -218,6 +225,40 @@ def test_what_goes_wrong_is_a_sentence_and_the_page_goes_on(
     page.locator("#trouble", has_text="nothing that can be read").wait_for()
     page.evaluate(f"location.hash = '{link('', {'prompt': 3}).lstrip('&')}'")
     page.locator("#trouble", has_text="prompt").wait_for()
+
+
+def test_a_second_tab_takes_turns_with_the_first(page: Any, address: str) -> None:
+    before = made(page)
+    other = page.context.new_page()
+    other.goto(link(address, {"prompt": PROMPT, "seed": 7, "steps": 4}))
+    page.fill("#steps", "60")
+    page.click("#make")
+    page.locator("#status", has_text="step").wait_for()
+    other.click("#make")
+    other.locator("#status", has_text="waiting: another page").wait_for()
+    made(page, before)
+    assert made(other) == before
+    other.close()
+
+
+def test_stable_diffusion_has_a_drawing_of_its_own(page: Any, tmp_path: Path) -> None:
+    """From the list of its tensors, which needs no weights."""
+    rows = listing(StableDiffusion(empty_components(PRESETS["sd15"], torch.float32, "sd15")))
+    names = page.evaluate(
+        """async (rows) => {
+          const { House } = await import("./house.js");
+          return new House(document.getElementById("house"), rows, () => {}).boxes.map((box) => box.name);
+        }""",
+        rows,
+    )
+    unet = [name for name in names if name.startswith("unet.")]
+    assert sum(".resnets." in name for name in unet) == 22
+    assert sum(".attentions." in name for name in unet) == 16
+    assert sum(name.startswith("text.encoder.layers") for name in names) == 12
+    folder = PICTURES if os.environ.get("SD_SCRATCH_PICTURES") else tmp_path
+    page.set_viewport_size({"width": 2000, "height": 900})
+    shot = page.locator("#house").screenshot()
+    Image.open(io.BytesIO(shot)).convert("RGB").save(folder / "sd15.webp", quality=70, method=6)
 
 
 def test_a_lost_server_is_said_and_found_again(browser: Any, engine: Engine) -> None:

@@ -4,20 +4,28 @@ import io
 import json
 import random
 import time
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sd_scratch
+from sd_scratch.page.answers import masks
 from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
 from sd_scratch.page.messages import STEPS_LIMIT, TEXT_LIMIT
+from sd_scratch.page.sources import source_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
+from sd_scratch.scenes import oracle
+from sd_scratch.tensors import Trace
 from sd_scratch.tensors.edits import reweight
 from tests.page.pages import RECIPE, Line
 from tests.tiny import tiny_model
 
+PACKAGE = Path(sd_scratch.__file__).parent
 LONG = {**RECIPE, "steps": STEPS_LIMIT}
 
 
@@ -159,6 +167,38 @@ def test_a_saved_picture_holds_its_recipe_and_its_edits(line: Line) -> None:
     assert '"factor": 1.5' in picture.text["sd_scratch page"]
 
 
+def test_the_tensors_that_were_looked_at_can_be_saved(line: Line, tmp_path: Path) -> None:
+    line.ask(do="run", recipe=RECIPE)
+    assert "open a box" in line.ask(do="save", what="tensors")[0]["text"]
+    head, body = line.ask(do="tensor", name="unet.h", step=1, branch="cond")
+    place, written = head["source"]
+    file, number = place.split(":")
+    assert written in (PACKAGE / file).read_text().splitlines()[int(number) - 1]
+    assert 'tap("h"' in written
+    saved, data = line.ask(do="save", what="tensors")
+    assert saved["name"] == "7-tensors.zip"
+    zipfile.ZipFile(io.BytesIO(data)).extractall(tmp_path)
+    recorded = Trace.load(tmp_path / "unet.h")["unet.h@1:cond"].tensor[0]
+    assert np.array_equal(np.frombuffer(body, "<f4").reshape(head["shape"]), recorded.numpy())
+
+
+def test_every_tensor_has_its_line_of_source(line: Line) -> None:
+    infos = line.engine.model.tensors()
+    without = [info.name for info in infos if source_of(line.engine.model, info) is None]
+    assert without == ["text.context"]  # which stands where all networks are called
+
+
+def test_the_oracle_has_masks_for_every_feature_map() -> None:
+    picture = torch.full((1, 3, 64, 64), 1.0)
+    picture[:, 1:, :32, :32] = -1.0  # red, above on the left
+    (seen,) = oracle.read(picture)
+    ((name, percent),) = masks(seen, (4, 4))
+    assert "red" in name
+    assert np.array_equal(np.array(percent).reshape(4, 4)[:2, :2], np.full((2, 2), 100))
+    assert sum(percent) == 400
+    assert masks(seen, None) == [] == masks(None, (4, 4))
+
+
 def test_a_newer_wish_ends_an_older_one_within_a_step(line: Line) -> None:
     long = line.send(do="run", recipe=LONG)
     line.wait(long, "running")
@@ -255,6 +295,7 @@ SENTENCES = [
     ({"do": "tensor", "name": "unet.h", "step": -1}, "step"),
     ({"do": "plane", "prompts": "a"}, "prompts"),
     ({"do": "words", "prompt": None}, "prompt"),
+    ({"do": "save", "what": "/etc/passwd"}, "what"),
 ]  # fmt: skip
 
 

@@ -91,6 +91,17 @@ def test_the_ladder_is_the_same(ask, model: sd.StableDiffusion) -> None:
         assert np.allclose([rung["alphaBar"] for rung in rungs], ours.alpha_bars[: len(rungs)])
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_other_samplers_are_the_same(ask, model: sd.StableDiffusion, sampler: str) -> None:
+    wish = {"prompt": PROMPT, "seed": 7, "steps": 6, "guidance": 4.0, "sampler": sampler}
+    (made,) = ask(runs=[wish])["runs"]
+    noise = model.noise(7)
+    image = model.generate(PROMPT, noise, sampler=sampler, steps=6, guidance=4.0)
+    ours = np.asarray(image.to_pil()[0], dtype=int)
+    theirs = np.array(made["pixels"]).reshape(64, 64, 4)[..., :3]
+    assert (np.abs(theirs - ours) <= 2).mean() >= 0.99
+
+
 def test_a_picture_in_the_tab_is_the_picture(ask, model: sd.StableDiffusion) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.probs"
     wish = {"prompt": PROMPT, "seed": 7, "steps": 8, "guidance": 4.0, "tensors": [name]}

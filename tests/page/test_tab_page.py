@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,16 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    import uvicorn
-
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tab") / "site"
     runpy.run_path(str(ROOT / "scripts/build_page.py"))["build"](folder, "scenes", [LOOKED_AT])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Iterator[Any]:
+    import uvicorn
+
     listening = socket.create_server(("127.0.0.1", 0))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
     application = make_static(folder, frozenset({host}))
@@ -113,6 +120,24 @@ def test_what_the_tab_cannot_do_is_said(page: Any) -> None:
     page.fill("#prompt", "a (red:1.3) circle")
     page.click("#make")
     page.locator("#trouble", has_text="plain words").wait_for()
+    page.fill("#prompt", PROMPT)
+    assert "samplers ddim, euler, dpmpp_2m" in page.locator("#lacks").inner_text()
+
+
+def test_any_host_will_do_under_any_path(page: Any, folder: Path) -> None:
+    """A server that knows nothing of the page, and has it in a folder among others."""
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(quiet, directory=str(folder.parent))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        other = page.context.new_page()
+        other.set_default_timeout(90_000)
+        where = f"http://127.0.0.1:{server.server_port}/{folder.name}/#"
+        other.goto(link(where, {"prompt": PROMPT, "seed": 7, "steps": 1}))
+        assert made(other)
+        other.close()
+        server.shutdown()
 
 
 def test_a_saved_picture_holds_its_recipe(page: Any) -> None:

@@ -41,6 +41,7 @@ export class Inside {
     $("tensor-name").textContent = tensor.name;
     $("tensor-facts").textContent = factsOf(tensor);
     $("view").replaceChildren();
+    $("source").hidden = true;
     $("readout").textContent = "";
     $("edit-this").hidden = !tensor.editable;
     $("view-controls").hidden = !tensor.branched;
@@ -68,6 +69,8 @@ export class Inside {
     const strange = s.not_finite ? `, ${s.not_finite} not finite` : "";
     const left = head.left_out ? `; ${head.left_out} more found no room` : "";
     $("tensor-facts").textContent = `${factsOf(this.tensor)} Now: ${step}${head.branch ? `, ${head.branch}` : ""}; ${head.size.join(" x ") || "one number"}; min ${short(s.min)}, max ${short(s.max)}, mean ${short(s.mean)}, deviation ${short(s.std)}${strange}${left}.`;
+    $("source").hidden = !head.source;
+    $("source").textContent = head.source ? `${head.source[0]}  ${head.source[1]}` : "";
     const heads = head.axes.indexOf("head");
     const choice = $("head-choice");
     choice.hidden = heads !== 0 || head.kind === "number";
@@ -108,7 +111,27 @@ export class Inside {
     if (kind === "maps" && count <= FIGURES) parts.push(this.figures(values, scale, count, rows, columns, names, axes[0]));
     else parts.push(this.canvas(values, scale, count, rows, columns, kind, axes, labels));
     if (names && axes[0] === "word") parts.push(this.looks(values, count, rows, columns, names));
+    if (kind === "maps" && this.view.masks?.length) parts.splice(2, 0, this.truth(rows, columns));
     target.replaceChildren(...parts);
+  }
+
+  // Where the objects are: beside it a map can be seen to lie.
+  truth(rows, columns) {
+    const part = document.createElement("div"), title = document.createElement("h4"), tiles = document.createElement("div");
+    title.className = "plain";
+    title.textContent = "True masks: where the oracle finds each object in the finished picture";
+    tiles.className = "tiles masks";
+    for (const [name, percent] of this.view.masks) {
+      const figure = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
+      matrix(canvas, percent, 0, rows, columns, { low: 0, high: 100, palette: scaleOf([1]).palette });
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `Mask of the ${name}: ${extremes(percent, 0, rows, columns)}`);
+      caption.textContent = name;
+      figure.append(canvas, caption);
+      tiles.append(figure);
+    }
+    part.append(title, tiles);
+    return part;
   }
 
   figures(values, scale, count, rows, columns, names, axis) {
@@ -254,7 +277,7 @@ export class Inside {
 }
 
 function extremes(values, n, rows, columns) {
-  const part = values.subarray(n * rows * columns, (n + 1) * rows * columns);
+  const part = values.slice(n * rows * columns, (n + 1) * rows * columns);
   let best = 0;
   part.forEach((value, i) => {
     if (value > part[best]) best = i;

@@ -41,6 +41,8 @@ const ANSWERS = {
     state.hello = head;
     trouble("");
     $("model").textContent = `${head.model}: ${Object.entries(head.parameters).map(([name, n]) => `${name} ${(n / 1e6).toFixed(1)} M`).join(", ")} parameters, ${head.dtype} on ${head.device}`;
+    $("lacks").hidden = !head.lacks;
+    $("lacks").textContent = head.lacks ?? "";
     $("version").textContent = `sd_scratch ${head.version}.`;
     if (first) begin(head);
   },
@@ -107,11 +109,11 @@ const ANSWERS = {
   },
   saved(head, body) {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([body], { type: "image/png" }));
-    link.download = `${state.done.recipe.seed}.png`;
+    link.href = URL.createObjectURL(new Blob([body]));
+    link.download = head.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    say("saved");
+    say(`saved ${head.name}`);
   },
   error(head) {
     trouble(head.text[0].toUpperCase() + head.text.slice(1) + (/[.!?]$/.test(head.text) ? "" : "."));
@@ -201,6 +203,8 @@ function callAt() {
 function compare() {
   const { pinned, done } = state;
   $("compare").hidden = !pinned;
+  $("no-pin").hidden = Boolean(pinned);
+  $("unpin").hidden = !pinned;
   if (!pinned) return;
   picture($("a"), pinned);
   picture($("b"), done);
@@ -315,6 +319,7 @@ $("dice").addEventListener("click", () => {
 });
 $("cancel").addEventListener("click", () => send({ do: "cancel" }));
 $("save").addEventListener("click", () => send({ do: "save" }));
+$("save-tensors").addEventListener("click", () => send({ do: "save", what: "tensors" }));
 $("pin").addEventListener("click", () => {
   state.pinned = state.done;
   compare();

@@ -1,7 +1,7 @@
 // A picture from a sentence, in the tab: the exported graphs, run by onnxruntime.
 
 import { MersenneTwister } from "./random.js";
-import { guide, interpret, ladder, step } from "./sampler.js";
+import { guide, interpret, ladder, noiseScale, step } from "./sampler.js";
 import { Tokenizer } from "./tokenizer.js";
 
 export class Cancelled extends Error {}
@@ -77,15 +77,15 @@ export class TabEngine {
     return values;
   }
 
-  // All steps of a picture. `settings`: prompt or context, negative, seed, steps, guidance, edits, and the
+  // All steps of a picture. `settings`: prompt or context, negative, seed, steps, sampler, guidance, edits, and the
   // names of `tensors` to keep. `onStep` is told {index, total, t, x0, latent, tensors}; `signal` ends it.
   async run(settings, onStep = () => {}, signal = null) {
     const { manifest } = this;
-    const { seed = 0, guidance = manifest.guidance, steps = manifest.steps, tensors = [] } = settings;
+    const { seed = 0, guidance = manifest.guidance, steps = manifest.steps, sampler = "ddim", tensors = [] } = settings;
     const context = settings.context ?? (await this.context(settings.prompt ?? "", settings.negative));
     const factors = this.factors(settings.edits);
-    const rungs = ladder(manifest, steps);
-    let latent = this.noise(seed);
+    const rungs = ladder(manifest, steps, sampler), scale = noiseScale(manifest, rungs, sampler);
+    let latent = this.noise(seed).map((x) => scale * x), before = null;
     for (const [index, rung] of rungs.entries()) {
       if (signal?.aborted) throw new Cancelled();
       const both = new Float32Array(2 * latent.length);
@@ -95,7 +95,8 @@ export class TabEngine {
       const made = await this.graph("unet", { x_t: both, t, context, factors }, ["pred", ...tensors]);
       const answer = guide(made.pred.data, guidance);
       const read = interpret(manifest.prediction_type, answer, latent, rung.alphaBar);
-      latent = step(read, rung.next);
+      latent = step(read, rungs, index, sampler, before);
+      before = read.x0;
       const kept = Object.fromEntries(tensors.map((name) => [name, { data: made[name].data, shape: made[name].dims }]));
       await onStep({ index, total: steps, t: rung.t, x0: read.x0, latent, tensors: kept });
     }

@@ -3,6 +3,7 @@
 import { Cancelled, TabEngine } from "./engine.js";
 import { Plane } from "./plane.js";
 import { withTexts } from "./png.js";
+import { SAMPLERS } from "./sampler.js";
 import { statistics, view } from "./views.js";
 
 const PROBS = "unet.*.attn2.probs";
@@ -10,6 +11,8 @@ const LIMITS = { text: 2000, steps: 150, edits: 32, places: 16, guidance: 1000, 
 const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "width", "height"];
 const EXAMPLES = ["a medium yellow triangle to the left of a small blue ring on a white background", "a large red star on a blue background", "a small green circle above a large purple square on a white background"];
 const LANDMARKS = ["a large red circle on a white background", "a large blue circle on a white background", "a large red star on a white background", "a large blue star on a white background"];
+
+const LACKS = `This page runs in the tab. It has the samplers ${SAMPLERS.join(", ")}, one size, and as edits the words and heads of cross-attention; sd-scratch page has also the other samplers and spacings, weights in brackets, edits of every tensor, the oracle's reading and masks, the line of source, and tensors to save.`;
 
 let engine = null, last = null, running = null, busy = false;
 const waiting = new Map(), planes = new Map();
@@ -76,7 +79,7 @@ function whole(value, name, low, high) {
 function settingsOf({ recipe, edits = [], place = null }) {
   const { manifest } = engine;
   for (const key of Object.keys(recipe)) if (!RECIPE.includes(key)) refuse(`the engine in the tab has no '${key}' - sd-scratch page has it`);
-  if ((recipe.sampler ?? "ddim") !== "ddim") refuse("the engine in the tab has the sampler ddim alone");
+  if (!SAMPLERS.includes(recipe.sampler ?? "ddim")) refuse(`the engine in the tab has the samplers ${SAMPLERS.join(", ")} - sd-scratch page has '${recipe.sampler}'`);
   for (const side of ["width", "height"]) if ((recipe[side] ?? manifest[side]) !== manifest[side]) refuse(`${side} must be ${manifest[side]} in the tab`);
   const guidance = recipe.guidance ?? manifest.guidance;
   if (!(Math.abs(guidance) <= LIMITS.guidance)) refuse(`guidance must be a number up to ${LIMITS.guidance}`);
@@ -85,6 +88,7 @@ function settingsOf({ recipe, edits = [], place = null }) {
     negative: textOf(recipe.negative_prompt ?? "", "negative prompt"),
     seed: whole(recipe.seed ?? 0, "seed", 0, LIMITS.seed),
     steps: whole(recipe.steps ?? manifest.steps, "steps", 1, LIMITS.steps),
+    sampler: recipe.sampler ?? "ddim",
     guidance,
   };
   const encoding = engine.tokenizer.encode(place ? place.prompts[0] : settings.prompt);
@@ -172,7 +176,7 @@ const SERVED = {
       if (previews) answer({ ...head, width, height, coarse: false }, rgb(await engine.decode(x0)));
     }, stop);
     const pixels = await engine.decode(latent), body = rgb(pixels);
-    const recipe = { prompt: settings.prompt, negative_prompt: settings.negative, seed: settings.seed, steps: settings.steps, sampler: "ddim", guidance: settings.guidance, width, height, model: engine.manifest.model };
+    const recipe = { prompt: settings.prompt, negative_prompt: settings.negative, seed: settings.seed, steps: settings.steps, sampler: settings.sampler, guidance: settings.guidance, width, height, model: engine.manifest.model };
     last = { settings, recipe, message, pixels, kept };
     const digest = self.crypto?.subtle ? new Uint8Array(await crypto.subtle.digest("SHA-256", body)) : [];
     answer({ say: "done", id, recipe, width, height, moments, calls: moments.length, sha256: [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join(""), notes: [], reading: null }, body);
@@ -194,7 +198,8 @@ const SERVED = {
     const { values, ...head } = view(row, data, cond ? last.settings.encoding : engine.tokenizer.encode(last.settings.negative));
     answer({ say: "tensor", id, name, step, branch: cond ? "cond" : "uncond", branches: ["uncond", "cond"], size: row.shape.slice(1), statistics: statistics(data), left_out: 0, place: null, ...head }, new Uint8Array(values.buffer));
   },
-  async save({ id }) {
+  async save({ id, what = "picture" }) {
+    if (what !== "picture") refuse("the engine in the tab saves pictures - tensors need sd-scratch page");
     if (!last) refuse("there is no picture yet - make one first");
     const { width, height } = engine.manifest, canvas = new OffscreenCanvas(width, height);
     canvas.getContext("2d").putImageData(new ImageData(last.pixels, width, height), 0, 0);
@@ -202,7 +207,7 @@ const SERVED = {
     const texts = { sd_scratch: JSON.stringify({ ...last.recipe, syntax: "plain" }) };
     const { recipe, edits = [], place = null } = last.message;
     if (edits.length || place) texts["sd_scratch page"] = JSON.stringify({ recipe, edits, place });
-    answer({ say: "saved", id }, withTexts(png, texts));
+    answer({ say: "saved", id, name: `${last.recipe.seed}.png` }, withTexts(png, texts));
   },
 };
 
@@ -224,7 +229,8 @@ async function start() {
     dtype: "float32",
     parameters: manifest.parameters ?? {},
     defaults: { steps: manifest.steps, sampler: "ddim", guidance: manifest.guidance, width: manifest.width, height: manifest.height },
-    samplers: ["ddim"],
+    samplers: SAMPLERS,
+    lacks: LACKS,
     schedules: [],
     edits: { reweight: ["words", "factors"], ablate: ["heads"] },
     limits: { ...LIMITS, side: manifest.width, cell: manifest.width },
