@@ -127,6 +127,9 @@ class ScheduleConfig:
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
     trained_betas: tuple[float, ...] = ()  # in the place of a schedule's, one for each timestep
+    thresholding: bool = False  # see `sd_scratch.diffusion.prediction.thresholded`
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ SIGMA_KEYS = {
     "use_karras_sigmas": "karras",
     "use_exponential_sigmas": "exponential",
     "use_beta_sigmas": "beta",
+    "use_lu_lambdas": "exponential",
 }
 OLD_BETAS = (0.0001, 0.02, "linear")
 KDPM_BETAS = (0.00085, 0.012, "linear")
@@ -39,6 +40,8 @@ class Class(NamedTuple):
         modifiers: what its spacings do otherwise than others', see `sd_scratch.diffusion.spacing.MODIFIERS`.
         betas: beta_start, beta_end and beta_schedule, where the file says nothing.
         zero_snr: whether it knows rescale_betas_zero_snr.
+        thresholds: whether it knows thresholding.
+        spacings: the keys for sigmas that it knows, of `SIGMA_KEYS`.
         ends: the values of final_sigmas_type that can be had.
         choose: reads the class' own keys; warns of values that cannot be had.
     """
@@ -49,7 +52,9 @@ class Class(NamedTuple):
     modifiers: tuple[str, ...] = ()
     betas: tuple[float, float, str] = OLD_BETAS
     zero_snr: bool = False
+    thresholds: bool = False
     asks: bool = True
+    spacings: tuple[str, ...] = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     ends: tuple[str, ...] = ()
     choose: Callable[[Fields], Chosen] | None = None
 
@@ -63,6 +68,7 @@ def _dpm(fields: Fields) -> Chosen:
     heun = _one_of(fields, "solver_type", "midpoint", "heun", *STRANGERS) == "heun"
     if fields.data.get("final_sigmas_type") in ENDS:
         _one_of(fields, "euler_at_final", False)
+        _one_of(fields, "lower_order_final", True)
     sde = stochastic == "sde-dpmsolver++"
     order = _one_of(fields, "solver_order", 2, *((3,) if not sde else ()))
     if order == 3:
@@ -108,6 +114,9 @@ def _pndm(fields: Fields) -> Chosen:
 def _ddpm(fields: Fields) -> Chosen:
     variance = _one_of(fields, "variance_type", *VARIANCES)
     large = VARIANCES[str(variance)] == "fixed_large"
+    if large and fields.data.get("timestep_spacing") != "linspace":
+        why = "is followed, but for the noise that diffusers adds after the last step and leaves in the picture"
+        fields.warn("variance_type", why)
     return Chosen("ddpm", {"variance": "fixed_large"} if large else {})
 
 
@@ -147,20 +156,29 @@ def _one_of(fields: Fields, key: str, default: Any, *others: Any) -> Any:
 SOLVER = ("solver",)
 ENDS = ("sigma_min",)
 
+DDIM = Class("ddim", "leading", modifiers=("stride",), zero_snr=True, thresholds=True)
+DDPM = Class("ddpm", "leading", zero_snr=True, thresholds=True, choose=_ddpm)
 SCHEDULERS: dict[str, Class] = {
-    "DDIMScheduler": Class("ddim", "leading", zero_snr=True),
-    "DDIMParallelScheduler": Class("ddim", "leading", zero_snr=True),
-    "DDPMScheduler": Class("ddpm", "leading", zero_snr=True, choose=_ddpm),
-    "DDPMParallelScheduler": Class("ddpm", "leading", zero_snr=True, choose=_ddpm),
+    "DDIMScheduler": DDIM,
+    "DDIMParallelScheduler": DDIM,
+    "DDPMScheduler": DDPM,
+    "DDPMParallelScheduler": DDPM,
     "DEISMultistepScheduler": Class("deis", "linspace", modifiers=("solver", "last"), choose=_deis),
     "DPMSolverMultistepScheduler": Class(
-        "dpmpp_2m", "linspace", modifiers=SOLVER, zero_snr=True, ends=ENDS, choose=_dpm
+        "dpmpp_2m",
+        "linspace",
+        modifiers=SOLVER,
+        zero_snr=True,
+        thresholds=True,
+        spacings=tuple(SIGMA_KEYS),
+        ends=ENDS,
+        choose=_dpm,
     ),
     "DPMSolverSDEScheduler": Class("dpmpp_sde", "linspace", betas=KDPM_BETAS, choose=_sde),
     "DPMSolverSinglestepScheduler": Class(
-        "dpmpp_2s", "linspace", modifiers=SOLVER, asks=False, choose=_dpm_single
+        "dpmpp_2s", "linspace", modifiers=SOLVER, thresholds=True, asks=False, choose=_dpm_single
     ),
-    "EulerAncestralDiscreteScheduler": Class("euler_a", "linspace", zero_snr=True),
+    "EulerAncestralDiscreteScheduler": Class("euler_a", "linspace", zero_snr=True, spacings=()),
     "EulerDiscreteScheduler": Class("euler", "linspace", zero_snr=True),
     "HeunDiscreteScheduler": Class("heun", "linspace", betas=KDPM_BETAS),
     "KDPM2AncestralDiscreteScheduler": Class(
@@ -168,7 +186,7 @@ SCHEDULERS: dict[str, Class] = {
     ),
     "KDPM2DiscreteScheduler": Class("dpm2", "linspace", modifiers=("whole",), betas=KDPM_BETAS),
     "LCMScheduler": Class(
-        "lcm", "leading", betas=SD_BETAS, zero_snr=True, choose=_distilled("lcm")
+        "lcm", "leading", betas=SD_BETAS, zero_snr=True, thresholds=True, choose=_distilled("lcm")
     ),
     "LMSDiscreteScheduler": Class("lms", "linspace"),
     "PNDMScheduler": Class("pndm", "leading", alpha_to_one=False, choose=_pndm),
@@ -176,7 +194,13 @@ SCHEDULERS: dict[str, Class] = {
         "tcd", "leading", betas=SD_BETAS, zero_snr=True, choose=_distilled("tcd")
     ),
     "UniPCMultistepScheduler": Class(
-        "unipc", "linspace", modifiers=SOLVER, zero_snr=True, ends=ENDS, choose=_unipc
+        "unipc",
+        "linspace",
+        modifiers=SOLVER,
+        zero_snr=True,
+        thresholds=True,
+        ends=ENDS,
+        choose=_unipc,
     ),
 }
 # The classes of samplers that are not the first of their class.
@@ -239,7 +263,21 @@ def _schedule(fields: Fields, kind: Class) -> ScheduleConfig:
         set_alpha_to_one=to_one,
         rescale_betas_zero_snr=fields.flag("rescale_betas_zero_snr", False),
         trained_betas=fields.numbers("trained_betas", 0.0, 1.0, steps) if betas else (),
+        **_thresholding(fields, kind),
     )
+
+
+def _thresholding(fields: Fields, kind: Class) -> dict[str, Any]:
+    if not fields.flag("thresholding", False):
+        return {}
+    if not kind.thresholds:
+        fields.warn("thresholding", f"is not followed: {kind.sampler} does not threshold")
+        return {}
+    return {
+        "thresholding": True,
+        "dynamic_thresholding_ratio": fields.number("dynamic_thresholding_ratio", 0.0, 1.0, 0.995),
+        "sample_max_value": fields.number("sample_max_value", 0.0, 1e4, 1.0),
+    }
 
 
 def _warn(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
@@ -251,6 +289,9 @@ def _warn(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
         fields.warn(
             "rescale_betas_zero_snr", f"is followed, which {kind.sampler}'s class does not know"
         )
+    if kind.sampler == "pndm" and config.timestep_spacing != "leading":
+        why = "is followed; diffusers' PNDM steps past its timesteps where the steps do not divide 1000"
+        fields.warn("timestep_spacing", why)
     if fields.data.get("variance_type") is not None and kind.sampler != "ddpm":
         fields.warn("variance_type", "is not supported and not followed")
 
@@ -260,14 +301,19 @@ def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
     if SAMPLERS[kind.sampler].spacing is not None:
         return SAMPLERS[kind.sampler].spacing
     name, modifiers = "", {*kind.modifiers} - {"whole"}
+    if config.timestep_spacing == "leading":
+        modifiers.discard("stride")  # the next timestep is a stride below
     for key in SIGMA_KEYS:
         if fields.data.get(key) in (None, False):
             continue
         fields.flag(key, False)
         if not SAMPLERS[kind.sampler].sigma_space:
             fields.warn(key, f"is not followed: {kind.sampler} has no sigmas to be spaced")
+        elif key not in kind.spacings:
+            fields.warn(key, f"is not followed: {kind.sampler}'s class does not know it")
         elif not name:
             name = SIGMA_KEYS[key]
+            modifiers |= {"whole"} if key == "use_lu_lambdas" else set()
     if name == "karras" and "whole" in kind.modifiers:
         modifiers.add("whole")
     end = fields.data.get("final_sigmas_type", "zero")
@@ -300,9 +346,20 @@ def schedule_json(scheduler: Scheduler) -> dict[str, Any]:
     }
     if written is not None:
         spacing = find_spacing(written)
-        data |= {key: True for key, name in SIGMA_KEYS.items() if name == spacing.name}
+        lu = spacing.name == "exponential" and spacing.has("whole")
+        keys = {name: key for key, name in reversed(SIGMA_KEYS.items())} | (
+            {"exponential": "use_lu_lambdas"} if lu else {}
+        )
+        data |= {keys[spacing.name]: True} if spacing.name in keys else {}
         if spacing.has("last") and sampler != "deis":
             data["final_sigmas_type"] = "sigma_min"
+    if config.thresholding:
+        ratio, largest = config.dynamic_thresholding_ratio, config.sample_max_value
+        data |= {
+            "thresholding": True,
+            "dynamic_thresholding_ratio": ratio,
+            "sample_max_value": largest,
+        }
     if config.rescale_betas_zero_snr:
         data["rescale_betas_zero_snr"] = True
     return data | _options_json(sampler, options)

@@ -37,6 +37,14 @@ def interpret(raw: Tensor, x_t: Tensor, alpha_bar: float | Tensor, kind: str) ->
     return Prediction(eps_from_x0(raw, x_t, alpha_bar), raw)
 
 
+def thresholded(x0: Tensor, ratio: float, largest: float) -> Tensor:
+    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): each image is cut at the `ratio`
+    quantile of its absolute values, from 1 to `largest`, and divided by it."""
+    cut = x0.flatten(1).float().abs().quantile(ratio, dim=1).clamp(1.0, largest)
+    cut = cut.to(x0).reshape(-1, *[1] * (x0.dim() - 1))  # [B, 1, ...]
+    return x0.clamp(-cut, cut) / cut
+
+
 def target(x0: Tensor, eps: Tensor, alpha_bar: float | Tensor, kind: str) -> Tensor:
     """What a perfect network would have answered: the training target for type `kind`."""
     if kind == "epsilon":

@@ -35,7 +35,15 @@ MAX_BETA = 0.999  # keeps the last step of the cosine schedule finite
 SMALLEST_ALPHA_BAR = 2.0**-24
 FAINTEST = 1e-30  # of alpha_bar: what is fainter is lost when a sample is computed in float32
 
-LEVELS = ("timesteps", "alpha_bars", "sigmas", "final_alpha_bar", "noise_scale", "final_sigma")
+LEVELS = (
+    "timesteps",
+    "alpha_bars",
+    "sigmas",
+    "final_alpha_bar",
+    "noise_scale",
+    "final_sigma",
+    "stride",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Ladder:
         noise_scale: what unit-variance noise is multiplied with to stand on the top rung.
         schedule: the schedule that they are levels of.
         final_sigma: where all other samplers end: 0, without noise, unless it was asked for.
+        stride: how many timesteps each of DDIM's steps goes down; 0, to the next rung, unless it was asked for.
 
     Raises `UsageError` for no rung at all, or for rungs that do not fall.
     """
@@ -61,6 +70,7 @@ class Ladder:
     noise_scale: float
     schedule: "Schedule" = field(repr=False, compare=False)
     final_sigma: float = 0.0
+    stride: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.timesteps) == len(self.alpha_bars) == len(self.sigmas) > 0:
@@ -81,6 +91,23 @@ class Ladder:
     def levels(self) -> tuple[float, ...]:
         """The sigmas and the one at which samplers in sigma space end, n + 1 of them."""
         return (*self.sigmas, self.final_sigma)
+
+    @property
+    def signals(self) -> tuple[float, ...]:
+        """The alpha_bars with 0 where a schedule of zero terminal SNR has it: what stands for it is for samplers
+        that divide by alpha_bar."""
+        zero = SMALLEST_ALPHA_BAR if self.schedule.config.rescale_betas_zero_snr else 0.0
+        return tuple(bar if bar > zero else 0.0 for bar in self.alpha_bars)
+
+    @property
+    def landings(self) -> tuple[float, ...]:
+        """The alpha_bar at which each of DDIM's steps ends."""
+        if not self.stride:
+            return (*self.alpha_bars[1:], self.final_alpha_bar)
+        below = [t - self.stride for t in self.timesteps]
+        return tuple(
+            self.schedule.alpha_bar_at(t) if t >= 0 else self.final_alpha_bar for t in below
+        )
 
     def plain(self) -> dict[str, Any]:
         """The levels as JSON has them; `Schedule.ladder_from_plain` is the inverse."""
@@ -208,6 +235,8 @@ class Schedule:
             ladder = ladder.head(steps)
         if wanted.has("last"):
             ladder = replace(ladder, final_sigma=self.sigma_at(0))
+        if wanted.has("stride"):
+            ladder = replace(ladder, stride=len(self) // rungs)
         own = wanted.name if wanted.name in TIMESTEP_SPACINGS else self.config.timestep_spacing
         unit = wanted.has("solver") or (own == "leading" and not wanted.has("all"))
         if sigma_space and not unit:
@@ -238,10 +267,10 @@ class Schedule:
         try:
             timesteps, bars, sigmas = (tuple(map(float, plain[key])) for key in LEVELS[:3])
             end, scale = (float(plain[key]) for key in LEVELS[3:5])
-            final = float(plain.get("final_sigma", 0.0))
+            final, stride = float(plain.get("final_sigma", 0.0)), int(plain.get("stride", 0))
         except (KeyError, TypeError, ValueError):
             raise ScratchError("the ladder of noise levels is damaged") from None
-        return Ladder(timesteps, bars, sigmas, end, scale, self, final)
+        return Ladder(timesteps, bars, sigmas, end, scale, self, final, stride)
 
     def _timesteps(self, steps: int, spacing: Spacing) -> list[float]:
         if self.check_steps(steps) == 1:

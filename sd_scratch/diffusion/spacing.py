@@ -148,6 +148,7 @@ MODIFIERS = {
     "cut": "one level more, and the last one left out (A1111 and ComfyUI, for DPM2)",
     "whole": "the network is told whole timesteps (diffusers' KDPM2)",
     "solver": "as diffusers' multistep solvers: all, whole, from noise of unit variance",
+    "stride": "DDIM goes 1000 // n timesteps down, past or short of the next (diffusers)",
     "last": "ends at the noise of t = 0 (diffusers' final_sigmas_type sigma_min)",
 }
 """What may stand behind a name, each after a plus sign."""

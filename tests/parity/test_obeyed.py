@@ -119,7 +119,9 @@ def theirs(folder: Path) -> Tensor:
         {"_class_name": DDIM, **ZERO, "timestep_spacing": "leading"},
         {"_class_name": EULER, **ZERO},
         {"_class_name": "EulerAncestralDiscreteScheduler", **ZERO},
-        {"_class_name": "DDPMScheduler", "variance_type": "fixed_large"},
+        {"_class_name": DDIM, "timestep_spacing": "linspace"},
+        {"_class_name": DDIM, "thresholding": True, "sample_max_value": 2.0},
+        {"_class_name": DPM, "use_lu_lambdas": True},
         {"_class_name": "DDPMScheduler", "variance_type": "fixed_small_log"},
         {"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"},
         {"_class_name": "PNDMScheduler", "trained_betas": [0.001] * 1000},
@@ -140,10 +142,9 @@ def test_a_schedule_is_obeyed(
     caplog.set_level(logging.WARNING, "sd_scratch")
     latent, expected = ours(folder), theirs(folder)
     assert not said(caplog)
-    # diffusers adds DDPM's large variance after the last step, too, where the paper adds none.
-    # Of a terminal SNR of zero a 4096th is left here in all samplers, in diffusers in all but DDIM.
-    loose = "fixed_large" in changes.values() or "rescale_betas_zero_snr" in changes
-    bound = (6e-3 if loose else 1e-4) * float(expected.abs().max())
+    # At the sigma of 4096 that stands for pure noise, Euler's step in float32 keeps three digits less, here and there.
+    rounded = "rescale_betas_zero_snr" in changes and changes["_class_name"].startswith("Euler")
+    bound = (2e-3 if rounded else 1e-4) * float(expected.abs().max())
     assert float((latent - expected).abs().max()) <= bound
     again = load_components(folder)
     for place in (tmp_path / "again", tmp_path / "again.safetensors"):
@@ -162,13 +163,14 @@ def test_a_schedule_is_obeyed(
         ({"_class_name": "LCMScheduler", "original_inference_steps": 40}, "`original_inference_steps`: 40"),
         ({"_class_name": "TCDScheduler", "timestep_scaling": 5.0}, "`timestep_scaling`: 5.0"),
         ({"_class_name": "PNDMScheduler", "thresholding": True}, "`thresholding`: true"),
-        ({"_class_name": "PNDMScheduler", **ZERO}, "`rescale_betas_zero_snr`: true is followed"),
+        ({"_class_name": "PNDMScheduler", **ZERO, "timestep_spacing": "leading"}, "`rescale_betas_zero_snr`: true is followed"),
         ({"_class_name": DDIM, "use_karras_sigmas": True}, "`use_karras_sigmas`: true"),
-        ({"_class_name": DDIM, "thresholding": True}, "`thresholding`: true"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}, "`variance_type`: \"fixed_large\" is followed"),
+        ({"_class_name": "PNDMScheduler", "timestep_spacing": "trailing"}, "`timestep_spacing`: \"trailing\""),
+        ({"_class_name": "EulerAncestralDiscreteScheduler", "use_karras_sigmas": True}, "`use_karras_sigmas`: true"),
         ({"_class_name": DPM, "solver_order": 1}, "`solver_order`: 1"),
         ({"_class_name": DPM, "algorithm_type": "dpmsolver"}, "`algorithm_type`: \"dpmsolver"),
         ({"_class_name": DPM, "algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "`solver_order`: 3"),
-        ({"_class_name": DPM, "use_lu_lambdas": True}, "`use_lu_lambdas`: true"),
         ({"_class_name": SINGLE, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
         ({"_class_name": SINGLE, "solver_order": 3, "solver_type": "heun"}, "`solver_order`: 3"),
         ({"_class_name": UNIPC, "predict_x0": False}, "`predict_x0`: false"),

@@ -24,9 +24,8 @@ def ddim(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float
     Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    alpha_bars = (*ladder.alpha_bars, ladder.final_alpha_bar)
-    for i, t in enumerate(ladder.timesteps):
-        here, there = alpha_bars[i], alpha_bars[i + 1]
+    ways = zip(ladder.timesteps, ladder.signals, ladder.landings, strict=True)
+    for i, (t, here, there) in enumerate(ways):
         eps, x0 = predict(model, x_t, t, here, ladder)
 
         sigma = eta * math.sqrt((1.0 - there) / (1.0 - here) * (1.0 - here / there))
@@ -36,5 +35,5 @@ def ddim(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float
         if sigma > 0.0:
             step_noise = draw()
             x_next = x_next + sigma * step_noise
-        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        sent = yield Step(i, t, ladder.alpha_bars[i], x_t, eps, x0, x_next, step_noise)
         x_t = x_next if sent is None else sent

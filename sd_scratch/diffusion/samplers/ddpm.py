@@ -29,7 +29,7 @@ def ddpm(
     Raises `UsageError` for another variance.
     """
     choice("variance", variance, VARIANCES)
-    alpha_bars = (*ladder.alpha_bars, 1.0)
+    alpha_bars = (*ladder.signals, 1.0)
     for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i], alpha_bars[i + 1]
         eps, x0 = predict(model, x_t, t, here, ladder)
@@ -45,5 +45,5 @@ def ddpm(
             sigma = math.sqrt(beta * (1.0 - there) / (1.0 - here) if small else beta)
             step_noise = draw()
             x_next = x_next + sigma * step_noise
-        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        sent = yield Step(i, t, ladder.alpha_bars[i], x_t, eps, x0, x_next, step_noise)
         x_t = x_next if sent is None else sent

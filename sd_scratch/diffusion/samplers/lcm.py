@@ -23,7 +23,7 @@ def lcm(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
 
     Wants a model that was distilled for it, 1 to 8 steps, and guidance 1 to 2.
     """
-    alpha_bars = (*ladder.alpha_bars, ladder.final_alpha_bar)
+    alpha_bars = (*ladder.signals, ladder.final_alpha_bar)
     for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i : i + 2]
         eps, x0 = predict(model, x_t, t, here, ladder)
@@ -35,5 +35,5 @@ def lcm(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
         if i < len(ladder) - 1:
             step_noise = draw()
             x_next = math.sqrt(there) * x_next + math.sqrt(1.0 - there) * step_noise
-        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        sent = yield Step(i, t, ladder.alpha_bars[i], x_t, eps, x0, x_next, step_noise)
         x_t = x_next if sent is None else sent

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from sd_scratch.diffusion.prediction import Prediction, interpret
+from sd_scratch.diffusion.prediction import Prediction, interpret, thresholded
 from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 
@@ -64,8 +64,11 @@ def walk(steps: Steps, change: Callable[[Step], Tensor]) -> Iterator[Step]:
 
 def predict(model: Denoiser, x_t: Tensor, t: float, alpha_bar: float, ladder: Ladder) -> Prediction:
     """Ask the network once, and read its answer as noise and clean image."""
-    raw = model(x_t, t)
-    return interpret(raw, x_t, alpha_bar, ladder.schedule.config.prediction_type)
+    config = ladder.schedule.config
+    eps, x0 = interpret(model(x_t, t), x_t, alpha_bar, config.prediction_type)
+    if config.thresholding:
+        x0 = thresholded(x0, config.dynamic_thresholding_ratio, config.sample_max_value)
+    return Prediction(eps, x0)
 
 
 def weighted(weights: Sequence[float], tensors: Iterable[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ def tcd(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float 
     it. Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
-    alpha_bars = (*ladder.alpha_bars, ladder.final_alpha_bar)
+    alpha_bars = (*ladder.signals, ladder.final_alpha_bar)
     for i, t in enumerate(ladder.timesteps):
         here, there = alpha_bars[i : i + 2]
         eps, x0 = predict(model, x_t, t, here, ladder)
@@ -33,5 +33,5 @@ def tcd(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float 
             x_s = math.sqrt(below) * x0 + math.sqrt(1.0 - below) * eps
             step_noise = draw()
             x_next = math.sqrt(there / below) * x_s + math.sqrt(1.0 - there / below) * step_noise
-        sent = yield Step(i, t, here, x_t, eps, x0, x_next, step_noise)
+        sent = yield Step(i, t, ladder.alpha_bars[i], x_t, eps, x0, x_next, step_noise)
         x_t = x_next if sent is None else sent
