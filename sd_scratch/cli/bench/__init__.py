@@ -7,8 +7,13 @@ memory are of whole processes, in turn too.
 import argparse
 import json
 import logging
+import subprocess
+from datetime import date
+from pathlib import Path
 
 from sd_scratch.cli.options import add_device_arguments, integer, side
+from sd_scratch.limits import TUNING
+from sd_scratch.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=integer(1, 1000), default=5, help="(default 5)")
     parser.add_argument(
         "--steps", type=integer(1, 1000), default=2, help="of the run for --memory (default 2)"
+    )
+    parser.add_argument(
+        "--tune",
+        choices=TUNING,
+        default=TUNING[0],
+        help="how kernels are chosen, as for generate (default quick)",
     )
     parser.add_argument("--compile", action="store_true", help="time the compiled U-Net too")
     parser.add_argument(
@@ -50,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.bench.processes import process_rows
     from sd_scratch.cli.bench.rows import as_text
     from sd_scratch.cli.bench.subjects import load_subject, subject_config
+    from sd_scratch.cli.doctor import kernels
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 
     set_threads(args.threads)
@@ -78,9 +90,24 @@ def run(args: argparse.Namespace) -> int:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": args.repeats,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "tune": args.tune,
+        **kernels(),
+        "date": date.today().isoformat(),
+        "commit": commit(),
     }
     if args.json:
         print(json.dumps({"settings": settings, "rows": [vars(row) for row in rows]}, indent=2))
     else:
         print(as_text(settings, rows))
     return 0
+
+
+def commit() -> str:
+    """Of the source that runs, or this package's version where it is no clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return found.stdout.strip()

@@ -29,11 +29,13 @@ def row(
 
 
 def as_text(settings: Mapping[str, object], rows: Sequence[Row]) -> str:
-    lines = [", ".join(f"{key} {value}" for key, value in settings.items())]
-    lines.append(f"{'':28} {'ours':>12} {'diffusers':>12} {'ratio':>6}")
+    """The settings, and a table in Markdown."""
+    lines = [", ".join(f"{key} {value}" for key, value in settings.items()), ""]
+    lines += ["| | ours | diffusers | ratio | |", "|---|---|---|---|---|"]
     for row in rows:
         theirs = "" if row.theirs is None else f"{row.theirs:.4g} {row.unit}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        ours = f"{row.ours:.4g} {row.unit}"
-        lines.append(f"{row.what:28} {ours:>12} {theirs:>12} {ratio:>6}  {row.note}".rstrip())
+        lines.append(
+            f"| {row.what} | {row.ours:.4g} {row.unit} | {theirs} | {ratio} | {row.note} |"
+        )
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_js
 from sd_scratch.checkpoints.load import empty_components, read_layout
 from sd_scratch.config import SD15, TINY, ModelConfig
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.tuning import tune
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def load_subject(
 ) -> tuple[StableDiffusion, Theirs | None]:
     """Our model, and theirs where it is wanted and there."""
     components = subject(args.model, device, dtype)
+    tune(components, args.tune, args.size, args.size)
     return StableDiffusion(components), load_theirs(components, args.against)
 
 
