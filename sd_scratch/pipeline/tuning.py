@@ -69,7 +69,7 @@ def tune(
     `effort` is "quick" (what is not known yet is measured, in two seconds), "full" (all is measured anew,
     thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). Where the machine is too busy to say, and
     where nothing can be remembered, the rule is followed, too: a choice that comes out otherwise next time would
-    change the last bit of a picture. To be called before a model is made of the components. Raises UsageError for another effort.
+    change the last bit of a picture. What is missing is measured the next time. To be called before a model is made of the components. Raises UsageError for another effort.
     """
     if effort not in TUNING:
         raise UsageError(f"tuning {effort!r} is unknown - use {', '.join(TUNING)}")
@@ -83,14 +83,13 @@ def tune(
         components.config.unet.block_out_channels[-1],
     )
     every = linears(components)
-    is_known = len(known.models.get(key, ())) == len(every) and channels in known.cells
-    if not is_known and not (
-        _measure(components, known, key, effort, width, height) and write_choices(known)
-    ):
-        log.debug("the machine is busy, or has no cache: kernels go by the rule")
-        return
-    choose_product_rows(components.unet, known.cells[channels])
-    for layer, choice in zip(every, known.models[key], strict=True):
+    if len(known.models.get(key, ())) != len(every) or channels not in known.cells:
+        _measure(components, known, key, effort, width, height)
+        if not write_choices(known):
+            log.debug("kernels cannot be remembered: the rule is followed")
+            return
+    choose_product_rows(components.unet, known.cells.get(channels, 0))
+    for layer, choice in zip(every, known.models.get(key, [None] * len(every)), strict=True):
         layer.by_convolution = choice
 
 
@@ -101,29 +100,27 @@ def _measure(
     effort: str,
     width: int | None,
     height: int | None,
-) -> bool:
-    """Measure what is not known yet, and add it; returns whether the times were steady."""
+) -> None:
+    """Measure what is not known yet, and add what the times agree on: the model's layers together."""
     (rounds, seconds), began = EFFORTS[effort], perf_counter()
     channels = components.config.unet.block_out_channels[-1]
     if channels not in known.cells:
         cells = measure_product_rows(components.unet, BRANCHES, rounds)
-        if cells is None:
-            return False
-        known.cells[channels] = cells
+        if cells is not None:
+            known.cells[channels] = cells
     layers = shapes_of(components, width, height)
     missing = {shape: same for shape, same in layers.items() if shape not in known.shapes}
     found = measure(missing, rounds, seconds - (perf_counter() - began))
     log.debug(f"kernels were measured for {len(found)} of {len(missing)} shapes")
     known.shapes |= {shape: choice for shape, choice in found.items() if choice is not None}
     if None in found.values():
-        return False
+        return
     rule = {id(m): by_rule(n) for n in components.networks.values() for m in n.modules()}
     known.shapes |= {
         shape: rule[id(same[0])] for shape, same in missing.items() if shape not in found
     }
     chosen = {id(layer): known.shapes[shape] for shape, same in layers.items() for layer in same}
     known.models[key] = [chosen.get(id(layer), rule[id(layer)]) for layer in linears(components)]
-    return True
 
 
 def linears(components: Components) -> list[Linear]:
