@@ -251,6 +251,7 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.init_noise import read_init_noise
     from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
+    from sd_scratch.cli.machine import place_among_processes
     from sd_scratch.cli.output import Output
     from sd_scratch.cli.request import read_prompts, read_request, sampler_options
 
@@ -267,7 +268,9 @@ def run(args: argparse.Namespace) -> int:
     hints = read_hints(args)
     previews = Previews(args)
 
+    share = place_among_processes()
     model, recipe = load_model(args, recipe, options)
+    check_share(args, recipe, share[1])
     kept: list[dict[str, object]] = []
     jobs = each_line(args, model, recipe, texts) or [(model, recipe)]
     begun = begin_with_init_image(args, model, recipe)
@@ -275,7 +278,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         stop_on_ctrl_c() as stop,
         closing(latents),
-        closing(make_all(jobs, args, begun, hints, stop, previews, noise)) as batches,
+        closing(make_all(jobs, args, begun, hints, stop, previews, noise, share)) as batches,
     ):
         for made in batches:
             pictures = made.to_pil()
@@ -297,6 +300,17 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if stop.asked else 0
 
 
+def check_share(args: argparse.Namespace, recipe: "Recipe", processes: int) -> None:
+    """Refuse what several processes of one run cannot do."""
+    if processes == 1:
+        return
+    if recipe.seed is None or (args.seed or 0) < 0:
+        raise UsageError("several processes would each draw a seed of their own - give one with -s")
+    for flag, given in (("--overwrite", args.overwrite), ("--save-latents", args.save_latents)):
+        if given:
+            raise UsageError(f"{flag} - several processes would write into one file - leave it out")
+
+
 def make_all(
     jobs: "Sequence[tuple[StableDiffusion, Recipe]]",
     args: argparse.Namespace,
@@ -305,13 +319,17 @@ def make_all(
     stop: "Stop",
     previews: "Previews | None" = None,
     init_noise: "Tensor | None" = None,
+    share: tuple[int, int] = (0, 1),
 ) -> "Generator[Made, None, None]":
-    """The pictures of each recipe, a batch at a time, under a bar that counts their steps."""
+    """The pictures of each recipe, a batch at a time, under a bar that counts their steps; of several processes
+    (`share`: which, and how many) each makes its batches, counted through all recipes."""
     from sd_scratch.pipeline.run import count_steps, count_work
 
+    (rank, processes), batches = share, -(-args.batch_count // args.batch_size)
     work, steps = (sum(count(*job) for job in jobs) for count in (count_work, count_steps))
-    with closing(WorkBar(work * args.batch_count, steps * args.batch_count)) as bar:
-        for model, recipe in jobs:
+    pictures = args.batch_count / processes
+    with closing(WorkBar(round(work * pictures), round(steps * pictures))) as bar:
+        for number, (model, recipe) in enumerate(jobs):
 
             def on_step(step: "Step", model: "StableDiffusion" = model) -> None:
                 bar.update(step.x_t[:, 0].numel(), len(step.x_t))
@@ -327,6 +345,7 @@ def make_all(
                 hints=hints,
                 on_step=on_step,
                 stop=stop,
+                share=((rank - number * batches) % processes, processes),
             )
             if stop.asked:
                 return

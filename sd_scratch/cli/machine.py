@@ -1,10 +1,11 @@
 """Devices, threads and number formats, checked before any weights are read. Imports PyTorch."""
 
 import logging
+import os
 
 import torch
 
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.device import find_device, find_dtype
 
 log = logging.getLogger(__name__)
@@ -29,3 +30,14 @@ def set_threads(threads: int | None) -> None:
     """PyTorch's threads on the CPU; None leaves its own choice, one per core."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def place_among_processes() -> tuple[int, int]:
+    """This process' number and how many there are, as torchrun tells; alone, 0 of 1."""
+    try:
+        rank, count = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    except ValueError:
+        rank, count = -1, 0
+    if not 0 <= rank < count:
+        raise ScratchError("RANK and WORLD_SIZE in the environment are no numbers of a run")
+    return rank, count

@@ -59,6 +59,7 @@ def run(
     hints: Sequence[Image.Image] = (),
     on_step: OnStep | None = None,
     stop: Stop | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Made]:
     """The pictures of a recipe, a batch at a time.
 
@@ -77,6 +78,8 @@ def run(
         on_step: is told of every step.
         stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
             batches does the same between them.
+        share: (number, processes): this process makes every so-and-so-manieth batch, from that number on, and the
+            others the rest. Their pictures are those of one process.
 
     Raises:
         UsageError: a recipe that this model cannot follow: adapters that it does not have, a picture that
@@ -85,6 +88,8 @@ def run(
     for name, value in (("count", count), ("batch_size", batch_size)):
         if (whole(value) or 0) < 1:
             raise UsageError(f"{name} {value!r} - give a whole number from 1")
+    if not 0 <= share[0] < share[1]:
+        raise UsageError(f"share {share!r} - give a number from 0, and of how many")
     recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise UsageError(f"recipe: give a Recipe or a prompt, not {type(recipe).__name__}")
@@ -102,7 +107,8 @@ def run(
     settings = settings_of(model, recipe, hints)
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
-    for start in range(0, count, batch_size):
+    number, processes = share
+    for start in range(number * batch_size, count, processes * batch_size):
         numbers = range(start, min(start + batch_size, count))
         seeds = [first if varied else first + i for i in numbers]
         noise = model.noise(seeds, recipe.width, recipe.height, recipe.drawing(start))

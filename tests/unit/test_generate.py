@@ -323,3 +323,32 @@ def test_noise_as_a_graphics_card_draws_it_and_variations(generate, capsys) -> N
     with Image.open(second) as picture:
         assert picture.tobytes() == turned
     assert read_recipe(Path(second))[0].subseed == 5
+
+
+def test_processes_share_a_run_and_make_the_pictures_of_one(
+    generate, monkeypatch, capsys, tmp_path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue star\n")
+    words = [*SMALL, "--prompt-file", str(prompts), "-b", "3", "--batch-size", "2"]
+    template = "{seed}-{prompt}.png"
+    assert generate(*words, "-o", f"one/{template}") == 0
+    capsys.readouterr()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert generate(*words, "-o", f"two/{template}") == 0
+        made.append(len(capsys.readouterr().out.splitlines()))
+    assert made == [4, 2]  # batches of 2, 1, 2 and 1, in turn
+    names = [file.name for file in sorted(Path("one").iterdir())]
+    assert names == [file.name for file in sorted(Path("two").iterdir())]
+    assert all(np.array_equal(pixels(f"one/{n}"), pixels(f"two/{n}")) for n in names)
+
+
+@pytest.mark.parametrize("words", [["--overwrite"], ["--save-latents=a.safetensors"], ["-s", "-1"]])
+def test_processes_refuse_what_they_cannot_share(generate, monkeypatch, capsys, words) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert generate("a red circle", *SMALL, *words) == 2
+    assert "several processes would" in capsys.readouterr().err

@@ -394,3 +394,11 @@ def test_bad_input_is_refused_before_weights_are_read(run, unread, capsys, argum
     assert run(*arguments) == 2
     error = capsys.readouterr().err.strip()
     assert says in error.splitlines()[-1]
+
+
+def test_processes_share_the_parts_that_one_would_make():
+    cases = make_cases(19, 0)
+    first, second = (whole.own_cases(cases, (rank, 2)) for rank in (0, 1))
+    assert [case.index for case in first] == [*range(8), *range(16, 19)]
+    assert [case.index for case in second] == [*range(8, 16)]
+    assert whole.own_cases(cases, (0, 1)) == list(cases)

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from sd_scratch.cli.machine import place_among_processes
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.faithfulness import (
         count_pictures,
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
         faithfulness_report,
         make_cases,
     )
-    from sd_scratch.mapping.faithfulness.run import missing_cases, read_parts
+    from sd_scratch.mapping.faithfulness.run import missing_cases, own_cases, read_parts
 
+    share = place_among_processes()
     scenes = args.scenes or (QUICK_SCENES if args.quick else SCENES)
     checks = (QUICK_CHECKS if args.quick else CHECKS) if args.checks is None else args.checks
     cases = make_cases(scenes, max(args.seed, 0))
@@ -58,11 +60,16 @@ def run(args: argparse.Namespace) -> None:
         prompt = session.read(case.prompt)
         for target in case.targets:
             case.word(prompt, target)
-    results = session.results("faithfulness", grows=True)
+    results = session.results("faithfulness", grows=True, shared=share[1] > 1)
     state = session.state(results, "prompt", "batch_size", checks=checks)
-    missing = missing_cases(cases, read_parts(state))
+    own = own_cases(cases, share)
+    missing = missing_cases(own, read_parts(state))
     sampler = str(session.recipe.sampler)
     with session.progress(count_pictures(missing, checks, sampler), results) as bar:
-        parts = list(examine(session.rendering(bar.update), cases, checks, state))
+        parts = list(examine(session.rendering(bar.update), own, checks, state))
+    if share[1] > 1:
+        parts = read_parts(state)
+        if missing_cases(cases, parts):
+            return  # another process is not done, and writes the report
     report = faithfulness_report(parts, cases, checks)
     results.save(report, session.recipe, state=state, keep=True)

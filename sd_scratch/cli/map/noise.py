@@ -1,12 +1,11 @@
 """``sd-scratch map noise``: what the noise alone decides, over many seeds."""
 
 import argparse
-import os
 from pathlib import Path
 
 from sd_scratch.cli.map.options import add_run
 from sd_scratch.cli.options import integer
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import UsageError
 
 HELP = "what the noise decides: CLIP scores, mean and spread of pictures over many seeds"
 CLIP_OF = {"scenes": "scenes-clip"}  # by the model's name
@@ -53,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.checkpoints.clip import load_clip, locate_clip
+    from sd_scratch.cli.machine import place_among_processes
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.seeds import draw_seeds, missing_seeds, seeds_report
 
@@ -83,14 +83,3 @@ def run(args: argparse.Namespace) -> None:
         report = seeds_report(prompts, found, clip)
         report.facts.update({"seeds": args.seeds, "clip": name})
         results.save(report, session.recipe, state=state, keep=True)
-
-
-def place_among_processes() -> tuple[int, int]:
-    """This process' number and how many there are, as torchrun tells; alone, 0 of 1."""
-    try:
-        rank, count = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    except ValueError:
-        rank, count = -1, 0
-    if not 0 <= rank < count:
-        raise ScratchError("RANK and WORLD_SIZE in the environment are no numbers of a run")
-    return rank, count

@@ -75,6 +75,12 @@ def missing_cases(cases: Sequence[Case], known: Sequence[Part]) -> list[Case]:
     return [case for case in cases if case.index not in done]
 
 
+def own_cases(cases: Sequence[Case], share: tuple[int, int]) -> list[Case]:
+    """One process' cases (`share`: which, and of how many), in the parts that one process alone would make."""
+    rank, processes = share
+    return [case for i, case in enumerate(cases) if i // PART % processes == rank]
+
+
 def count_pictures(cases: Sequence[Case], checks: int, sampler: str) -> int:
     """How many pictures `examine` makes."""
     checked = sum(case.index < checks for case in cases)
