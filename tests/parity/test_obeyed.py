@@ -144,6 +144,9 @@ def test_a_schedule_is_obeyed(
     assert not said(caplog)
     # At the sigma of 4096 that stands for pure noise, Euler's step in float32 keeps three digits less, here and there.
     rounded = "rescale_betas_zero_snr" in changes and changes["_class_name"].startswith("Euler")
+    # What thresholding divides is steep in these random networks: a relative 1e-7 of the noise moves the latent by
+    # 1e-3, and against networks in float64 this side is 7e-4 off and the other 1.3e-3.
+    rounded |= "thresholding" in changes
     bound = (2e-3 if rounded else 1e-4) * float(expected.abs().max())
     assert float((latent - expected).abs().max()) <= bound
     again = load_components(folder)
