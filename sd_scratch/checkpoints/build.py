@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sd_scratch.ahead import Ahead
 from sd_scratch.checkpoints.memory import require_memory
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.errors import ScratchError
@@ -73,14 +72,12 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
-    ahead: Ahead | None = None,
     low_memory: bool = False,
 ) -> None:
     """Give an empty network its weights, cast to `dtype` on `device`, and set it to evaluation.
 
     A few tensors are read at a time, each by a thread of its own, so that memory never holds the
-    weights twice. With ``torch.channels_last`` convolution weights are stored in that order. What was read
-    `ahead` is taken from there. For `low_memory` see `kept_type`.
+    weights twice. With ``torch.channels_last`` convolution weights are stored in that order. For `low_memory` see `kept_type`.
     """
     wanted = weights(network)
     largest = max(tensors[key].nbytes for key in wanted)
@@ -89,14 +86,13 @@ def fill(
     def read(key: str) -> Tensor:
         stored, shape = tensors[key], wanted[key].shape
         kept = kept_type(stored, dtype, low_memory)
-        early = _early(stored, ahead)
         if len(shape) < 4 and stored.torch_dtype == kept and device.type == "cpu":
-            return (stored.read() if early is None else early).reshape(shape)  # no second copy
-        if early is None and not hasattr(local, "buffer"):
+            return stored.read().reshape(shape)  # as it is to be: no second copy
+        if not hasattr(local, "buffer"):
             local.buffer = torch.empty(largest, dtype=torch.uint8)
         order = memory_format if len(shape) == 4 else torch.contiguous_format
         weight = torch.empty(shape, dtype=kept, device=device, memory_format=order)
-        return weight.copy_((stored.read(local.buffer) if early is None else early).reshape(shape))
+        return weight.copy_(stored.read(local.buffer).reshape(shape))
 
     with ThreadPoolExecutor(READERS) as pool:
         state = dict(zip(wanted, pool.map(read, wanted), strict=True))
@@ -104,14 +100,6 @@ def fill(
     state |= {key: torch.zeros((), dtype=torch.int64, device=device) for key in counters}
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()
-
-
-def _early(stored: StoredTensor, ahead: Ahead | None) -> Tensor | None:
-    """A tensor that was read ahead."""
-    if ahead is None or type(stored) is not StoredTensor:  # its numbers are not what is stored
-        return None
-    memory = ahead.take(stored.path, stored.begin, stored.end)
-    return None if memory is None else stored.made_of(torch.frombuffer(memory, dtype=torch.uint8))
 
 
 def kept_type(stored: StoredTensor, dtype: torch.dtype, low_memory: bool) -> torch.dtype:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sd_scratch.ahead import Ahead
 from sd_scratch.checkpoints.build import check, check_memory, dtype_name, empty, fill, kept_type
 from sd_scratch.checkpoints.folder import read_folder
 from sd_scratch.checkpoints.hashes import cached_sha256
@@ -184,10 +183,8 @@ def build_components(
     memory_format: torch.memory_format = torch.channels_last,
     force: bool = False,
     low_memory: bool | None = None,
-    ahead: Ahead | None = None,
 ) -> Components:
-    """Check every part of a checkpoint against its network, then fill them one after the other, from what was
-    read `ahead` as far as it goes."""
+    """Check every part of a checkpoint against its network, then fill them one after the other."""
     for warning in layout.warnings:
         log.warning(warning)
     networks = {
@@ -208,10 +205,8 @@ def build_components(
             f"{layout.path} - has no weights in less than {dtype_name(dtype)}, which would save memory - convert it"
         )
         low_memory = False
-    if ahead is not None:
-        ahead.close()
     for name, stored in layout.parts.items():
-        fill(networks[name], stored.tensors, dtype, device, memory_format, ahead, low_memory)
+        fill(networks[name], stored.tensors, dtype, device, memory_format, low_memory)
     return Components.of(
         layout.config,
         networks,

@@ -89,11 +89,7 @@ class StoredTensor:
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.begin)
             _read_into(file, buffer.numpy().data, self)
-        return self.made_of(buffer)
-
-    def made_of(self, memory: Tensor) -> Tensor:
-        """The tensor whose bytes are in `memory`, uint8, which it goes on using."""
-        return memory.view(DTYPES[self.dtype]).reshape(self.shape)
+        return buffer.view(DTYPES[self.dtype]).reshape(self.shape)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_scratch.ahead import read_ahead
 from sd_scratch.cli.adapters import add_adapter_arguments, each_line
 from sd_scratch.cli.console import WorkBar
 from sd_scratch.cli.init_image import add_init_image_arguments
@@ -244,7 +243,6 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.ahead = read_ahead(args.model)
     # What only a run needs: PyTorch, above all.
     from sd_scratch.cli.control import read_hints
     from sd_scratch.cli.init_image import begin_with_init_image

@@ -71,9 +71,8 @@ def load_model(
         low_memory = check_size(
             layout, recipe, batch, dtype, device, low_memory, strips=args.vae_tiling
         )
-    ahead = getattr(args, "ahead", None)
     components = build_components(
-        layout, source, dtype, device, force=args.force, low_memory=low_memory, ahead=ahead
+        layout, source, dtype, device, force=args.force, low_memory=low_memory
     )
     decode_in_strips(components, args.vae_tiling)
     log.info(components.summary)

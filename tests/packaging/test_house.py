@@ -29,7 +29,6 @@ FLOORS = {
     2: {"checkpoints"},
     1: {"networks", "diffusion", "text"},
     0: {
-        "ahead",
         "tensors",
         "config",
         "errors",
