@@ -106,8 +106,8 @@ def _pndm(fields: Fields) -> Chosen:
     options: dict[str, bool | int | float | str] = {}
     if not fields.flag("skip_prk_steps", False):
         options["prk"] = True
-    if fields.data.get("prediction_type", "epsilon") != "epsilon":
-        options["mix"] = "output"
+    if "prk" in options or fields.data.get("prediction_type", "epsilon") != "epsilon":
+        options["mix"] = "output"  # as diffusers combines answers, and rounds on the way to them
     return Chosen("pndm", options)
 
 

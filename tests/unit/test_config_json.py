@@ -240,7 +240,7 @@ def test_the_scheduler_gives_the_sampler(
     class_name: object, sampler: str, spacing: str, alpha_to_one: bool
 ) -> None:
     schedule, name, options, of_sigmas = schedule_config(Fields({"_class_name": class_name}, ""))
-    own = {"prk": True} if class_name == "PNDMScheduler" else {}
+    own = {"prk": True, "mix": "output"} if class_name == "PNDMScheduler" else {}
     assert (name, options, of_sigmas) == (sampler, own, None)
     assert schedule.timestep_spacing == spacing
     assert schedule.set_alpha_to_one is alpha_to_one

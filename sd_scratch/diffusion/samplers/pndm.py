@@ -93,12 +93,13 @@ class _Answers:
         return (first + second) / 2
 
     def runge_kutta(self, x_t: Tensor, first: Tensor, i: int) -> Tensor:
-        """Equation 13, with the timestep half way rounded down, and the first move to it rounded up."""
+        """Equation 13, with the timestep half way rounded down; of raw answers the first move to it is rounded up,
+        as in diffusers, which leaves the sample beside the level that is asked about."""
         t, t_next = self.ladder.timesteps[i : i + 2]
         here, there = self.ladder.alpha_bars[i : i + 2]
         t_mid = (t + t_next) // 2
         mid = self.ladder.schedule.alpha_bar_at(t_mid)
-        over = self.ladder.schedule.alpha_bar_at(t - (t - t_next) // 2)
+        over = mid if self.in_eps else self.ladder.schedule.alpha_bar_at(t - (t - t_next) // 2)
         second = self.at(self.move(x_t, first, here, over), t_mid, mid)
         third = self.at(self.move(x_t, second, here, mid), t_mid, mid)
         fourth = self.at(self.move(x_t, third, here, there), t_next, there)
