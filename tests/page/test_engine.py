@@ -29,13 +29,6 @@ PACKAGE = Path(sd_scratch.__file__).parent
 LONG = {**RECIPE, "steps": STEPS_LIMIT}
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = Engine(tiny_model())
-    yield engine
-    engine.stop()
-
-
 @pytest.fixture
 def line(engine: Engine) -> Iterator[Line]:
     line = Line(engine)

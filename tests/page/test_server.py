@@ -1,7 +1,6 @@
 """What the server lets through, and what it refuses: each line of the list in docs/page.md."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
 from sd_scratch.page.messages import MESSAGE_LIMIT
 from sd_scratch.page.server import PROTOCOL, make_application, new_token, page_files
 from tests.page.pages import RECIPE, open_frame
-from tests.tiny import tiny_model
 
 testclient = pytest.importorskip("starlette.testclient", reason="the page's packages are missing")
 
@@ -20,13 +18,6 @@ HOST = "127.0.0.1:8642"
 TOKEN = new_token()
 ORIGIN = {"host": HOST, "origin": f"http://{HOST}"}
 PAGE_LIMIT = 300_000  # bytes of all files
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = Engine(tiny_model())
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture

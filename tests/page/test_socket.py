@@ -13,7 +13,6 @@ import pytest
 from sd_scratch.page.engine import Engine
 from tests.page.browser import served
 from tests.page.pages import RECIPE, open_frame
-from tests.tiny import tiny_model
 
 client = pytest.importorskip("websockets.sync.client", reason="the page's packages are missing")
 pytest.importorskip("uvicorn")
@@ -21,13 +20,6 @@ pytest.importorskip("uvicorn")
 SECONDS = float(os.environ.get("SD_SCRATCH_JOYSTICK", "2"))  # of the joystick; a minute is the goal
 GROWTH = 30_000_000  # bytes that a process may differ by
 PROMPTS = ["a red circle", "a blue circle", "a blue star"]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = Engine(tiny_model())
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture
