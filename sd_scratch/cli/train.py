@@ -25,7 +25,7 @@ PIXEL_STAGES = ("ddpm", "classifier")
 DTYPES = ("float32", "bfloat16")
 INTERRUPTED = 130
 
-OF_PIXELS = "--data --preset --batch --lr --timesteps --device --dtype --sampler --train-on-samples"
+OF_PIXELS = "--data --preset --batch --timesteps --device --dtype --sampler --train-on-samples"
 OF_DENOISERS = "--preset --timesteps --dtype --keep"
 OF_SCORES = "--count --steps --cfg-scale --classifier --sampler --train-on-samples"
 
@@ -54,6 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing"
     )
+    parser.add_argument(
+        "--crowded", action="store_true", help="scenes: of every two, train on the fuller one"
+    )
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="scenes, --stage vae with --init: the encoder stays, and so do a U-Net's latents",
+    )
+    parser.add_argument("--lr", type=number(1e-8, 1), help="learning rate (default: the stage's)")
     parser.add_argument("-t", "--threads", type=integer(1, 1024), help="CPU threads")
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
@@ -67,7 +76,6 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", type=Path, help="the data set's folder (default: see `data`)")
     group.add_argument("--preset", help="better (default), paper, paper-64 or large")
     group.add_argument("--batch", type=integer(1, 65536), help="pictures per step")
-    group.add_argument("--lr", type=number(1e-8, 1), help="learning rate")
     group.add_argument(
         "--timesteps",
         type=integer(2, STEPS[1]),
@@ -121,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what is for another preset or stage, and fill in the stage."""
     stages = PIXEL_STAGES if args.what in DATA_SETS else SCENE_STAGES
     if args.what in DATA_SETS:
-        refuse_flags(args, "--init", "is for scenes")
+        refuse_flags(args, "--init --crowded --decoder-only", "is for scenes")
         args.stage = args.stage or "ddpm"
         if args.stage == "classifier":
             refuse_flags(args, OF_DENOISERS, "is for --stage ddpm")
@@ -183,7 +191,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _train_scenes(args: argparse.Namespace, team: "Team", show: "OnStep | None") -> "Outcome":
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.training.scenes.train import train_scenes
+    from sd_scratch.training.scenes.train import STAGES, train_scenes
     from sd_scratch.training.settings import Budget
 
     return train_scenes(
@@ -191,6 +199,9 @@ def _train_scenes(args: argparse.Namespace, team: "Team", show: "OnStep | None")
         args.out,
         Budget(args.max_minutes, args.max_steps, args.epochs),
         resume=args.resume,
+        settings=replace(STAGES[args.stage], lr=args.lr) if args.lr else None,
+        crowded=args.crowded,
+        decoder_only=args.decoder_only,
         init=load_components(args.init) if args.init else None,
         keep=args.keep or 0,
         on_step=show,

@@ -59,7 +59,7 @@ def test_the_deviation_is_that_of_the_conditional_prediction() -> None:
 @pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
 def test_an_amount_out_of_range_is_refused(amount: float) -> None:
     model = tiny_model()
-    with pytest.raises(UsageError, match="guidance rescale"):
+    with pytest.raises(UsageError, match="guidance.rescale"):
         model.generate("a cat", model.noise(0), steps=1, guidance_rescale=amount)
 
 

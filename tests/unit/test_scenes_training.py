@@ -1,5 +1,6 @@
 """The stages of the scenes model, on networks that are small enough to learn in seconds."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.config import TINY, ModelConfig, ScheduleConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
@@ -22,7 +23,7 @@ from sd_scratch.scenes.evaluate import (
     sample_prompts,
     score,
 )
-from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.graph import crowded_scene, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.loop import Run
@@ -264,3 +265,53 @@ def test_a_picture_does_not_depend_on_its_batch(tokenizer: Tokenizer) -> None:
     together = sample_prompts(components, prompts, [5, 6, 7], steps=2)
     alone = sample_prompts(components, prompts[1:2], [6], steps=2)
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_decoder_learns(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    quick = replace(EAGER, look_seconds=1e9, warmup_steps=0, ema_decay=0.0)
+    init = untrained(CONFIG, tokenizer)
+    outcome = train_scenes(
+        "vae",
+        tmp_path,
+        Budget(steps=1),
+        config=CONFIG,
+        settings=quick,
+        init=init,
+        decoder_only=True,
+    )
+    same = {
+        name: torch.equal(value, init.vae.state_dict()[name])
+        for name, value in outcome.model.state_dict().items()
+    }
+    assert all(same[name] for name in same if name.startswith(("encoder.", "quant_conv.")))
+    assert not any(
+        same[name] for name in same if name.endswith("conv_out.weight") and "dec" in name
+    )
+    with pytest.raises(UsageError, match="begins with a model"):
+        train_scenes("vae", tmp_path / "x", Budget(steps=1), config=CONFIG, decoder_only=True)
+    with pytest.raises(UsageError, match="for vae and unet"):
+        train_scenes("clip", tmp_path / "x", Budget(steps=1), config=CONFIG, crowded=True)
+
+
+def test_latents_outlive_another_decoder_but_not_other_scenes(
+    tmp_path: Path, vae: Autoencoder, tokenizer: Tokenizer
+) -> None:
+    unet_task(vae, tokenizer, tmp_path)
+    file = tmp_path / "latents.safetensors"
+    written = file.stat().st_mtime_ns
+    other = copy.deepcopy(vae)
+    other.decoder.conv_out.weight.data.zero_()
+    unet_task(other, tokenizer, tmp_path)
+    assert file.stat().st_mtime_ns == written
+    first = cached_latents(tmp_path, vae, tokenizer, CONFIG.sample_size, 2, 8, 2)
+    crowded = cached_latents(tmp_path, vae, tokenizer, CONFIG.sample_size, 2, 8, 2, True)
+    assert not torch.equal(first.token_ids, crowded.token_ids)
+
+
+def test_crowded_scenes_have_more_objects() -> None:
+    plain, crowded = (
+        [len(draw(5, i).objects) for i in range(400)] for draw in (sample_scene, crowded_scene)
+    )
+    assert plain.count(1) / 400 == pytest.approx(0.40, abs=0.06)
+    assert crowded.count(1) / 400 == pytest.approx(0.16, abs=0.06)
+    assert sum(n > 2 for n in crowded) > 1.5 * sum(n > 2 for n in plain)

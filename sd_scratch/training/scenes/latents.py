@@ -17,7 +17,7 @@ from torch import Tensor
 from sd_scratch.files import write_file
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.scenes.captions import caption
-from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.graph import crowded_scene, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
 
@@ -48,14 +48,15 @@ def cached_latents(
     seed: int,
     count: int,
     variants: int,
+    crowded: bool = False,
 ) -> Latents:
     """Read the latents of scenes 0 to `count` - 1 from `folder`, or make and keep them."""
     path = folder / FILE
-    key = f"{_fingerprint(vae, tokenizer)}-{side}-{seed}-{count}-{variants}"
+    key = f"{_fingerprint(vae, tokenizer)}-{side}-{seed}-{count}-{variants}{'-crowded' * crowded}"
     if (kept := _read(path, key)) is not None:
         return kept
     log.info("encoding %d scenes: once for each autoencoder", count)
-    latents = make_latents(vae, tokenizer, side, seed, count, variants)
+    latents = make_latents(vae, tokenizer, side, seed, count, variants, crowded)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(path, save(vars(latents), metadata={"key": key}), overwrite=True)
     return latents
@@ -73,13 +74,20 @@ def _read(path: Path, key: str) -> Latents | None:
 
 @torch.no_grad()
 def make_latents(
-    vae: Autoencoder, tokenizer: Tokenizer, side: int, seed: int, count: int, variants: int
+    vae: Autoencoder,
+    tokenizer: Tokenizer,
+    side: int,
+    seed: int,
+    count: int,
+    variants: int,
+    crowded: bool = False,
 ) -> Latents:
-    """Draw, encode and caption scenes 0 to `count` - 1."""
+    """Draw, encode and caption scenes 0 to `count` - 1; `crowded` as in `VaeTask`."""
+    draw = crowded_scene if crowded else sample_scene
     means, stds, ids = [], [], []
     for first in range(0, count, BATCH):
         numbers = range(first, min(count, first + BATCH))
-        scenes = [sample_scene(seed, i) for i in numbers]
+        scenes = [draw(seed, i) for i in numbers]
         images = render(scenes, side).images.contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(images)
         means.append(posterior.mean.half().contiguous())
@@ -91,7 +99,9 @@ def make_latents(
 
 
 def _fingerprint(vae: Autoencoder, tokenizer: Tokenizer) -> str:
+    """Of what the latents hang on: the decoder is not among it."""
     digest = hashlib.sha256(repr(tokenizer.merges).encode())
-    for tensor in vae.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for part in (vae.encoder, vae.quant_conv):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -57,13 +57,16 @@ def train_scenes(
     settings: TrainConfig | None = None,
     scene_count: int = SCENE_COUNT,
     init: Components | None = None,
+    decoder_only: bool = False,
+    crowded: bool = False,
     keep: int = 0,
     on_step: OnStep | None = None,
     team: Team | None = None,
 ) -> Outcome:
     """Train one stage into `out`, beginning with the weights of `init` or from nothing.
 
-    Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
+    `crowded` trains on scenes with more objects (`crowded_scene`), `decoder_only` leaves the
+    autoencoder's encoder as it is in `init`. Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
     whatever `sd_scratch.training.loop.train` raises it for.
     """
     if stage not in STAGES:
@@ -72,13 +75,27 @@ def train_scenes(
         raise UsageError(
             f"the stage {stage} begins from nothing - leave the model to begin with away"
         )
+    if crowded and stage not in ("vae", "unet"):
+        raise UsageError(f"the stage {stage} draws its scenes itself - crowded is for vae and unet")
+    if decoder_only and (stage != "vae" or init is None):
+        raise UsageError(
+            "decoder-only is for the stage vae that begins with a model - name it (init)"
+        )
     team = team or Team()
     train_config = settings or _gentler(STAGES[stage], init if stage == "vae" else None)
     task: Task
     if stage == "vae":
-        task = VaeTask(config, train_config, out / stage, team, init)
+        task = VaeTask(
+            config,
+            train_config,
+            out / stage,
+            team,
+            init,
+            decoder_only=decoder_only,
+            crowded=crowded,
+        )
     elif stage == "unet":
-        task = _unet_task(out, config, train_config, scene_count, team, init)
+        task = _unet_task(out, config, train_config, scene_count, team, init, crowded)
     elif stage == "clip":
         with team.leader_first():
             task = PairTask(train_config, _tokenizer(out, config, None), team)
@@ -145,11 +162,21 @@ def _unet_task(
     count: int,
     team: Team,
     init: Components | None,
+    crowded: bool,
 ) -> UNetTask:
     vae, config = trained_autoencoder(out, config)
     with team.leader_first():
         tokenizer = _tokenizer(out, config, init)
         latents = cached_latents(
-            out / "unet", vae, tokenizer, config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE
+            out / "unet",
+            vae,
+            tokenizer,
+            config.sample_size,
+            DATA_SEED,
+            count,
+            CAPTIONS_PER_SCENE,
+            crowded,
         )
-    return UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team, init)
+    task = UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team, init)
+    task.crowded = crowded
+    return task

@@ -76,6 +76,7 @@ class UNetTask(Task):
     `init`, if any."""
 
     result = "model"
+    crowded = False  # whether the latents are of `crowded_scene`s
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class UNetTask(Task):
 
     def settings(self) -> dict[str, Any]:
         return {
+            **({"crowded": True} if self.crowded else {}),
             "unet": asdict(self.config.unet),
             "text": asdict(self.config.text),
             "schedule": asdict(self.config.schedule),

@@ -19,7 +19,7 @@ from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pictures.grid import save_grid
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.evaluate import make_checks, reconstruct, score
-from sd_scratch.scenes.graph import sample_scene
+from sd_scratch.scenes.graph import crowded_scene, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.task import Task, seeded
@@ -34,7 +34,11 @@ LOGVAR_START = -5.0
 
 class VaeTask(Task):
     """Learns to reconstruct fresh scenes and sees every picture once; begins with the weights of
-    `init`, if any."""
+    `init`, if any.
+
+    With `decoder_only` the encoder stays as it is, and so do the latents that a U-Net has learnt to
+    draw. `crowded` chooses scenes of several objects (`crowded_scene`).
+    """
 
     def __init__(
         self,
@@ -43,18 +47,27 @@ class VaeTask(Task):
         folder: Path,
         team: Team | None = None,
         init: Components | None = None,
+        *,
+        decoder_only: bool = False,
+        crowded: bool = False,
     ) -> None:
         vae = seeded(lambda: Autoencoder(config.vae), train.seed)
         start_narrow(vae)
         if init is not None:
             vae.load_state_dict(init.vae.state_dict())
+        if decoder_only:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
         super().__init__(vae, train, team, called=_ThereAndBack(vae))
         self.config, self.folder = config, folder
+        self.decoder_only, self.crowded = decoder_only, crowded
 
     def settings(self) -> dict[str, Any]:
         vae = asdict(self.config.vae)
         del vae["scaling_factor"]  # measured when the training is over
-        return {"vae": vae, "side": self.config.sample_size, "kl_weight": KL_WEIGHT}
+        chosen = {"decoder_only": self.decoder_only, "crowded": self.crowded}
+        fixed = {"vae": vae, "side": self.config.sample_size, "kl_weight": KL_WEIGHT}
+        return fixed | {name: value for name, value in chosen.items() if value}
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """|d| + d^2 for the difference d of each pixel, plus KL, both as means over the pixels."""
@@ -64,7 +77,8 @@ class VaeTask(Task):
             self.train.batch, self.config.vae.latent_channels, cells, cells, generator=generator
         )
         numbers, noise = self.team.share(numbers), self.team.share(noise)
-        images = render([sample_scene(DATA_SEED, i) for i in numbers.tolist()], side).images
+        draw = crowded_scene if self.crowded else sample_scene
+        images = render([draw(DATA_SEED, i) for i in numbers.tolist()], side).images
         images = images.contiguous(memory_format=torch.channels_last)
         again, kl = self.parallel(images, noise)
         squared = (again - images).square().mean()
