@@ -12,18 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sd_scratch.errors import MemoryShortage, NotFinite, ScratchError, UsageError
+from sd_scratch.errors import MemoryShortage, NotFinite, ScratchError, UsageError, told
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 PREFIXES = {logging.DEBUG: "", logging.INFO: "", logging.WARNING: "warning: "}
-
-OUT_OF_MEMORY = (  # in what PyTorch says, on a CPU, on CUDA and on MPS
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-)
 LOWER = "--width, --height, --batch-size (--batch, --batch-count), or --dtype bfloat16"
 LEVERS = {"dtype": "--dtype float32", "guidance": "--cfg-scale"}
 # All but tab and line feed of the C0 and C1 sets, lone surrogates, line ends, turns of direction.
@@ -64,6 +58,7 @@ def report_error(error: Exception, debug: bool = False) -> int:
     """One line on standard error, or with `debug` the traceback too. Returns the exit status."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
+    error = told(error)
     if isinstance(error, MemoryShortage):
         print(f"error: {one_line(f'{error} (lower {LOWER})')}", file=sys.stderr)
         return 1
@@ -73,10 +68,7 @@ def report_error(error: Exception, debug: bool = False) -> int:
     if isinstance(error, ScratchError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
-        line = f"out of memory - lower what is computed at once: {LOWER}"
-    else:
-        line = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
+    line = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
     print(f"error: {one_line(line)}", file=sys.stderr)
     return 1
 

@@ -68,9 +68,7 @@ def load_model(
     low_memory = args.low_memory
     if not args.force:
         batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
-        low_memory = check_size(
-            layout, recipe, batch, dtype, device, low_memory, strips=args.vae_tiling
-        )
+        low_memory = check_size(layout, recipe, batch, dtype, device, low_memory)
     components = build_components(
         layout, source, dtype, device, force=args.force, low_memory=low_memory
     )
@@ -96,7 +94,6 @@ def check_size(
     dtype: torch.dtype,
     device: torch.device,
     low_memory: bool = False,
-    strips: bool = False,
 ) -> bool:
     """Whether weights have to stay in half precision for pictures to fit into
     free memory beside them. Raises MemoryShortage where they cannot."""
@@ -105,10 +102,10 @@ def check_size(
     scale = recipe.hires_scale or 1.0
     size = (int(recipe.width * scale), int(recipe.height * scale), batch)
     if not low_memory:
-        run = run_bytes(layout.config, *size, dtype, branches=1, strips=strips)
+        run = run_bytes(layout.config, *size, dtype, branches=1, strips=True)
         low_memory = needs_low_memory(layout, dtype, device, run)
     weights = weight_bytes(layout, dtype, low_memory)
-    check_run(layout.config, *size, dtype, device, weights=weights, branches=1, strips=strips)
+    check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
     return low_memory
 
 

@@ -192,22 +192,23 @@ class Autoencoder(Tapped):
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
-    def encode(self, image: Tensor) -> Posterior:
+    def encode(self, image: Tensor, strips: bool = False) -> Posterior:
         """``[B, 3, H, W]`` in -1..1 -> the posterior over raw latents ``[B, 4, H/8, W/8]``."""
-        moments = self.tap("moments", self.quant_conv(self._through(self.encoder, image)))
+        h = self._through(self.encoder, image, strips)
+        moments = self.tap("moments", self.quant_conv(h))
         mean, logvar = moments.chunk(2, dim=1)
         logvar = logvar.clamp(-30.0, 20.0)  # as CompVis: exp() stays finite
         return Posterior(self.tap("mean", mean), self.tap("logvar", logvar))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, strips: bool = False) -> Tensor:
         """Raw latents ``[B, 4, h, w]`` -> images ``[B, 3, 8h, 8w]``, about -1..1 and not clamped."""
         h = self.tap("post_quant_conv", self.post_quant_conv(self.tap("z", z)))
-        return self.tap("image", self._through(self.decoder, h))
+        return self.tap("image", self._through(self.decoder, h, strips))
 
-    def _through(self, network: Encoder | Decoder, x: Tensor) -> Tensor:
-        out: Tensor = (
-            in_strips(network, x) if self.in_strips and network.probe is None else network(x)
-        )
+    def _through(self, network: Encoder | Decoder, x: Tensor, strips: bool) -> Tensor:
+        heard = any(getattr(module, "probe", None) is not None for module in network.modules())
+        strips = (strips or self.in_strips) and not heard
+        out: Tensor = in_strips(network, x) if strips else network(x)
         return out
 
     def to_latent(self, z: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sd_scratch.diffusion.samplers import Step
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import MemoryShortage, ScratchError, UsageError, told
 from sd_scratch.page.answers import (
     hello,
     masks,
@@ -324,7 +324,7 @@ def _ends(wish: Wish, running: tuple[int, Wish] | None) -> bool:
 
 
 def _failure(error: Exception) -> str:
+    if isinstance(told(error), MemoryShortage):
+        return str(told(error))
     first = (str(error).splitlines() or [""])[0][:200]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return f"there is not enough memory for this ({first}) - make the picture smaller"
     return f"the run failed ({type(error).__name__}: {first}) - undo the last change, and try again"

@@ -30,10 +30,10 @@ from sd_scratch.diffusion.samplers import Denoiser, Step
 from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pictures.masks import HALF, Mask, feathered, filled, mask_cells, paste
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
+from sd_scratch.pipeline.coding import AnyAutoencoder, encode
 from sd_scratch.pipeline.denoise import Change
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
@@ -179,15 +179,15 @@ def make_canvas(
     )
 
 
-def _told(vae: Autoencoder | TinyAutoencoder, picture: Image.Image, white: Mask | None) -> Tensor:
+def _told(vae: AnyAutoencoder, picture: Image.Image, white: Mask | None) -> Tensor:
     """What a U-Net takes beside the noisy latent: the mask and the latent of the picture without what is
     under it, or, without a mask, the picture's latent as the encoder makes it."""
     own = pictures_to_tensor(picture).to(next(vae.parameters()))
     if white is None:
-        latent = vae.encode(own).mean  # not scaled, which TAESD's are
+        latent = encode(vae, own)  # not scaled, which TAESD's are
         return latent if isinstance(vae, Autoencoder) else latent / AutoencoderConfig.scaling_factor
     hole = torch.from_numpy(white).to(own)
-    empty = vae.to_latent(vae.encode(own * (1 - hole)).mean)
+    empty = vae.to_latent(encode(vae, own * (1 - hole)))
     cells = mask_cells(white, vae.config.downscale).to(empty)
     return torch.cat([cells, empty], dim=1)
 

@@ -82,6 +82,7 @@ def run_bytes(
     `width` and `height` in pixels; `branches` are 2 with guidance and 1 without. In `strips` pictures are
     decoded one after the other.
     """
+    strips = strips and isinstance(config.vae, AutoencoderConfig)
     cell = config.vae.downscale
     size = (math.ceil(height / cell), math.ceil(width / cell))
     unet = unet_values(config.unet, *size) + controls * stack_values(config.unet, *size)
@@ -110,11 +111,12 @@ def check_run(
     weights: int = 0,
     branches: int = 2,
     controls: int = 0,
-    strips: bool = False,
+    strips: bool = True,
 ) -> None:
     """Raise MemoryShortage, in one line, for a run that cannot fit into what the device has free.
 
-    `weights` are the bytes of those that are yet to be loaded.
+    `weights` are the bytes of those that are yet to be loaded; without `strips` pictures have to be decoded
+    whole.
     """
     needed = run_bytes(
         config, width, height, batch, dtype, branches=branches, controls=controls, strips=strips
@@ -125,7 +127,7 @@ def check_run(
         needed + weights,
         f"{pictures} of {width}x{height} as {dtype_name(dtype)}{beside} would take at least",
         device,
-        "make them smaller, fewer at a time, decode in strips, compute in half precision, or force it",
+        "make them smaller, fewer at a time, compute in half precision, or force it",
     )
 
 

@@ -1,7 +1,6 @@
 """`ImageNoise`: a latent that is a picture, noise, or something between."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +14,9 @@ from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.prediction import noised
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
-from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
-from sd_scratch.pipeline.blame import explain
+from sd_scratch.pipeline.coding import AnyAutoencoder, decode
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class ImageNoise:
     latent: Tensor = field(repr=False)
     t: float
     seeds: tuple[int, ...]
-    autoencoder: Autoencoder | TinyAutoencoder = field(repr=False)
+    autoencoder: AnyAutoencoder = field(repr=False)
     schedule: Schedule = field(repr=False)
     drawing: Drawing = field(default_factory=Drawing)
 
@@ -104,29 +101,14 @@ class ImageNoise:
     def decode(self) -> Tensor:
         """The picture ``[B, 3, H, W]``, about -1..1 and not clamped.
 
-        In half precision the decoder may overflow; it is then run once more in fp32.
+        In half precision the decoder may overflow; it is then run once more in fp32. Where memory does not
+        suffice for the whole, it is run in strips.
 
         Raises:
             NotFinite: the picture has values that are not numbers.
+            MemoryShortage: it takes more memory than there is.
         """
-        weight = next(self.autoencoder.parameters())
-        device, dtype = weight.device, weight.dtype
-        with torch.no_grad():
-            z = self.autoencoder.from_latent(self.latent).to(device, dtype)
-            image = self.autoencoder.decode(z)
-            if dtype != torch.float32 and not image.isfinite().all():
-                # A copy, because other threads and models may be using this one.
-                image = deepcopy(self.autoencoder).float().decode(z.float())
-        if not image.isfinite().all():
-            exact = deepcopy(self.autoencoder).float()  # in which it came out no better
-            with torch.no_grad():
-                raw = z.float()
-                if isinstance(exact, Autoencoder):
-                    raw = exact.post_quant_conv(raw)
-            raise explain(
-                "the decoded picture is", {"vae": exact}, "vae.decoder", exact.decoder, raw
-            )
-        return image.float()
+        return decode(self.autoencoder, self.latent)
 
     def to_pil(self) -> list[Image.Image]:
         """The pictures as 8-bit RGB."""

@@ -6,7 +6,7 @@ import torch
 
 from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.pixel_model import list_pixel_models
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, memory_told
 from sd_scratch.limits import TUNING
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pipeline.device import find_device, find_dtype
@@ -14,6 +14,7 @@ from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune as choose_kernels
 
 
+@memory_told()
 def load(
     source: str | Path = "scenes",
     *,

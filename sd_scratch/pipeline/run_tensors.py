@@ -16,6 +16,7 @@ from sd_scratch.diffusion.guidance import guide, guide_by_picture, rescale
 from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import memory_told
 from sd_scratch.networks.controlnet import weighted
 from sd_scratch.networks.layers import Linear, computing_type
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
@@ -140,12 +141,19 @@ class Watch:
 def unless_recorded(
     loop: Callable[Arguments, Iterator[Step]],
 ) -> Callable[Arguments, Iterator[Step]]:
-    """For a method of a model with `taps`: without gradients, unless a recording wants them."""
+    """For a method of a model with `taps`: without gradients, unless a recording wants them; where memory
+    ends, in one line."""
 
     @wraps(loop)
     def steps(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Iterator[Step]:
         taps: Taps = args[0].taps  # type: ignore[attr-defined]
-        return (loop if taps.gradients else torch.no_grad()(loop))(*args, **kwargs)
+        made = (loop if taps.gradients else torch.no_grad()(loop))(*args, **kwargs)
+
+        def told() -> Iterator[Step]:
+            with memory_told():
+                yield from made
+
+        return told()
 
     return steps
 

@@ -15,13 +15,14 @@ from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import NotFinite, UsageError
+from sd_scratch.errors import NotFinite, UsageError, memory_told
 from sd_scratch.limits import STRENGTH_STEPS, TILINGS
 from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
 from sd_scratch.pipeline.checks import check_inputs, check_noise, check_number, check_side
+from sd_scratch.pipeline.coding import encode
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
@@ -150,6 +151,7 @@ class TextToImage(Recordable):
 
     # Inputs ---------------------------------------------------------------------------------
 
+    @memory_told()
     def prompt(
         self, text: str, *, clip_skip: int = 1, syntax: str = "a1111", emphasis: str = "a1111"
     ) -> Prompt:
@@ -194,16 +196,13 @@ class TextToImage(Recordable):
         last = self.config.schedule.num_train_timesteps - 1
         return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
 
-    @torch.no_grad()
     def encode(self, pictures: Pictures, seed: int = 0) -> ImageNoise:
         """Pictures of one size to latents at t = 0: the mean of the autoencoder's posterior."""
-        image = pictures_to_tensor(pictures).to(self.device, self.dtype)
+        image = pictures_to_tensor(pictures)
         for name, side in zip(("height", "width"), image.shape[2:], strict=True):
             check_side(name, side, self.config.vae.downscale)
-        latent = self.vae.to_latent(self.vae.encode(image).mean).float()
-        latent = (
-            latent.contiguous()
-        )  # as a stored one is, which another layout would not equal to the last bit
+        # Contiguous as a stored one is, which another layout would not equal to the last bit.
+        latent = self.vae.to_latent(encode(self.vae, image)).float().contiguous()
         seeds = tuple(seed + i for i in range(len(image)))
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 
@@ -398,6 +397,7 @@ class TextToImage(Recordable):
         when the model was loaded."""
         if not self.components.force:
             cell, parts = self.config.vae.downscale, self.config.networks
+            heard = (name for member in self.taps.members for name in member.names)
             check_run(
                 self.config,
                 w * cell,
@@ -407,7 +407,7 @@ class TextToImage(Recordable):
                 self.device,
                 branches=branches,
                 controls=len(self.networks) - len(parts),
-                strips=getattr(self.vae, "in_strips", False),
+                strips=not any(name.startswith("vae.decoder.") for name in heard),
             )
 
     # Every tensor -----------------------------------------------------------------------------

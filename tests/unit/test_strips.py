@@ -65,13 +65,14 @@ def test_a_smooth_picture_has_no_seams(vae: Autoencoder, monkeypatch: pytest.Mon
     assert max(abs(x - y) for x, y in zip(steps, expected, strict=True)) < 1 / 255 / 100
 
 
-def test_who_listens_hears_the_whole_decoder() -> None:
+@pytest.mark.parametrize("name", ["norm_out", "up_blocks.0.resnets.1.norm1"])
+def test_who_listens_hears_the_whole_decoder(name: str) -> None:
     model = tiny_model()
     model.vae.in_strips = True
     picture = model.noise(7)
-    with model.record("vae.decoder.norm_out") as trace:
+    with model.record(f"vae.decoder.{name}") as trace:
         picture.decode()
-    assert trace.names
+    assert trace.values
 
 
 def test_half_precision_that_overflows_is_decoded_again() -> None:

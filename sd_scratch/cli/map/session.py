@@ -152,8 +152,7 @@ class Session:
             set_threads(self.args.threads)
             low_memory, place = self.args.low_memory, (self.dtype, self.device)
             if not self.args.force:
-                strips = self.args.vae_tiling
-                low_memory = check_size(self.layout, self.recipe, 1, *place, low_memory, strips)
+                low_memory = check_size(self.layout, self.recipe, 1, *place, low_memory)
             components = build_components(
                 self.layout, self.source, *place, force=self.args.force, low_memory=low_memory
             )
