@@ -26,6 +26,7 @@ DTYPES = ("float32", "bfloat16")
 INTERRUPTED = 130
 
 OF_PIXELS = "--data --preset --batch --timesteps --device --dtype --sampler --train-on-samples"
+OF_SCENES = "--init --scenes --crowded --decoder-only"
 OF_DENOISERS = "--preset --timesteps --dtype --keep"
 OF_SCORES = "--count --steps --cfg-scale --classifier --sampler --train-on-samples"
 
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=integer(64, 10**7),
+        metavar="N",
+        help="scenes, --stage unet: so many are encoded, and seen again and again (64000)",
     )
     parser.add_argument(
         "--crowded", action="store_true", help="scenes: of every two, train on the fuller one"
@@ -129,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what is for another preset or stage, and fill in the stage."""
     stages = PIXEL_STAGES if args.what in DATA_SETS else SCENE_STAGES
     if args.what in DATA_SETS:
-        refuse_flags(args, "--init --crowded --decoder-only", "is for scenes")
+        refuse_flags(args, OF_SCENES, "is for scenes")
         args.stage = args.stage or "ddpm"
         if args.stage == "classifier":
             refuse_flags(args, OF_DENOISERS, "is for --stage ddpm")
@@ -138,6 +145,8 @@ def _check(args: argparse.Namespace) -> None:
         if args.stage is None and not (args.evaluate or args.export):
             later = ", then --stage unet; --stage clip; --stage classifier"
             raise UsageError(f"which part? - --stage vae{later}")
+        if args.stage != "unet":
+            refuse_flags(args, "--scenes", "is for --stage unet")
     if args.stage not in (None, *stages):
         raise UsageError(f"{args.what} has no stage {args.stage} - {' or '.join(stages)}")
 
@@ -191,7 +200,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _train_scenes(args: argparse.Namespace, team: "Team", show: "OnStep | None") -> "Outcome":
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.training.scenes.train import STAGES, train_scenes
+    from sd_scratch.training.scenes.train import SCENE_COUNT, STAGES, train_scenes
     from sd_scratch.training.settings import Budget
 
     return train_scenes(
@@ -200,6 +209,7 @@ def _train_scenes(args: argparse.Namespace, team: "Team", show: "OnStep | None")
         Budget(args.max_minutes, args.max_steps, args.epochs),
         resume=args.resume,
         settings=replace(STAGES[args.stage], lr=args.lr) if args.lr else None,
+        scene_count=args.scenes or SCENE_COUNT,
         crowded=args.crowded,
         decoder_only=args.decoder_only,
         init=load_components(args.init) if args.init else None,
