@@ -4,6 +4,7 @@ import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "scenes"
 HIRES = 2.0  # scale of a second pass
+LONGEST_LIST = 1000  # characters of a list of settings
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
 
 
@@ -165,7 +167,8 @@ def _recipe_in(path: Path, model: str | None) -> Recipe:
         raise UsageError(f"{path} - cannot be read: no such file")
     recipe, left = read_recipe(path)
     if left:
-        log.warning(f"settings in {path} that are not repeated: {', '.join(left)[:200]}")
+        names = shorten(", ".join(left), LONGEST_LIST, placeholder=", ...")
+        log.warning(f"settings in {path} that are not repeated: {names}")
     return _of_known_model(recipe, path, model)
 
 

@@ -64,6 +64,13 @@ def read_texts(path: Path, wanted: Collection[str]) -> tuple[dict[str, str], set
     return texts, others
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in the head of a PNG file (section 11.2.1)."""
+    with open_file(path, FILE_LIMIT) as file:
+        width, height = struct.unpack(">II", file.read(24).ljust(24, b"\0")[16:])
+    return width, height
+
+
 def without_texts(data: bytes) -> bytes:
     """A PNG file without its texts, which a decoder of pixels would unpack, whatever their size; but
     for the profiles (EXIF) that some programs store as text. Other files are left as they are."""

@@ -8,11 +8,12 @@ from typing import Any
 from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, HIRES_SCALE, SEED, SIDE, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, SEED, STEPS
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
-from sd_scratch.pipeline.part_way import UPSCALED, UPSCALERS
+from sd_scratch.pipeline.other_hires import hires_of_a1111
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
 from sd_scratch.pipeline.settings import Option
+from sd_scratch.pipeline.settings_line import SettingsLine
 
 RNG_NAMES = {
     "CPU": "cpu",
@@ -25,8 +26,8 @@ RNG_NAMES = {
 def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:
     """The inverse of `Recipe.to_parameters`, for text that any program wrote.
 
-    Returns the recipe, and the names of the settings that it has no place for. Raises ScratchError
-    where there are no settings, or where one is not what its name says.
+    Returns the recipe, and the names of the settings that it has no place for, with the reason where one
+    is known. Raises ScratchError where there are no settings, or where one is not what its name says.
     """
     lines = text.strip().split("\n")
     starts = [i for i, line in enumerate(lines) if line.startswith("Steps: ")]
@@ -37,19 +38,20 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
     prompt, marker, negative = ("\n" + "\n".join(lines[: starts[-1]])).partition(
         "\nNegative prompt:"
     )
-    settings = _Settings(_split_settings(lines[starts[-1]]), where)
+    prompt, negative = prompt.strip(), negative.strip()
+    settings = _Settings(lines[starts[-1]], where)
 
+    passes = settings.passes(prompt, negative)
     sampler, options, spacing = settings.sampler()
-    width, height = settings.size("Size")
     try:
-        text, loras = take_tags(prompt.strip())
+        text, loras = take_tags(prompt)
     except UsageError as error:
         raise ScratchError(f"{where} - {error}") from None
     if loras:
         loras = with_hashes(loras, settings.take("Lora hashes") or "")
     recipe = Recipe(
         prompt=text,
-        negative_prompt=negative.strip(),
+        negative_prompt=negative,
         seed=settings.integer("Seed", *SEED),
         steps=settings.integer("Steps", *STEPS),
         sampler=sampler,
@@ -57,15 +59,13 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         schedule=spacing,
         guidance=settings.number("CFG scale", *GUIDANCE),
         guidance_rescale=settings.number("CFG rescale", 0, 1),
-        width=width,
-        height=height,
         clip_skip=settings.integer("Clip skip", *CLIP_SKIP),
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
         vae=settings.vae(),
         loras=loras or None,
         tiling="xy" if settings.take("Tiling") == "True" else None,
-        **settings.hires(width, height),
+        **passes,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
         rng=settings.rng(),
         ensd=settings.integer("ENSD", *SEED),
@@ -73,35 +73,13 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         subseed_strength=settings.number("Variation seed strength", 0, 1),
         **settings.emphasis(),
     )
-    settings.take("Version")
-    return recipe, tuple(settings.left)
+    for key in ("Version", "Hashes", "SDCPP"):  # what these say stands elsewhere, too
+        settings.take(key)
+    return recipe, settings.unread()
 
 
-class _Settings:
-    """The settings line as a table, each value taken out with its type and range checked."""
-
-    def __init__(self, values: dict[str, str], where: str) -> None:
-        self.left = values
-        self.where = where
-
-    def take(self, key: str) -> str | None:
-        return self.left.pop(key, None)
-
-    def integer(self, key: str, low: int, high: int) -> int | None:
-        value = self.take(key)
-        return None if value is None else self._integer(key, value, low, high)
-
-    def number(self, key: str, low: float, high: float) -> float | None:
-        text = self.take(key)
-        if text is None:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            self._fail(key, text, f"a number from {low:g} to {high:g}")
-        return value
+class _Settings(SettingsLine):
+    """A line of settings in the terms of a recipe."""
 
     def sampler(self) -> tuple[str | None, dict[str, Option], str | None]:
         """The sampler by our name (or by a name that we do not know), its options, and the schedule."""
@@ -113,7 +91,7 @@ class _Settings:
         known = SAMPLERS[name].options if name in SAMPLERS else {}
         options: dict[str, Option] = {}
         automatic = "Automatic"
-        if self.left.get("Version", "").startswith("stable-diffusion.cpp"):
+        if self.was_written_by("stable-diffusion.cpp"):
             automatic = "Uniform"
             self.take("Guidance")  # of other models
             if name == "ddim":  # whose eta it writes for every sampler, inf where nothing was said
@@ -131,33 +109,16 @@ class _Settings:
             self.take("Schedule type")
         return name, options, schedule or None
 
-    def hires(self, width: int | None, height: int | None) -> dict[str, Any]:
-        """What A1111 says of its "Hires. fix"; of upscalers that are networks Lanczos is the nearest, and the
-        setting is left."""
-        scale = self.number("Hires upscale", *HIRES_SCALE)
-        written = self.left.get("Hires resize", "")
-        if scale is None and width and height and written.replace("x", "").isdigit():
-            ratios = [
-                float(new) / old
-                for new, old in zip(written.split("x"), (width, height), strict=False)
-            ]
-            if len(set(ratios)) == 1 and HIRES_SCALE[0] <= ratios[0] <= HIRES_SCALE[1]:
-                scale = ratios[0]
-                self.take("Hires resize")
-        if scale is None:
-            return {}
-        named = self.left.get("Hires upscaler", UPSCALERS[UPSCALED].title)
-        ours = {upscaler.title: name for name, upscaler in UPSCALERS.items()}
-        if named in ours:
-            self.take("Hires upscaler")
-        ours_wrote = self.left.get("Version", "").startswith("sd_scratch")
-        return {
-            "strength_steps": None if ours_wrote else "a1111",
-            "hires_scale": scale,
-            "hires_method": ours.get(named, "lanczos"),
-            "hires_strength": self.number("Denoising strength", 0, 1),
-            "hires_steps": self.integer("Hires steps", 0, STEPS[1]) or None,
-        }
+    def passes(self, prompt: str, negative: str) -> dict[str, Any]:
+        """The size, and what there was of a second pass, or of a picture to begin with."""
+        width, height = self.size("Size") or (None, None)
+        if width and height:
+            found = hires_of_a1111(self, (width, height), prompt, negative)
+            if found is not None:
+                return found
+        strength = self.number("Denoising strength", 0, 1) or None
+        counted = None if strength is None or self.was_written_by("sd_scratch") else "a1111"
+        return {"width": width, "height": height, "strength": strength, "strength_steps": counted}
 
     def emphasis(self) -> dict[str, Any]:
         """What A1111 calls its emphasis; where it says nothing, it is its own."""
@@ -182,38 +143,3 @@ class _Settings:
         if written.upper() in RNG_NAMES:
             self.take("RNG")
         return RNG_NAMES.get(written.upper(), "nv")
-
-    def size(self, key: str) -> tuple[int | None, int | None]:
-        text = self.take(key)
-        if text is None:
-            return None, None
-        width, _, height = text.partition("x")
-        return self._integer(key, width, *SIDE), self._integer(key, height, *SIDE)
-
-    def _integer(self, key: str, text: str, low: int, high: int) -> int:
-        # At most 20 digits, and only 0-9: int() alone would take other scripts' digits and "1_000".
-        value = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
-        if not low <= value <= high:
-            self._fail(key, text, f"an integer from {low} to {high}")
-        return value
-
-    def _fail(self, key: str, text: str, expected: str) -> None:
-        raise ScratchError(f"{self.where} - '{key}' must be {expected}, found {text[:40]!r}")
-
-
-def _split_settings(line: str) -> dict[str, str]:
-    """``Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"`` to a table; the first of a name wins."""
-    parts, start, quoted = [], 0, False
-    for i, char in enumerate(line):
-        if char == '"' and line[i - 1 : i] != "\\":
-            quoted = not quoted
-        elif char == "," and not quoted:
-            parts.append(line[start:i])
-            start = i + 1
-    parts.append(line[start:])
-    settings: dict[str, str] = {}
-    for part in parts:
-        key, _, value = part.partition(":")
-        if value.strip():
-            settings.setdefault(key.strip(), value.strip())
-    return settings

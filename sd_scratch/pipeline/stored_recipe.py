@@ -10,7 +10,7 @@ from PIL import Image
 
 from sd_scratch.errors import ScratchError
 from sd_scratch.pictures.exif import read_comment
-from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_texts
+from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_size, read_texts
 from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
 from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
@@ -48,7 +48,7 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
         return recipe_from_parameters(texts[A1111], str(path))
     more, _ = read_texts(path, (COMFY, INVOKE)) if others & {COMFY, INVOKE} else ({}, others)
     if INVOKE in more:
-        return recipe_from_invoke(more[INVOKE], str(path))
+        return recipe_from_invoke(more[INVOKE], str(path), read_size(path))
     if COMFY in more:
         return recipe_from_comfy(more[COMFY], str(path))
     if "workflow" in others:

@@ -25,6 +25,7 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
 from sd_scratch.pipeline.differences import differences
+from sd_scratch.pipeline.other_tools import recipe_from_invoke
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
@@ -180,6 +181,107 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
         tmp_path, "prompt", graph(n3={"scheduler": "beta"}, n12={"class_type": "FreeU"})
     )
     assert left == ("scheduler beta", "node FreeU")
+
+
+SECOND = {"class_type": "KSampler", "seed": 5, "steps": 12, "cfg": 8, "sampler_name": "euler_ancestral",
+          "scheduler": "karras", "denoise": 0.5, "model": ["10", 0], "positive": ["6", 0],
+          "negative": ["7", 0], "latent_image": ["20", 0]}  # fmt: skip
+LATENT = {
+    "class_type": "LatentUpscaleBy",
+    "upscale_method": "bilinear",
+    "scale_by": 1.5,
+    "samples": ["3", 0],
+}
+IMAGE = {
+    "class_type": "ImageScale",
+    "upscale_method": "lanczos",
+    "width": 1024,
+    "height": 1536,
+    "crop": "disabled",
+    "image": ["23", 0],
+}
+
+
+def two_passes(**changes: dict) -> str:
+    nodes = {"n8": {"samples": ["21", 0]}, "n21": SECOND, "n20": LATENT}
+    return graph(
+        **{key: {**nodes.get(key, {}), **changes.get(key, {})} for key in {**nodes, **changes}}
+    )
+
+
+def test_two_passes_of_comfyui(tmp_path: Path) -> None:
+    recipe, left = read_text(tmp_path, "prompt", two_passes())
+    assert left == ()
+    assert (recipe.width, recipe.height, recipe.steps, recipe.seed) == (512, 768, 20, 5)
+    second = (recipe.hires_scale, recipe.hires_method, recipe.hires_strength, recipe.hires_steps)
+    assert second == (1.5, "latent", 0.5, 12)
+    size = {
+        "class_type": "LatentUpscale",
+        "upscale_method": "nearest-exact",
+        "width": 1024,
+        "height": 1536,
+    }
+    text = two_passes(n20=size | {"scale_by": None}).replace('"scale_by": null, ', "")
+    recipe, _ = read_text(tmp_path, "prompt", text)
+    assert (recipe.hires_scale, recipe.hires_method) == (2.0, "latent-nearest-exact")
+    recipe, left = read_text(
+        tmp_path,
+        "prompt",
+        two_passes(
+            n20={"class_type": "VAEEncode", "pixels": ["22", 0], "vae": ["4", 2]},
+            n22=IMAGE,
+            n23={"class_type": "VAEDecode", "samples": ["3", 0], "vae": ["4", 2]},
+            n21={"seed": 6, "cfg": 8},
+        ),
+    )
+    assert (recipe.hires_scale, recipe.hires_method) == (2.0, "lanczos")
+    assert left == ("seed of the second pass (both passes have one here)",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n20": {"upscale_method": "bislerp"}}, "a second pass of 768x1152 by bislerp"),
+        ({"n20": {"scale_by": 0.5}}, "a second pass of 256x384"),
+        ({"n20": {"samples": ["21", 0]}}, "does not go on from the first"),
+        ({"n20": {"class_type": "LatentRotate"}}, "2 nodes called KSampler"),
+        ({"n21": {"denoise": "much"}}, "node 21 - `denoise`"),
+    ],
+)
+def test_second_passes_that_are_not_here(tmp_path: Path, changes: dict, reason: str) -> None:
+    with pytest.raises(ScratchError, match=reason):
+        read_text(tmp_path, "prompt", two_passes(**changes))
+
+
+INVOKE = {
+    "generation_mode": "txt2img", "positive_prompt": "a star", "negative_prompt": "", "seed": 7,
+    "steps": 30, "scheduler": "euler", "cfg_scale": 7.5, "width": 512, "height": 768, "clip_skip": 0,
+    "rand_device": "cpu", "model": {"name": "v1-5", "key": "x"}, "hrf_enabled": True, "hrf_method": "latent",
+    "hrf_strength": 0.45, "hrf_scale": 2.0, "hrf_latent_interpolation_mode": "bicubic",
+}  # fmt: skip
+
+
+def test_two_passes_of_invokeai() -> None:
+    """Some versions store the first pass's size, others the finished picture's."""
+    for size in (None, (1024, 1536), (512, 768)):
+        recipe, left = recipe_from_invoke(json.dumps(INVOKE), "x.png", size)
+        assert (recipe.width, recipe.height) == ((256, 384) if size == (512, 768) else (512, 768))
+        second = (recipe.hires_scale, recipe.hires_method, recipe.hires_strength)
+        assert second == (2.0, "latent-bicubic", 0.45)
+        assert left == ()
+    other = {k: v for k, v in INVOKE.items() if "latent" not in k} | {"hrf_method": "ESRGAN"}
+    recipe, left = recipe_from_invoke(json.dumps(other), "x.png")
+    assert recipe.hires_scale is None
+    assert left == ("hrf_enabled (a second pass by ESRGAN is not here)",)
+    recipe, left = recipe_from_invoke(json.dumps(INVOKE | {"hrf_enabled": False}), "x.png")
+    assert (recipe.hires_scale, left) == (None, ())
+    for wrong in ({"hrf_scale": "2"}, {"hrf_strength": 2}, {"hrf_method": ["latent"]}):
+        data = json.dumps(INVOKE | wrong)
+        if "hrf_method" in wrong:
+            assert recipe_from_invoke(data, "x.png")[1]
+            continue
+        with pytest.raises(ScratchError, match="`hrf_"):
+            recipe_from_invoke(data, "x.png")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from PIL import Image
 
 from sd_scratch.cli import main
 from sd_scratch.errors import UsageError
+from sd_scratch.pictures.png import encode_png
+from sd_scratch.pipeline.other_hires import scale_to
 from sd_scratch.pipeline.parameters import recipe_from_parameters
-from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, part_of
+from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, larger, part_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.run import count_steps, count_work
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -133,12 +135,22 @@ def test_a_stop_in_either_pass_ends_the_run(model: StableDiffusion) -> None:
         (
             "Hires upscale: 2, Hires steps: 0, Hires upscaler: R-ESRGAN 4x+",
             (2.0, "lanczos", None),
-            ("Hires upscaler",),
+            ("Hires upscaler (R-ESRGAN 4x+ is not here, Lanczos stands in its place)",),
         ),
         ("Hires resize: 1024x1536, Hires upscaler: Latent", (2.0, "latent", None), ()),
-        ("Hires resize: 1024x1024, Hires upscaler: Latent", (None, None, None),
-         ("Denoising strength", "Hires resize", "Hires upscaler")),
-        ("Hires upscale: 2, Hires upscaler: Latent, Hires prompt: x", (2.0, "latent", None), ("Hires prompt",)),
+        ("Hires resize: 1024x0, Hires upscaler: None", (2.0, "lanczos", None), ()),
+        ("Hires resize: 0x1536, Hires upscaler: Nearest", (2.0, "nearest", None), ()),
+        ("Hires resize: 1024x1024, Hires upscaler: Latent", (2.0, "latent", None),
+         ("Hires resize (cut out of 1024x1536 there, all of it is made)",)),
+        ("Hires resize: 256x384, Hires upscaler: Latent", (None, None, None),
+         ("Denoising strength", "Hires upscaler",
+          "Hires resize (from 512x768 no scale from 1 to 8 leads there)")),
+        ('Hires upscale: 2, Hires upscaler: Latent, Hires prompt: "a dog, big", Hires sampler: DDIM',
+         (2.0, "latent", None), ("Hires prompt (both passes have one prompt here)",
+                                 "Hires sampler (both passes have one sampler here)")),
+        ("Hires upscale: 2, Hires prompt: a cat, Hires sampler: Euler, Hires CFG Scale: 7,"
+         " Hires Module 1: Use same choices, Hires checkpoint: Use same checkpoint",
+         (2.0, "latent", None), ()),
     ],
 )  # fmt: skip
 def test_what_a1111_says_of_its_second_pass(
@@ -147,8 +159,105 @@ def test_what_a1111_says_of_its_second_pass(
     recipe, unknown = recipe_from_parameters(A1111.format(said), "x.png")
     assert (recipe.hires_scale, recipe.hires_method, recipe.hires_steps) == expected
     assert unknown == left
+    assert recipe.strength is None
     if expected[0]:
         assert (recipe.hires_strength, recipe.strength_steps) == (0.55, "a1111")
+
+
+# As the programs write them, whole.
+PASTEL = """masterpiece, illustration, grid, portrait
+Negative prompt: lowres, ((bad anatomy)), ((bad hands))
+Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 31, Size: 448x640, Model hash: 7edc8e08, Model: \
+pastelmix-fp32, Denoising strength: 0.6, Clip skip: 2, ENSD: 31337, Hires resize: 960x1280, Hires steps: 20, \
+Hires upscaler: Latent"""
+FACES = """a woman in a field
+Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x768, Model hash: \
+ca5befc099, Model: m, VAE hash: 735e4c3a44, VAE: vae-ft-mse-840000-ema-pruned.safetensors, Denoising strength: 0.4, \
+ADetailer model: face_yolov8n.pt, ADetailer prompt: "<lora:b:0.8> face, blue eyes", ADetailer version: 23.11.1, \
+Hires upscale: 1.5, Hires steps: 10, Hires upscaler: 4x-UltraSharp, ControlNet 0: "Module: canny, Model: c [be8b], \
+Weight: 1.0", Version: v1.10.1, Hashes: {"vae": "735e4c3a44", "model": "ca5befc099"}"""
+EARLY = """a cat
+Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 1024x1024, Model hash: 7460a6fa, Denoising strength: 0.7, \
+First pass size: {}"""
+CPP = """a cat
+Negative prompt: dog
+Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, Eta: inf, Seed: 42, Size: 512x512, Model: v1-5.safetensors, \
+RNG: cuda, Sampler: euler_a discrete, Hires upscale: {}, Hires scale: 1.500000, Hires resize: {}, Hires steps: \
+{}, Denoising strength: {}, Version: stable-diffusion.cpp, SDCPP: {{"schema":"sdcpp.image.params/v1","seed":42,\
+"prompt":{{"negative":"dog, {{","positive":"a \\"cat\\""}},"hires":{{"enabled":true,"steps":10}}}}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second", "left"),
+    [
+        (PASTEL, (448, 640), (960 / 448, "latent", 20, 0.6),
+         ("Hires resize (cut out of 960x1371 there, all of it is made)",)),
+        (FACES, (512, 768), (1.5, "lanczos", 10, 0.4),
+         ("ADetailer (no part of a finished picture is found and painted again here)",
+          "ControlNet (a picture chooses no file)",
+          "Hires upscaler (4x-UltraSharp is not here, Lanczos stands in its place)")),
+        (EARLY.format("512x512"), (512, 512), (2.0, "latent", None, 0.7), ()),
+        (EARLY.format("0x0"), (512, 512), (2.0, "latent", None, 0.7), ()),
+        (CPP.format("Latent", "0x0", 0, 0.7), (512, 512), (1.5, "latent", None, 0.7), ()),
+        (CPP.format("Latent (bicubic)", "1024x0", 10, 0.7), (512, 512), (2.0, "latent-bicubic", 10, 0.7), ()),
+        (CPP.format("Lanczos", "0x0", 10, 0.5), (512, 512), (1.5, "lanczos", 10, 0.5),
+         ("Hires steps (11 are taken there, 10 here)",)),
+        (CPP.format("4x-UltraSharp", "0x0", 0, 0.7), (512, 512), (1.5, "lanczos", None, 0.7),
+         ("Hires upscaler (4x-UltraSharp is not here, Lanczos stands in its place)",)),
+        (CPP.format("Latent", "1024x512", 0, 0.7), (512, 512), (None, None, None, None),
+         ("Hires steps", "Denoising strength", "Hires upscaler",
+          "Hires resize (from 512x512 no scale from 1 to 8 leads there)")),
+        (CPP.format("None", "0x0", 0, 0.7), (512, 512), (None, None, None, None), ()),
+    ],
+)  # fmt: skip
+def test_two_passes_as_other_programs_write_them(
+    text: str, first: tuple[int, int], second: tuple, left: tuple[str, ...]
+) -> None:
+    recipe, unknown = recipe_from_parameters(text, "x.png")
+    assert (recipe.width, recipe.height) == first
+    assert second == (
+        recipe.hires_scale, recipe.hires_method, recipe.hires_steps, recipe.hires_strength
+    )  # fmt: skip
+    assert unknown == left
+    assert recipe.strength is None
+    assert recipe.seed in (1, 5, 31, 42) and recipe.steps in (20, 25)
+
+
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [((512, 768), (1000, 1500)), ((448, 640), (960, 1371)), ((520, 520), (1040, 1040)), ((640, 448), (904, 632))],
+)  # fmt: skip
+def test_a_scale_leads_to_the_cells_of_a_size(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    scale = scale_to(size, target)
+    assert scale is not None
+    assert [larger(side, scale, 8) for side in size] == [side // 8 * 8 for side in target]
+    assert scale_to(size, (target[0], target[1] * 2)) is None
+
+
+def test_a_picture_of_a1111_s_that_began_with_another_is_not_made_from_text(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "a cat\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 32x32, Denoising strength: 0.5,"
+        " Mask blur: 4, Version: v1.10.1"
+    )
+    recipe, left = recipe_from_parameters(text, "x.png")
+    assert (recipe.strength, recipe.strength_steps) == (0.5, "a1111")
+    assert left == ("Mask (a picture chooses no mask)",)
+    zero = text.replace(
+        "0.5", "0"
+    )  # which its interface for programs wrote where there was no picture
+    assert recipe_from_parameters(zero, "x.png")[0].strength is None
+    (tmp_path / "theirs.png").write_bytes(
+        encode_png(Image.new("RGB", (32, 32), "red"), {"parameters": text})
+    )
+    words = ["generate", "--from-image", "theirs.png", "-m", str(tiny_folder), "--device=cpu"]
+    assert main([*words, "-o", "a.png"]) == 2
+    assert "began with the picture of another file" in capsys.readouterr().err
+    assert main([*words, "-o", "a.png", "--init-image", "theirs.png"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""The line of settings that A1111 writes below a prompt, ``Steps: 20, Sampler: Euler a, ...``, as a table.
+
+Text from strangers: every value's type and range is checked as it is taken out.
+"""
+
+import re
+from typing import NoReturn
+
+from sd_scratch.errors import ScratchError
+from sd_scratch.limits import SIDE
+
+# Why settings whose names begin so are not repeated.
+WHY = {
+    "ADetailer": "no part of a finished picture is found and painted again here",
+    "ControlNet": "a picture chooses no file",
+    "Inpaint": "a picture chooses no mask",
+    "Mask": "a picture chooses no mask",
+    "Refiner": "one model makes a picture here",
+}
+
+
+class SettingsLine:
+    """What is `left` of a line, each value taken out with its type and range checked.
+
+    Attributes:
+        where: the file, for errors.
+        why: why some of what is left is not repeated.
+    """
+
+    def __init__(self, line: str, where: str) -> None:
+        self.left = _split(line)
+        self.where = where
+        self.why: dict[str, str] = {}
+
+    def take(self, key: str) -> str | None:
+        return self.left.pop(key, None)
+
+    def keep(self, key: str, value: str, why: str) -> None:
+        """Leave a setting with this value, and say why it is not repeated."""
+        self.left[key], self.why[key] = value, why
+
+    def was_written_by(self, tool: str) -> bool:
+        return self.left.get("Version", "").startswith(tool)
+
+    def integer(self, key: str, low: int, high: int) -> int | None:
+        value = self.take(key)
+        return None if value is None else self._integer(key, value, low, high)
+
+    def number(self, key: str, low: float, high: float) -> float | None:
+        text = self.take(key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            self._fail(key, text, f"a number from {low:g} to {high:g}")
+        return value
+
+    def size(self, key: str, low: int = SIDE[0]) -> tuple[int, int] | None:
+        """``512x768``."""
+        text = self.take(key)
+        if text is None:
+            return None
+        width, _, height = text.partition("x")
+        return self._integer(key, width, low, SIDE[1]), self._integer(key, height, low, SIDE[1])
+
+    def unread(self) -> tuple[str, ...]:
+        """The names of what is left, each with the reason where one is known; groups once."""
+        said: dict[str, None] = {}
+        for key in self.left:
+            group = next((start for start in WHY if key.startswith(start)), key)
+            why = self.why.get(key) or WHY.get(group)
+            said[f"{group} ({why})" if why else key] = None
+        return tuple(said)
+
+    def _integer(self, key: str, text: str, low: int, high: int) -> int:
+        # At most 20 digits, and only 0-9: int() alone would take other scripts' digits and "1_000".
+        value = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
+        if not low <= value <= high:
+            self._fail(key, text, f"an integer from {low} to {high}")
+        return value
+
+    def _fail(self, key: str, text: str, expected: str) -> NoReturn:
+        raise ScratchError(f"{self.where} - '{key}' must be {expected}, found {text[:40]!r}")
+
+
+def _split(line: str) -> dict[str, str]:
+    """``Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"`` to a table; the first of a name wins.
+    What stands between quotes or braces is one value."""
+    parts, start, quoted, depth = [], 0, False, 0
+    for i, char in enumerate(line):
+        if char == '"' and line[i - 1 : i] != "\\":
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif char == "{" or (char == "}" and depth):
+            depth += 1 if char == "{" else -1
+        elif char == "," and not depth:
+            parts.append(line[start:i])
+            start = i + 1
+    parts.append(line[start:])
+    settings: dict[str, str] = {}
+    for part in parts:
+        key, _, value = part.partition(":")
+        if value.strip():
+            settings.setdefault(key.strip(), value.strip())
+    return settings
