@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Probe:
 
     def listeners(self, leaf: str) -> list[tuple[str, Listener]]:
         """Who hears a tensor that is made here and now."""
-        if torch.compiler.is_compiling():  # threads are nothing that a graph could ask about
+        if torch.compiler.is_compiling():  # a graph cannot ask who calls it: `Taps.calling` does
             return [pair for ear in self.ears for pair in ear.listeners.get(leaf, ())]
         owner, thread = running.owner, threading.get_ident()
         return [
@@ -119,6 +119,12 @@ class Tapped(nn.Module):
     probe: Probe | None = None
     stepwise = True
     branched = True
+    compiled = False
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As any module is compiled in place; `Taps.calling` then knows of it."""
+        super().compile(*args, **kwargs)
+        self.compiled = True
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
         """Name a tensor that the forward pass goes on with; whoever listens may replace it."""

@@ -152,7 +152,7 @@ class _State(threading.local):
         self.probed: list[Tapped] = []
 
 
-_attaching = threading.Lock()
+_attaching = threading.RLock()
 
 
 class Taps:
@@ -288,13 +288,35 @@ class Taps:
         branches: Sequence[str | None] = ("",),
         edits: bool = True,
     ) -> Iterator[None]:
-        """One forward pass: says what it is, and puts away what was heard at its end."""
+        """One forward pass: says what it is, and puts away what was heard at its end.
+
+        Raises UsageError where a network is compiled, and another thread or model listens to its tensors.
+        """
         before, running.owner = running.owner, self
         try:
-            with self._heard(Call(step, t, sigma, tuple(branches), edits)):
+            with self._alone(), self._heard(Call(step, t, sigma, tuple(branches), edits)):
                 yield
         finally:
             running.owner = before
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Compiled code does not know whose call it is, so that all who listen would hear it, and their edits
+        act. While it is called nobody begins to listen."""
+        networks = [network for network in self.roots.values() if _compiled(network)]
+        if not networks:
+            yield
+            return
+        with _attaching:
+            modules = (m for network in networks for m in uncompiled(network).modules())
+            for module in modules:
+                probe = module.probe if isinstance(module, Tapped) else None
+                if probe is not None and self._others(probe):
+                    raise UsageError(
+                        "this network is compiled, and another thread or model records or edits its tensors:"
+                        " the two runs would not be kept apart - load the model once for each, or do not compile it"
+                    )
+            yield
 
     @contextmanager
     def _heard(self, call: Call) -> Iterator[None]:
@@ -342,18 +364,25 @@ class Taps:
         self, module: Tapped, listeners: Mapping[str, list[tuple[str, Listener]]] | None
     ) -> None:
         """Put this thread's listeners at a module in the place of those that it has there."""
-        thread = threading.get_ident()
-        ears = module.probe.ears if module.probe is not None else ()
-        ears = tuple(ear for ear in ears if ear.owner is not self or ear.thread != thread)
+        ears = () if module.probe is None else self._others(module.probe)
         if listeners is not None:
-            ears = (*ears, Ears(self, thread, listeners))
+            ears = (*ears, Ears(self, threading.get_ident(), listeners))
         if ears:
             module.probe = Probe(ears)
         elif module.probe is not None:
             del module.probe  # not None: compiled code then finds the module as it was at first
+
+    def _others(self, probe: Probe) -> tuple[Ears, ...]:
+        """The ears of other threads and models."""
+        thread = threading.get_ident()
+        return tuple(ear for ear in probe.ears if ear.owner is not self or ear.thread != thread)
 
     def _module(self, path: str) -> Tapped:
         root, _, rest = path.partition(".")
         module = uncompiled(self.roots[root]).get_submodule(rest)
         assert isinstance(module, Tapped)
         return module
+
+
+def _compiled(network: nn.Module) -> bool:
+    return getattr(network, "compiled", False) or uncompiled(network) is not network

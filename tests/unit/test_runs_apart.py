@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sd_scratch as sd
+from sd_scratch.errors import UsageError
 from tests.tiny import tiny_model
 
 NAME = "unet.conv_in"
@@ -95,4 +96,58 @@ def test_a_run_that_is_given_up_leaves_nothing_behind():
         next(steps)
     assert torch.equal(latent(model, 1), plain)
     del steps
+    assert torch.equal(latent(model, 1), plain)
+
+
+@pytest.fixture
+def compiled(pair):
+    """Compiled as far as anybody can tell, and run as it is."""
+    for model in pair:
+        model.unet.compile(backend="eager")
+    with torch.compiler.set_stance("force_eager"):
+        yield pair
+
+
+REFUSED = (
+    r"^this network is compiled, and another thread or model .* - load the model once for each,"
+)
+
+
+def test_compiled_networks_are_heard_by_their_own_model_or_not_called(compiled):
+    model, other = compiled
+    plain = latent(model, 1)
+    with model.edit(NAME, halved):
+        assert not torch.equal(latent(model, 1), plain)
+        with pytest.raises(UsageError, match=REFUSED):
+            latent(other, 1)
+        with other.record(NAME), pytest.raises(UsageError, match=REFUSED):
+            latent(model, 1)
+    assert torch.equal(latent(other, 1), plain)
+    assert not any("probe" in vars(module) for module in model.unet.modules())
+
+
+def test_compiled_networks_are_heard_by_their_own_thread_or_not_called(compiled):
+    model, _ = compiled
+    plain = latent(model, 1)
+    entered, done, found = threading.Event(), threading.Event(), []
+
+    def edit():
+        with model.edit(NAME, halved):
+            entered.set()
+            assert done.wait(60)
+
+    worker = threading.Thread(target=edit)
+
+    def begin_elsewhere(x, at):
+        if not worker.ident:
+            worker.start()
+            found.append(entered.wait(0.2))
+        return x
+
+    with model.edit("unet.h", begin_elsewhere), pytest.raises(UsageError, match=REFUSED):
+        latent(model, 1)
+    assert found == [False]  # it waited until the call was over
+    assert entered.wait(60)
+    done.set()
+    worker.join()
     assert torch.equal(latent(model, 1), plain)
