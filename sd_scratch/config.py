@@ -148,6 +148,8 @@ class ModelConfig:
         default_factory=dict, hash=False
     )
     spacing: str | None = None  # that sampler's, where it is not the schedule's timestep_spacing
+    # What the checkpoint says of its own sampler and cannot be had, a line each: `sampler` only stands in for it.
+    sampler_lacks: tuple[str, ...] = ()
     steps: int = 50
     guidance: float = 7.5
     others: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of further parts, by name

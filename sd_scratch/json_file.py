@@ -68,10 +68,16 @@ class Fields:
         self.data = data
         self.where = where
         self.warnings: list[str] = [] if warnings is None else warnings
+        self.lacks: list[str] = []
 
     def warn(self, key: str, consequence: str) -> None:
         """Note what a value asks for and does not get; nested objects share the list `warnings`."""
         self.warnings.append(f"{self.where} - `{key}`: {_short(self.data[key])} {consequence}")
+
+    def lack(self, key: str, consequence: str) -> None:
+        """The same for what changes pictures; `lacks` keeps the lines that this object's values caused."""
+        self.warn(key, consequence)
+        self.lacks.append(self.warnings[-1])
 
     def spread(self, levels: int, *keys: str) -> "Fields":
         """The same with a list of `levels` equal values as that value, for these keys."""

@@ -48,6 +48,9 @@ def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) ->
     warnings: list[str] = []
     index = _fields(path / "model_index.json", warnings, optional=True)
     keys.INDEX.check(index)
+    scheduler = _fields(scheduler_file, warnings) if scheduler_file.is_file() else None
+    if scheduler is not None:
+        scheduler.data |= _scheduler_class(index)
     config = model_config(
         name or path.name,
         parts={
@@ -55,7 +58,7 @@ def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) ->
             for name, part in PARTS.items()
             if name in wanted
         },
-        scheduler=_fields(scheduler_file, warnings) if scheduler_file.is_file() else None,
+        scheduler=scheduler,
         settings=index.nested("sd_scratch"),
     )
 
@@ -137,6 +140,14 @@ def _fields(file: Path, warnings: list[str], optional: bool = False) -> Fields:
             return Fields({}, str(file))
         raise ScratchError(f"{file} - missing - download the whole folder, with every config.json")
     return Fields(read_json(file), str(file), warnings)
+
+
+def _scheduler_class(index: Fields) -> dict[str, str]:
+    """The class that model_index.json names, which diffusers takes whatever the scheduler's own file says."""
+    match index.data.get("scheduler"):
+        case [str(), str(name)]:
+            return {"_class_name": name}
+    return {}
 
 
 def _check_family(path: Path, may_lack: Container[str]) -> None:

@@ -3,7 +3,7 @@ it is not supported. A key in none of the three is warned of. ``docs/checkpoints
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sd_scratch.json_file import Fields
@@ -19,6 +19,7 @@ class Keys:
         idle: key -> why it has no effect here. A key may be a regular expression.
         refused: key -> the values of it that are no problem; for any other the model is refused.
         warned: the same, but any other value is warned of and not followed.
+        lacking: the same, and it would change pictures: these are refused where a run goes by the file.
     """
 
     title: str
@@ -26,20 +27,26 @@ class Keys:
     idle: Mapping[str, str]
     refused: Mapping[str, Sequence[object]] = field(default_factory=dict)
     warned: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    lacking: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
-    def check(self, fields: Fields) -> None:
-        """Refuse and warn. Raises ScratchError."""
+    def check(self, fields: Fields, idle: Container[str] = ()) -> None:
+        """Refuse and warn; what is `idle` here is only warned of. Raises ScratchError."""
         for key, allowed in self.refused.items():
             fields.only(key, *allowed)
+        doubtful = {**self.warned, **self.lacking}
         for key, value in fields.data.items():
-            if key in self.warned:
-                if not any(type(value) is type(a) and value == a for a in self.warned[key]):
-                    fields.warn(key, "is not supported and not followed")
+            if key in doubtful:
+                if any(type(value) is type(a) and value == a for a in doubtful[key]):
+                    continue
+                if key in self.warned or key in idle:
+                    fields.warn(key, "is not supported and not followed, and changes nothing here")
+                else:
+                    fields.lack(key, "is not supported")
             elif not self.knows(key):
                 fields.warn(key, "is not known here and not followed")
 
     def knows(self, key: str) -> bool:
-        named = key in self.obeyed or key in self.refused or key in self.warned
+        named = any(key in t for t in (self.obeyed, self.refused, self.warned, self.lacking))
         return named or any(re.fullmatch(pattern, key) for pattern in self.idle)
 
 
@@ -185,7 +192,7 @@ TEXT = Keys(
 SCHEDULER = Keys(
     "scheduler/scheduler_config.json",
     obeyed={
-        "_class_name": "the sampler; one that is not here is warned of, and PNDM stands in",
+        "_class_name": "the sampler; with one that is not here a run wants a sampler named",
         "algorithm_type": "DPM++ for dpmsolver++, its stochastic form for sde-dpmsolver++",
         "beta_end": "noise at the last timestep",
         "beta_schedule": "linear, scaled_linear, squaredcos_cap_v2 or sigmoid",
@@ -203,7 +210,7 @@ SCHEDULER = Keys(
         "sample_max_value": "of thresholding",
         "set_alpha_to_one": "where DDIM and PNDM end",
         "steps_offset": "of leading spacing; absent means 1, as diffusers' pipelines take it",
-        "thresholding": "of DDIM, DDPM, DPM++, UniPC and LCM; warned of elsewhere",
+        "thresholding": "of DDIM, DDPM, DPM++, UniPC, DEIS and LCM; no other class thresholds",
         "timestep_scaling": "10 for LCM and TCD",
         "timestep_spacing": "leading, linspace or trailing; absent means the class' own",
         "trained_betas": "betas one by one, in place of a schedule",
@@ -211,17 +218,19 @@ SCHEDULER = Keys(
         "use_exponential_sigmas": "that spacing, where it is here and the sampler works in sigma",
         "use_karras_sigmas": "Karras' spacing, where the sampler works in sigma",
         "use_lu_lambdas": "of DPM++: exponential spacing, and whole timesteps",
-        "variance_type": "DDPM's fixed_small or fixed_large; of this without noise after the last step, which is warned of",
+        "variance_type": "DDPM's fixed_small or fixed_large; of this without noise after the last step, which is warned of; no effect elsewhere",
     },
     idle={
         "_diffusers_version": BY_WEIGHTS,
         "clip_sample|clip_sample_range": "diffusers' pipelines of latents never clip, whatever it says",
         "euler_at_final": "the last step to zero is Euler's anyway; true with sigma_min is warned of",
-        "lambda_min_clipped": "of a cosine schedule sampled with DPM solvers, at noise levels above its end",
+        "lambda_min_clipped": "of DPM solvers; not supported where a schedule goes beyond it, as a cosine does",
         "noise_sampler_seed": "of DPM++ SDE; a run's own seed decides",
-        "flow_shift|time_shift_type|shift_terminal": "of flow matching, which Stable Diffusion is not",
+        "flow_shift|time_shift_type|shift_terminal|use_dynamic_shifting": (
+            "of flow matching, which Stable Diffusion is not"
+        ),
     },
-    warned={
+    lacking={
         "disable_corrector": ([],),
         "interpolation_type": ("linear",),
         "predict_x0": (True,),
@@ -229,17 +238,19 @@ SCHEDULER = Keys(
         "sigma_min": (None,),
         "solver_p": (None,),
         "timestep_type": ("discrete",),
-        "use_dynamic_shifting": (False,),
         "use_flow_sigmas": (False, None),
     },
 )
 
 INDEX = Keys(
     "model_index.json",
-    obeyed={"sd_scratch": "this package's own: the model's name, its sampler, steps and guidance"},
+    obeyed={
+        "scheduler": "the sampler, before the class in scheduler_config.json",
+        "sd_scratch": "this package's own: the model's name, its sampler, steps and guidance",
+    },
     idle={
         "_class_name|_diffusers_version|_name_or_path": BY_WEIGHTS,
-        "text_encoder|tokenizer|unet|vae|scheduler": "names classes; the folders themselves are read",
+        "text_encoder|tokenizer|unet|vae": "names classes; the folders themselves are read",
         "feature_extractor|safety_checker|requires_safety_checker": "there is no safety checker here",
     },
     warned={"image_encoder": ([None, None], None)},
@@ -290,7 +301,7 @@ MARKERS = Keys(
         "scaled_fp8": "scales beside fp8 weights (NAME.scale_weight) are applied; they are without it, too",
     },
     idle={},
-    warned={"edm_mean": (), "edm_std": (), "edm_vpred.sigma_max": (), "edm_vpred.sigma_min": ()},
+    lacking={"edm_mean": (), "edm_std": (), "edm_vpred.sigma_max": (), "edm_vpred.sigma_min": ()},
 )
 
 TABLES = (SCHEDULER, INDEX, UNET, VAE, TEXT, TOKENIZER, METADATA, MARKERS)
@@ -307,7 +318,11 @@ def page() -> str:
         rows += [f"| {_names(key)} | no effect | {why} |" for key, why in sorted(keys.idle.items())]
         rows += [
             f"| `{key}` | not supported, {what} | {_but(values)} |"
-            for table, what in ((keys.warned, "warned of"), (keys.refused, "refused"))
+            for table, what in (
+                (keys.lacking, "refused unless a run says otherwise"),
+                (keys.warned, "warned of"),
+                (keys.refused, "refused"),
+            )
             for key, values in sorted(table.items())
         ]
         parts.append("\n".join(rows))

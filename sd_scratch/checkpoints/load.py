@@ -159,8 +159,13 @@ def read_layout(
 
 
 def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False) -> Layout:
-    """The checkpoint with another prediction type, or zero terminal SNR, than it says itself."""
+    """The checkpoint with another prediction type, or zero terminal SNR, than it says itself. Raises
+    ScratchError where it says one that cannot be had, and none is given."""
     schedule = layout.config.schedule
+    if prediction is None and layout.lacks:
+        raise ScratchError(
+            f"{layout.lacks[0]}, and what its network predicts is not known - name its prediction type"
+        )
     if prediction is not None:
         if prediction not in PREDICTION_TYPES:
             known = ", ".join(PREDICTION_TYPES)

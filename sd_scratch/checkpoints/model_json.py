@@ -33,6 +33,7 @@ def model_config(
     if scheduler is not None:
         said = schedule_config(scheduler)
     own_sampler = settings.text("sampler", r"[a-z0-9_]{1,32}", said.sampler)
+    lacks = () if "sampler" in settings.data else said.lacks
     return replace(
         config,
         name=settings.text("name", r"[\w.-]{1,80}", name),
@@ -41,6 +42,7 @@ def model_config(
         sampler=own_sampler,
         sampler_options=said.options if own_sampler == said.sampler else {},
         spacing=_spacing(settings, said.spacing if own_sampler == said.sampler else None),
+        sampler_lacks=lacks,
         steps=settings.integer("steps", *STEPS, 50),
         guidance=settings.number("guidance", *GUIDANCE, 7.5),
     )

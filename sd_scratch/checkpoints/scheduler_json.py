@@ -1,5 +1,6 @@
 """`scheduler_config.json`: the schedule and the sampler that a folder names, read and written."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,8 +8,9 @@ from sd_scratch.checkpoints.keys import SCHEDULER
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.schedule import BETA_SCHEDULES
+from sd_scratch.diffusion.schedule import BETA_SCHEDULES, Schedule
 from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS, Spacing, find_spacing
+from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields
 
 STEPS_OFFSET = 1  # what diffusers' pipelines take where the file says nothing
@@ -31,6 +33,10 @@ class Chosen(NamedTuple):
     options: dict[str, bool | int | float | str]
 
 
+FLOW, END, CLIPPED = "use_flow_sigmas", "final_sigmas_type", "lambda_min_clipped"
+RANGE = ("sigma_max", "sigma_min")
+
+
 class Class(NamedTuple):
     """One of diffusers' scheduler classes: the sampler here, and what it means by an absent key.
 
@@ -43,7 +49,8 @@ class Class(NamedTuple):
         thresholds: whether it knows thresholding.
         spacings: the keys for sigmas that it knows, of `SIGMA_KEYS`.
         ends: the values of final_sigmas_type that can be had.
-        choose: reads the class' own keys; warns of values that cannot be had.
+        lacks: the keys that it knows and of which not every value can be had.
+        choose: reads the class' own keys; says which values cannot be had.
     """
 
     sampler: str
@@ -56,6 +63,7 @@ class Class(NamedTuple):
     asks: bool = True
     spacings: tuple[str, ...] = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     ends: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
     choose: Callable[[Fields], Chosen] | None = None
 
 
@@ -115,15 +123,17 @@ def _ddpm(fields: Fields) -> Chosen:
     variance = _one_of(fields, "variance_type", *VARIANCES)
     large = VARIANCES[str(variance)] == "fixed_large"
     if large and fields.data.get("timestep_spacing") != "linspace":
-        why = "is followed, but for the noise that diffusers adds after the last step and leaves in the picture"
+        why = (
+            "is followed, but for the noise that diffusers adds after the last step and leaves in the picture:"
+            " pictures will be others than there"
+        )
         fields.warn("variance_type", why)
     return Chosen("ddpm", {"variance": "fixed_large"} if large else {})
 
 
 def _sde(fields: Fields) -> Chosen:
-    fields.warn(
-        "_class_name", "draws its noise in another way there: the picture is another of its kind"
-    )
+    why = "draws its noise in another way here: pictures will be others than in diffusers"
+    fields.warn("_class_name", why)
     return Chosen("dpmpp_sde", {})
 
 
@@ -142,14 +152,14 @@ def _order(fields: Fields) -> dict[str, bool | int | float | str]:
 
 
 def _one_of(fields: Fields, key: str, default: Any, *others: Any) -> Any:
-    """The key's value, or the default; warns of a value that is none of these."""
+    """The key's value, or the default; a value that is none of these is lacking."""
     value = fields.data.get(key, default)
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is type(default) and value in (default, *others):
         return value
     if value is not None:
-        fields.warn(key, f"is not supported: {default} stands in for it")
+        fields.lack(key, "is not supported")
     return default
 
 
@@ -163,7 +173,14 @@ SCHEDULERS: dict[str, Class] = {
     "DDIMParallelScheduler": DDIM,
     "DDPMScheduler": DDPM,
     "DDPMParallelScheduler": DDPM,
-    "DEISMultistepScheduler": Class("deis", "linspace", modifiers=("solver", "last"), choose=_deis),
+    "DEISMultistepScheduler": Class(
+        "deis",
+        "linspace",
+        modifiers=("solver", "last"),
+        thresholds=True,
+        lacks=(FLOW,),
+        choose=_deis,
+    ),
     "DPMSolverMultistepScheduler": Class(
         "dpmpp_2m",
         "linspace",
@@ -172,14 +189,23 @@ SCHEDULERS: dict[str, Class] = {
         thresholds=True,
         spacings=tuple(SIGMA_KEYS),
         ends=ENDS,
+        lacks=(FLOW, END, CLIPPED),
         choose=_dpm,
     ),
     "DPMSolverSDEScheduler": Class("dpmpp_sde", "linspace", betas=KDPM_BETAS, choose=_sde),
     "DPMSolverSinglestepScheduler": Class(
-        "dpmpp_2s", "linspace", modifiers=SOLVER, thresholds=True, asks=False, choose=_dpm_single
+        "dpmpp_2s",
+        "linspace",
+        modifiers=SOLVER,
+        thresholds=True,
+        asks=False,
+        lacks=(FLOW, END, CLIPPED),
+        choose=_dpm_single,
     ),
     "EulerAncestralDiscreteScheduler": Class("euler_a", "linspace", zero_snr=True, spacings=()),
-    "EulerDiscreteScheduler": Class("euler", "linspace", zero_snr=True),
+    "EulerDiscreteScheduler": Class(
+        "euler", "linspace", zero_snr=True, lacks=(END, "interpolation_type", "timestep_type")
+    ),
     "HeunDiscreteScheduler": Class("heun", "linspace", betas=KDPM_BETAS),
     "KDPM2AncestralDiscreteScheduler": Class(
         "dpm2_a", "linspace", modifiers=("whole",), betas=KDPM_BETAS
@@ -200,6 +226,7 @@ SCHEDULERS: dict[str, Class] = {
         zero_snr=True,
         thresholds=True,
         ends=ENDS,
+        lacks=(FLOW, END, "disable_corrector", "predict_x0", "solver_p"),
         choose=_unipc,
     ),
 }
@@ -218,31 +245,35 @@ VARIANCES = {
 
 
 class Scheduler(NamedTuple):
-    """What a file says: the schedule, the sampler by our name, its options and its spacing."""
+    """What a file says: the schedule, the sampler by our name, its options and its spacing, and in a line
+    each what of this cannot be had, so that the sampler makes other pictures."""
 
     schedule: ScheduleConfig
     sampler: str
     options: dict[str, bool | int | float | str]
     spacing: str | None
+    lacks: tuple[str, ...] = ()
 
 
 def schedule_config(fields: Fields) -> Scheduler:
     """`scheduler/scheduler_config.json`.
 
-    A class or a value that cannot be had is added to the warnings of `fields`; PNDM, the sampler that
-    Stable Diffusion 1.x ships, stands in for a class. Raises ScratchError for a damaged file.
+    A class or a value that cannot be had is added to the warnings of `fields`, and to what the file lacks
+    where pictures would be others; PNDM, the sampler that Stable Diffusion 1.x ships, stands in for a class.
+    Raises ScratchError for a damaged file.
     """
-    SCHEDULER.check(fields)
     named = fields.data.get("_class_name")
     kind = SCHEDULERS.get(str(named))
     if kind is None and named is not None:
-        fields.warn("_class_name", "is no sampler that is here: PNDM stands in for it")
+        fields.lack("_class_name", "is no sampler that is here")
     if kind is None:
         kind = SCHEDULERS["PNDMScheduler"]._replace(choose=None)
+    spaced = any(fields.data.get(key) for key in kind.spacings)
+    SCHEDULER.check(fields, {*SCHEDULER.lacking} - {*kind.lacks, *(RANGE if spaced else ())})
     chosen = kind.choose(fields) if kind.choose else Chosen(kind.sampler, {})
     config = _schedule(fields, kind)
     _warn(fields, kind, config)
-    return Scheduler(config, *chosen, _spacing(fields, kind, config))
+    return Scheduler(config, *chosen, _spacing(fields, kind, config), tuple(fields.lacks))
 
 
 def _schedule(fields: Fields, kind: Class) -> ScheduleConfig:
@@ -271,7 +302,8 @@ def _thresholding(fields: Fields, kind: Class) -> dict[str, Any]:
     if not fields.flag("thresholding", False):
         return {}
     if not kind.thresholds:
-        fields.warn("thresholding", f"is not followed: {kind.sampler} does not threshold")
+        why = f"has no effect: {kind.sampler}'s class does not threshold, in diffusers neither"
+        fields.warn("thresholding", why)
         return {}
     return {
         "thresholding": True,
@@ -284,16 +316,31 @@ def _warn(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
     """Warn of what is done here, and in diffusers is not."""
     leading = config.timestep_spacing == "leading" and SAMPLERS[kind.sampler].spacing is None
     if config.steps_offset != STEPS_OFFSET and leading and config.num_train_timesteps > 1:
-        fields.warn("steps_offset", "is followed, where diffusers' pipelines take 1")
+        why = "is followed, where diffusers' pipelines take 1: pictures will be others than there"
+        fields.warn("steps_offset", why)
     if config.rescale_betas_zero_snr and not kind.zero_snr:
-        fields.warn(
-            "rescale_betas_zero_snr", f"is followed, which {kind.sampler}'s class does not know"
+        why = (
+            f"is followed, which {kind.sampler}'s class in diffusers does not know: pictures will be others than"
+            " there"
         )
+        fields.warn("rescale_betas_zero_snr", why)
     if kind.sampler == "pndm" and config.timestep_spacing != "leading":
         why = "is followed; diffusers' PNDM steps past its timesteps where the steps do not divide 1000"
         fields.warn("timestep_spacing", why)
-    if fields.data.get("variance_type") is not None and kind.sampler != "ddpm":
-        fields.warn("variance_type", "is not supported and not followed")
+    if CLIPPED in kind.lacks and str(fields.data.get("variance_type")).startswith("learned"):
+        fields.lack("variance_type", "is not supported")
+    lowest = fields.data.get(CLIPPED)
+    if CLIPPED in kind.lacks and isinstance(lowest, int | float) and lowest > _last_lambda(config):
+        fields.lack(CLIPPED, "is not supported, and this schedule goes beyond it")
+
+
+def _last_lambda(config: ScheduleConfig) -> float:
+    """The logarithm of the signal over the noise at the last timestep; of a schedule that no model can have,
+    which is said elsewhere, minus infinity."""
+    try:
+        return -math.log(Schedule(config).sigmas[-1])
+    except ScratchError:
+        return -math.inf
 
 
 def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
@@ -316,11 +363,14 @@ def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
             modifiers |= {"whole"} if key == "use_lu_lambdas" else set()
     if name == "karras" and "whole" in kind.modifiers:
         modifiers.add("whole")
-    end = fields.data.get("final_sigmas_type", "zero")
+    end = fields.data.get(END, "zero")
     if end in kind.ends:
         modifiers.add("last")
     elif end != "zero" and "last" not in modifiers:
-        fields.warn("final_sigmas_type", "is not supported and not followed")
+        if END in kind.lacks:
+            fields.lack(END, "is not supported")
+        else:
+            fields.warn(END, f"has no effect: {kind.sampler}'s class does not know it")
     if not name and not modifiers:
         return None
     return str(Spacing(name or config.timestep_spacing, frozenset(modifiers)))
@@ -328,7 +378,7 @@ def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
 
 def schedule_json(scheduler: Scheduler) -> dict[str, Any]:
     """The inverse of `schedule_config`."""
-    config, sampler, options, written = scheduler
+    config, sampler, options, written, _ = scheduler
     classes = {kind.sampler: name for name, kind in reversed(SCHEDULERS.items())} | CLASS_OF
     data = {
         "_class_name": classes.get(sampler, "PNDMScheduler"),

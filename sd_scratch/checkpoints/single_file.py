@@ -74,7 +74,8 @@ def read_single_file(
     if ema:
         tensors = averaged(path, tensors)
     warnings: list[str] = []
-    config = _config(header, tensors, name or path.stem, warnings, may_lack)
+    lacks: list[str] = []
+    config = _config(header, tensors, name or path.stem, warnings, lacks, may_lack)
 
     parts: dict[str, StoredPart] = {}
     used: set[str] = set()
@@ -101,6 +102,7 @@ def read_single_file(
         unknown=tuple(key for key in rest if key not in set(known)),
         notes=(*((header.note,) if header.note else ()), *(("EMA weights",) if ema else ())),
         warnings=tuple(warnings),
+        lacks=tuple(lacks),
         padding=PADDING if is_open_clip(config.text) else None,
     )
 
@@ -158,6 +160,7 @@ def _config(
     tensors: Mapping[str, StoredTensor],
     name: str,
     warnings: list[str],
+    lacks: list[str],
     may_lack: Container[str],
 ) -> ModelConfig:
     """From the header's metadata where this package wrote it, else from the tensors' shapes; both are
@@ -165,7 +168,7 @@ def _config(
     where = f"{header.path} (header)"
     text = header.metadata.get(METADATA_KEY)
     if text is None:
-        schedule = _schedule(header, tensors, warnings)
+        schedule = _schedule(header, tensors, warnings, lacks)
         inferred = _inferred(Shapes(header.path, tensors), schedule, may_lack)
         parts = {part: Fields(data, where) for part, data in inferred.items()}
         config = model_config(name, parts, None, Fields({}, where))
@@ -205,15 +208,21 @@ def _inferred(
 
 
 def _schedule(
-    header: Header, tensors: Mapping[str, StoredTensor], warnings: list[str]
+    header: Header,
+    tensors: Mapping[str, StoredTensor],
+    warnings: list[str],
+    lacks: list[str],
 ) -> ScheduleConfig:
-    """Stable Diffusion's, changed as marker tensors and the metadata say."""
+    """Stable Diffusion's, changed as marker tensors and the metadata say; `lacks` gets what they say of the
+    prediction that cannot be had."""
     where = f"{header.path} (header)"
     METADATA.check(metadata := Fields(dict(header.metadata), where, warnings))
-    MARKERS.check(Fields({key: key for key in tensors if MARKERS.knows(key)}, where, warnings))
+    markers = Fields({key: "there" for key in tensors if MARKERS.knows(key)}, where, warnings)
+    MARKERS.check(markers)
     kind = metadata.data.get("modelspec.prediction_type")
     if kind is not None and kind not in MODELSPEC:
-        metadata.warn("modelspec.prediction_type", "is not known here and not followed")
+        metadata.lack("modelspec.prediction_type", "is not supported")
+    lacks += [*markers.lacks, *metadata.lacks]
     said = "v_prediction" if "v_pred" in tensors else MODELSPEC.get(str(kind))
     if said is None and unet_context(tensors) == SD2_CONTEXT:
         said = _prediction_of_2(header, tensors, warnings)

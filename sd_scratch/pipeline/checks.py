@@ -3,7 +3,7 @@
 from typing import Any
 
 from sd_scratch.config import ModelConfig
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import real, whole
 from sd_scratch.pipeline.image_noise import ImageNoise
 
@@ -38,6 +38,15 @@ def check_noise(noise: Any) -> ImageNoise:
             " your own becomes one with model.noise(seed=0).with_latent(latent)"
         )
     return noise
+
+
+def check_own_sampler(named: object, config: ModelConfig) -> None:
+    """Raise ScratchError where no sampler is `named`, and the checkpoint's own cannot be had."""
+    if named is None and config.sampler_lacks:
+        raise ScratchError(
+            f"{config.sampler_lacks[0]}, and any other would make another picture than the checkpoint asks for"
+            " - choose a sampler by name"
+        )
 
 
 def inputs_beside(config: ModelConfig) -> str | None:

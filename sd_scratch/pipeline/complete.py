@@ -15,7 +15,7 @@ from sd_scratch.limits import (
     RNGS,
     SEED,
 )
-from sd_scratch.pipeline.checks import MASK, PICTURE, inputs_beside
+from sd_scratch.pipeline.checks import MASK, PICTURE, check_own_sampler, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, IMAGE_GUIDANCE
@@ -76,8 +76,10 @@ def complete(
 ) -> Recipe:
     """Fill what was not said with the model's own defaults, all but the seed.
 
-    `options` are the sampler's, still as text; they go over the recipe's.
+    `options` are the sampler's, still as text; they go over the recipe's. Raises ScratchError where the
+    model's own sampler cannot be had.
     """
+    check_own_sampler(recipe.sampler, config)
     defaults = Recipe(
         prompt="",
         steps=config.steps,

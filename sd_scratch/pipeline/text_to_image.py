@@ -21,7 +21,13 @@ from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
-from sd_scratch.pipeline.checks import check_inputs, check_noise, check_number, check_side
+from sd_scratch.pipeline.checks import (
+    check_inputs,
+    check_noise,
+    check_number,
+    check_own_sampler,
+    check_side,
+)
 from sd_scratch.pipeline.coding import encode
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
@@ -355,12 +361,11 @@ class TextToImage(Recordable):
         schedule: str | Ladder | None = None,
         options: Mapping[str, Option] | None = None,
     ) -> Way:
-        """The sampler, options and ladder that settings mean; what is None is the model's own."""
-        chosen = (
-            get_sampler(sampler or self.config.sampler)
-            if not isinstance(sampler, Sampler)
-            else sampler
-        )
+        """The sampler, options and ladder that settings mean; what is None is the model's own. Raises
+        ScratchError where that cannot be had."""
+        check_own_sampler(sampler, self.config)
+        own = sampler if isinstance(sampler, Sampler) else None
+        chosen = own or get_sampler(str(sampler or self.config.sampler))
         given = dict(options or {})
         if chosen.name == self.config.sampler:
             given = {**self.config.sampler_options, **given}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,7 @@ def theirs(folder: Path) -> Tensor:
         {"_class_name": "EulerAncestralDiscreteScheduler", **ZERO},
         {"_class_name": DDIM, "timestep_spacing": "linspace"},
         {"_class_name": DDIM, "thresholding": True, "sample_max_value": 2.0},
+        {"_class_name": DDIM, "variance_type": "fixed_small"},
         {"_class_name": DPM, "use_lu_lambdas": True},
         {"_class_name": "DDPMScheduler", "variance_type": "fixed_small_log"},
         {"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"},
@@ -161,29 +163,16 @@ def test_a_schedule_is_obeyed(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"_class_name": "IPNDMScheduler"}, "IPNDMScheduler"),
-        ({"_class_name": "DPMSolverSDEScheduler"}, "noise in another way"),
-        ({"_class_name": "LCMScheduler", "original_inference_steps": 40}, "`original_inference_steps`: 40"),
-        ({"_class_name": "TCDScheduler", "timestep_scaling": 5.0}, "`timestep_scaling`: 5.0"),
-        ({"_class_name": "PNDMScheduler", "thresholding": True}, "`thresholding`: true"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, "others than in diffusers"),
+        ({"_class_name": "PNDMScheduler", "thresholding": True}, "`thresholding`: true has no effect"),
         ({"_class_name": "PNDMScheduler", **ZERO, "timestep_spacing": "leading"}, "`rescale_betas_zero_snr`: true is followed"),
         ({"_class_name": DDIM, "use_karras_sigmas": True}, "`use_karras_sigmas`: true"),
+        ({"_class_name": DDIM, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`: \"sigma_min\" has no effect"),
+        ({"_class_name": DDIM, "predict_x0": False}, "`predict_x0`: false is not supported and not followed, and changes nothing"),
+        ({"_class_name": EULER, "sigma_max": 20.0}, "`sigma_max`: 20.0 is not supported and not followed, and changes nothing"),
         ({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}, "`variance_type`: \"fixed_large\" is followed"),
         ({"_class_name": "PNDMScheduler", "timestep_spacing": "trailing"}, "`timestep_spacing`: \"trailing\""),
         ({"_class_name": "EulerAncestralDiscreteScheduler", "use_karras_sigmas": True}, "`use_karras_sigmas`: true"),
-        ({"_class_name": DPM, "solver_order": 1}, "`solver_order`: 1"),
-        ({"_class_name": DPM, "algorithm_type": "dpmsolver"}, "`algorithm_type`: \"dpmsolver"),
-        ({"_class_name": DPM, "algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "`solver_order`: 3"),
-        ({"_class_name": SINGLE, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
-        ({"_class_name": SINGLE, "solver_order": 3, "solver_type": "heun"}, "`solver_order`: 3"),
-        ({"_class_name": UNIPC, "predict_x0": False}, "`predict_x0`: false"),
-        ({"_class_name": UNIPC, "disable_corrector": [0]}, "`disable_corrector`: [0]"),
-        ({"_class_name": UNIPC, "lower_order_final": False}, "`lower_order_final`: false"),
-        ({"_class_name": DEIS, "solver_order": 4}, "`solver_order`: 4"),
-        ({"_class_name": EULER, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
-        ({"_class_name": EULER, "sigma_max": 20.0}, "`sigma_max`: 20.0"),
-        ({"_class_name": EULER, "interpolation_type": "log_linear"}, "`interpolation_type`"),
-        ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "`variance_type`: \"learned\""),
         ({"_class_name": DDIM, "steps_offset": 0}, "`steps_offset`: 0 is followed"),
         ({"never_heard_of": [1]}, "`never_heard_of`: [1] is not known here"),
     ],
@@ -193,10 +182,60 @@ def test_what_a_schedule_says_in_vain_is_said(
 ) -> None:
     schedule(folder, **changes)
     caplog.set_level(logging.WARNING, "sd_scratch")
-    load_components(folder)
+    model = StableDiffusion(load_components(folder))
     (line,) = said(caplog)
     assert named in line
     assert line.startswith(f"{folder / SCHEDULE} - ")
+    model.way()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"_class_name": "IPNDMScheduler"}, "`_class_name`: \"IPNDMScheduler\" is no sampler"),
+        ({"_class_name": "LCMScheduler", "original_inference_steps": 40}, "`original_inference_steps`: 40"),
+        ({"_class_name": "TCDScheduler", "timestep_scaling": 5.0}, "`timestep_scaling`: 5.0"),
+        ({"_class_name": DPM, "solver_order": 1}, "`solver_order`: 1"),
+        ({"_class_name": DPM, "algorithm_type": "dpmsolver"}, "`algorithm_type`: \"dpmsolver"),
+        ({"_class_name": DPM, "algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "`solver_order`: 3"),
+        ({"_class_name": DPM, "use_flow_sigmas": True}, "`use_flow_sigmas`: true"),
+        ({"_class_name": DPM, "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}, "`lambda_min_clipped`: -5.1"),
+        ({"_class_name": SINGLE, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
+        ({"_class_name": SINGLE, "solver_order": 3, "solver_type": "heun"}, "`solver_order`: 3"),
+        ({"_class_name": UNIPC, "predict_x0": False}, "`predict_x0`: false"),
+        ({"_class_name": UNIPC, "disable_corrector": [0]}, "`disable_corrector`: [0]"),
+        ({"_class_name": UNIPC, "lower_order_final": False}, "`lower_order_final`: false"),
+        ({"_class_name": DEIS, "solver_order": 4}, "`solver_order`: 4"),
+        ({"_class_name": EULER, "final_sigmas_type": "sigma_min"}, "`final_sigmas_type`"),
+        ({"_class_name": EULER, "sigma_max": 20.0, "use_karras_sigmas": True}, "`sigma_max`: 20.0"),
+        ({"_class_name": EULER, "interpolation_type": "log_linear"}, "`interpolation_type`"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "`variance_type`: \"learned\""),
+        ({"_class_name": DPM, "variance_type": "learned_range"}, "`variance_type`: \"learned_range\""),
+    ],
+)  # fmt: skip
+def test_a_schedule_that_cannot_be_had_wants_a_sampler_named(
+    folder: Path, changes: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    schedule(folder, **changes)
+    caplog.set_level(logging.WARNING, "sd_scratch")
+    model = StableDiffusion(load_components(folder))
+    (line,) = said(caplog)  # who does not run it hears of it, too
+    for run in (model.way, lambda: next(model.run("a red star"))):
+        with pytest.raises(ScratchError) as error:
+            run()
+        assert str(error.value).startswith(line)
+        assert named in line and line.startswith(f"{folder / SCHEDULE} - ")
+        assert str(error.value).endswith("choose a sampler by name")
+    assert model.way("euler").sampler.name == "euler"
+
+
+def test_the_samplers_class_is_that_of_the_index(folder: Path) -> None:
+    """Where it and the scheduler's own file differ, diffusers takes it, too."""
+    schedule(folder, _class_name="PNDMScheduler", skip_prk_steps=True)
+    edit_json(folder / "model_index.json", scheduler=["diffusers", EULER])
+    latent, expected = ours(folder), theirs(folder)
+    assert float((latent - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    assert load_components(folder).config.sampler == "euler"
 
 
 def test_what_other_files_say_in_vain_is_said(
@@ -251,6 +290,24 @@ def test_a_single_file_says_what_its_network_predicts(
     assert float((latent - expected).abs().max()) <= 5e-4 * float(expected.abs().max())
     assert not said(caplog)
     assert "unexpected" not in load_components(single).summary
+
+
+@pytest.mark.parametrize(
+    ("markers", "metadata", "named"),
+    [
+        (("edm_vpred.sigma_max",), {}, "`edm_vpred.sigma_max`"),
+        ((), {"modelspec.prediction_type": "flow"}, '`modelspec.prediction_type`: "flow"'),
+    ],
+)
+def test_an_unknown_prediction_wants_one_named(
+    single: Path, markers: tuple[str, ...], metadata: dict[str, str], named: str
+) -> None:
+    tensors = load_file(single) | {name: torch.ones(1) for name in markers}
+    save_file(tensors, single, metadata=metadata or None)
+    with pytest.raises(ScratchError, match=f"{re.escape(named)}.*name its prediction type"):
+        load_components(single)
+    config = load_components(single, prediction="v_prediction").config
+    assert config.schedule.prediction_type == "v_prediction"
 
 
 def test_what_a_person_says_comes_before_the_file(single: Path) -> None:

@@ -101,6 +101,8 @@ EVERYWHERE: tuple[dict[str, Any], ...] = (
     *({"timestep_type": "continuous"}, {"predict_x0": False}, {"disable_corrector": [0]}),
     *({"original_inference_steps": 40}, {"timestep_scaling": 5.0}, {"skip_prk_steps": True}),
     *({"set_alpha_to_one": one} for one in (True, False)),
+    {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1},
+    *({"lambda_min_clipped": -5.1}, {"sigma_max": 20.0} | KARRAS, {"variance_type": "fixed_large"}),
 )
 FEW, MANY = 5, 16  # diffusers' solvers go by other rules from 15 steps on
 CASES = [

@@ -45,6 +45,7 @@ class FewSteps:
             sampler=self.sampler,
             sampler_options=dict(self.options),
             spacing=self.spacing,
+            sampler_lacks=(),
             steps=self.steps,
             guidance=self.guidance,
         )

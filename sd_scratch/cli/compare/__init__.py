@@ -159,8 +159,10 @@ def _settings(
 ) -> "tuple[dict[str, Any], ImageNoise]":
     """What both sides are asked for: the flags over the first model's own settings."""
     from sd_scratch.diffusion.sampler_names import find_sampler
+    from sd_scratch.pipeline.checks import check_own_sampler
 
     config = model.config
+    check_own_sampler(args.sampler, config)
     sampler, named = find_sampler(args.sampler) if args.sampler else (config.sampler, None)
     settings = {
         "negative": args.negative_prompt or "",

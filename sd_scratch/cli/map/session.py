@@ -90,6 +90,8 @@ class Session:
         self.layout = with_schedule(layout, args.prediction, args.zsnr)
         self.tokenizer = read_tokenizer(self.layout)
         wanted = with_few_steps(args, recipe, self.layout.config)
+        if "sampler" not in vars(args) and not ("samplers" in vars(args) and args.samplers is None):
+            recipe = recipe.over(sampler=wanted.sampler)  # nothing is sampled by the model's own
         self.recipe = complete(recipe, wanted)
         advise(self.recipe, wanted)
         self._model: StableDiffusion | None = None
