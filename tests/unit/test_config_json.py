@@ -239,7 +239,11 @@ def test_absent_keys_mean_the_defaults_of_diffusers_and_transformers() -> None:
 def test_the_scheduler_gives_the_sampler(
     class_name: object, sampler: str, spacing: str, alpha_to_one: bool
 ) -> None:
-    schedule, name, options, of_sigmas = schedule_config(Fields({"_class_name": class_name}, ""))
+    said = schedule_config(Fields({"_class_name": class_name}, ""))
+    schedule, name, options, of_sigmas, lacks = said
+    assert bool(lacks) == (
+        class_name not in scheduler_json.SCHEDULERS if isinstance(class_name, str) else True
+    )
     own = {"prk": True, "mix": "output"} if class_name == "PNDMScheduler" else {}
     assert (name, options, of_sigmas) == (sampler, own, None)
     assert schedule.timestep_spacing == spacing
