@@ -19,12 +19,12 @@ OF_2 = {
     4: SD2,
     9: SD2_INPAINTING,
     8: SD2_INSTRUCT,
-    5: "Stable Diffusion 2.x with depth",
-    7: "the upscaler of Stable Diffusion 2.x",
+    5: "Stable Diffusion 2.x with depth, whose U-Net reads a map of it (5 input channels)",
+    7: "the upscaler of Stable Diffusion 2.x (7 input channels)",
 }
 SD2_CONTEXT = 1024  # the width of the text's vectors, by which 2.x is told from 1.x
 
-ONLY = "only Stable Diffusion 1.x and 2.x are supported"
+ONLY = "only Stable Diffusion 1.x and 2.x are supported, from text, for inpainting and as InstructPix2Pix"
 
 CONV_IN = f"{UNET}.input_blocks.0.0.weight"
 

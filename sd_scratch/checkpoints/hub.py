@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sd_scratch.checkpoints.folder_files import choose_weights
 from sd_scratch.checkpoints.hashes import cached_sha256
-from sd_scratch.checkpoints.parts import PARTS
+from sd_scratch.checkpoints.parts import PARTS, Part
 from sd_scratch.errors import ScratchError, UsageError
 
 OPTIONAL_FILES = (
@@ -69,10 +69,14 @@ class CachedModel:
     path: Path
 
 
-def download(source: str, *, revision: str | None = None, offline: bool = False) -> Path:
+def download(
+    source: str, *, revision: str | None = None, offline: bool = False, part: Part | None = None
+) -> Path:
     """The local folder of a hub model, downloaded where it is not in the cache yet.
 
-    `source` is ``owner/name`` or a name in `PINNED`; `revision` a branch, tag or commit. Raises
+    `source` is ``owner/name`` or a name in `PINNED`; `revision` a branch, tag or commit. With `part` it is the
+    folder of that network, and nothing else is downloaded: a whole model's, or a repository that is that
+    network alone. Raises
     ScratchError for a model that does not exist, is private or gated, has no such revision, holds no
     diffusers folder, cannot be reached, or (when pinned) has other weights than expected.
     """
@@ -88,7 +92,7 @@ def download(source: str, *, revision: str | None = None, offline: bool = False)
             names, local = _pinned_names(pin), offline
         else:
             names, local = _listing(repo, revision, offline)
-        needed = _needed(repo, names, local)
+        needed = _needed(repo, names, local) if part is None else _alone(repo, names, local, part)
         folder = Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=needed, local_files_only=local
@@ -97,8 +101,8 @@ def download(source: str, *, revision: str | None = None, offline: bool = False)
         if not all((folder / name).is_file() for name in needed if name not in OPTIONAL_FILES):
             raise _partly_cached(repo)
     if pin is not None and pinned_here:
-        _verify(folder, pin)
-    return folder
+        _verify(folder, {name: pin.sha256[name] for name in needed if name in pin.sha256})
+    return folder if part is None else (folder / needed[0]).parent
 
 
 def check_revision(revision: str | None) -> None:
@@ -150,6 +154,22 @@ def _needed(repo: str, names: set[str], local: bool) -> list[str]:
     return needed
 
 
+def _alone(repo: str, names: set[str], local: bool, part: Part) -> list[str]:
+    """Of a repository's files, those of one network: its configuration, then its weights."""
+    for prefix in (f"{part.folder}/", ""):
+        inside = {n.removeprefix(prefix) for n in names if n.startswith(prefix)}
+        weights = choose_weights({f"{part.folder}/{name}" for name in inside}, part)
+        if weights and "config.json" in inside:
+            files = ["config.json", *(name.removeprefix(f"{part.folder}/") for name in weights)]
+            return [f"{prefix}{name}" for name in files]
+    if local:
+        raise _partly_cached(repo)
+    raise ScratchError(
+        f"{repo} - holds no {part.title}: no config.json with safetensors weights, in {part.folder}/ or at its"
+        " root - for a single file: hf download, then give the file's path"
+    )
+
+
 def _partly_cached(repo: str) -> ScratchError:
     return ScratchError(
         f"{repo} - only partly in the cache, and the hub is out of reach - run once with a network"
@@ -194,8 +214,8 @@ def _pinned_names(pin: Pinned) -> set[str]:
     return configs | set(pin.sha256) | (set(OPTIONAL_FILES) - {tokenizer_json})
 
 
-def _verify(folder: Path, pin: Pinned) -> None:
-    for name, expected in pin.sha256.items():
+def _verify(folder: Path, sums: Mapping[str, str]) -> None:
+    for name, expected in sums.items():
         found = cached_sha256([folder / name])
         if found != expected:
             raise ScratchError(

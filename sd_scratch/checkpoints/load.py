@@ -155,7 +155,7 @@ def read_layout(
 
     if text_encoder is not None:
         layout = with_text_encoder(layout, str(text_encoder), other)
-    return layout if vae is None else with_vae(layout, str(vae), other)
+    return layout if vae is None else with_vae(layout, str(vae), offline)
 
 
 def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False) -> Layout:

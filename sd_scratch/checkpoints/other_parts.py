@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sd_scratch.checkpoints.layout import Layout, StoredPart
+from sd_scratch.checkpoints.parts import PARTS
+from sd_scratch.checkpoints.source import locate
 from sd_scratch.checkpoints.vae_file import read_vae_file, read_vae_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError
@@ -13,18 +15,16 @@ ReadModel = Callable[[str], Layout]
 """Finds a whole model by what a person calls it."""
 
 
-def with_vae(layout: Layout, source: str, read_model: ReadModel) -> Layout:
-    """The checkpoint with the VAE of `source`: a file or folder of its own, or another model's.
+def with_vae(layout: Layout, source: str, offline: bool = False) -> Layout:
+    """The checkpoint with the VAE of `source`: a file, a folder or a hub id of its own, or another model's.
 
     Raises ScratchError for one that makes latents of another kind.
     """
-    path, own = Path(source).expanduser(), layout.config.vae
-    if path.is_file():
-        stored = read_vae_file(path, own)
-    elif (path / "config.json").is_file():
-        stored = read_vae_folder(path, own)
+    path, own = locate(source, offline=offline, part=PARTS["vae"]).path, layout.config.vae
+    if path.is_dir():
+        stored = read_vae_folder(path / "vae" if (path / "vae").is_dir() else path, own)
     else:
-        stored = read_model(source).parts["vae"]
+        stored = read_vae_file(path, own)
     made = (stored.config.latent_channels, stored.config.downscale)
     if made != (own.latent_channels, own.downscale):
         raise ScratchError(

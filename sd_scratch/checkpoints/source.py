@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd_scratch.checkpoints.parts import Part
 from sd_scratch.checkpoints.shipped import list_shipped, shipped_model, weights_folder
 from sd_scratch.errors import ScratchError, UsageError
 
@@ -20,8 +21,15 @@ class Place:
     name: str
 
 
-def locate(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Place:
-    """Find a model: a shipped one or ``sd15`` by name, then a path, then the hub (downloading it).
+def locate(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    part: Part | None = None,
+) -> Place:
+    """Find a model: a shipped one or ``sd15`` by name, then a path, then the hub (downloading it, or no more
+    than one `part` of it).
 
     Raises ScratchError listing the places looked at when there is nothing.
     """
@@ -43,7 +51,7 @@ def locate(source: str | Path, *, revision: str | None = None, offline: bool = F
         from sd_scratch.checkpoints.hub import download
 
         try:
-            folder = download(text, revision=revision, offline=offline)
+            folder = download(text, revision=revision, offline=offline, part=part)
         except ScratchError as error:
             near = [] if text == "sd15" else _neighbours(text, path)
             hint = f" - or did you mean {' or '.join(near)}?" if near else ""

@@ -34,6 +34,11 @@ TINY_OWN = re.compile(r"(\d+)\.((?:conv\.\d+\.)?(?:weight|bias))")
 
 def read_vae_folder(path: Path, own: AutoencoderConfig) -> StoredPart:
     """A folder with an autoencoder's ``config.json`` and weights; `own` is the model's own configuration."""
+    if not (path / "config.json").is_file():
+        raise ScratchError(
+            f"{path} - no autoencoder is in it - a VAE's folder has a config.json beside its weights, a whole"
+            " model's has it in vae/"
+        )
     fields = Fields(read_json(path / "config.json"), str(path / "config.json"))
     tensors, _ = weights_of(path.parent, replace(PART, folder=path.name))
     if fields.data.get("_class_name") == "AutoencoderTiny":

@@ -284,10 +284,14 @@ WHOLE_2 = {
 
 FAMILIES = [
     pytest.param(
-        WHOLE_2 | {FIRST: (8, 5, 3, 3)}, "Stable Diffusion 2.x with depth", id="sd2-depth"
+        WHOLE_2 | {FIRST: (8, 5, 3, 3)},
+        "Stable Diffusion 2.x with depth, whose U-Net reads a map of it (5 input channels)",
+        id="sd2-depth",
     ),
     pytest.param(
-        WHOLE_2 | {FIRST: (8, 7, 3, 3)}, "the upscaler of Stable Diffusion 2.x", id="sd2-upscaler"
+        WHOLE_2 | {FIRST: (8, 7, 3, 3)},
+        "the upscaler of Stable Diffusion 2.x (7 input channels)",
+        id="sd2-upscaler",
     ),
     pytest.param(
         WHOLE_2 | {"model.diffusion_model.label_emb.0.0.weight": (8, 8)},

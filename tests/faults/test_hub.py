@@ -240,6 +240,38 @@ def test_what_is_no_id_is_not_asked_for(hub: Hub, name: str) -> None:
     assert not hub.requests
 
 
+# A network alone --------------------------------------------------------------------------------
+
+
+def test_a_vae_of_its_own(hub: Hub, tiny_folder: Path, components: Components) -> None:
+    """As stabilityai/sd-vae-ft-mse has it: at the root, in every variant."""
+    files = {n[4:]: data for n, data in hub.files[REPO].items() if n.startswith("vae/")}
+    extra = ("README.md", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors")
+    hub.files["someone/vae"] = files | dict.fromkeys(extra, b"not needed")
+    for offline in (False, True):
+        made = load_components(tiny_folder, vae="someone/vae", offline=offline)
+        found, wanted = made.vae.state_dict(), components.vae.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in wanted.items())
+        assert "VAE of someone/vae" in made.summary
+    assert sorted(hub.served()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_the_vae_of_a_whole_model_and_nothing_else_of_it(hub: Hub, tiny_folder: Path) -> None:
+    load_components(tiny_folder, vae=REPO)
+    files = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    assert sorted(hub.served()) == files
+    assert "only partly in the cache" in refusal(REPO, offline=True)
+
+
+def test_no_vae_at_all(hub: Hub, tiny_folder: Path) -> None:
+    hub.files["someone/text"] = {"config.json": b"{}", "model.safetensors": b""}
+    with pytest.raises(ScratchError, match=r"someone/text - holds no VAE: no config.json with"):
+        load_components(tiny_folder, vae="someone/text")
+    assert not hub.served()
+    with pytest.raises(ScratchError, match="not in the cache"):
+        load_components(tiny_folder, vae="someone/else", offline=True)
+
+
 # The pinned model -------------------------------------------------------------------------------
 
 
@@ -268,6 +300,20 @@ def test_other_weights_than_pinned(hub: Hub, pinned: client.Pinned) -> None:
     line = refusal("sd15")
     assert f"{name} - its sha256 is " in line
     assert f"{pinned.sha256[name][:10]}... was expected" in line
+
+
+def test_the_vae_of_the_pinned_model_is_verified(
+    hub: Hub, pinned: client.Pinned, tiny_folder: Path
+) -> None:
+    name = "vae/diffusion_pytorch_model.safetensors"
+    load_components(tiny_folder, vae="sd15")
+    assert sorted(hub.served()) == ["vae/config.json", name]
+    hub.files[REPO][name] = hub.files[REPO][name][:-4] + b"abcd"
+    for file in Path(constants.HF_HUB_CACHE).rglob("*.safetensors"):
+        file.resolve().unlink()
+        file.unlink()
+    with pytest.raises(ScratchError, match=f"{name} - its sha256 is "):
+        load_components(tiny_folder, vae="sd15")
 
 
 def test_the_pin_is_well_formed() -> None:

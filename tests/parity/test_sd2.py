@@ -9,12 +9,21 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from diffusers.schedulers import DDIMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sd_scratch.checkpoints import Components, load_components, save_folder, save_single_file
+from sd_scratch.checkpoints import (
+    Components,
+    inspect,
+    load_components,
+    save_folder,
+    save_single_file,
+)
 from sd_scratch.config import SD21, TINY, ModelConfig
+from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.text.tokenizer import Tokenizer
 from tests.checkpoints import assert_same_weights, edit_json, raw_tensors
@@ -201,3 +210,41 @@ def test_attention_is_upcast_in_half_precision(small: Components) -> None:
     finally:
         attention.upcast, attention.explicit = True, False
         halves[0].float()
+
+
+def test_a_model_for_inpainting_as_a_folder_and_as_a_single_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told by nine channels; of 2.x these predict epsilon, and no line has to say so."""
+    unet = replace(TINY2.unet, in_channels=9)
+    schedule = replace(TINY2.schedule, prediction_type="epsilon")
+    components = tiny_components(replace(TINY2, unet=unet, schedule=schedule, sampler="pndm"))
+    components = replace(components, tokenizer=components.tokenizer.changed(padding="!"))
+    save_folder(components, tmp_path / "folder", torch.float16)
+    made = []
+    for path in (tmp_path / "folder", published(components, tmp_path / "512-inpainting.ckpt")):
+        loaded = load_components(path)
+        assert inspect(path).family == "Stable Diffusion 2.x inpainting"
+        assert loaded.config.schedule.prediction_type == "epsilon"
+        assert_same_weights(loaded, components, 2e-3)
+        picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32), 255)
+        run = Recipe("a horse", seed=7, steps=2, width=32, height=32)
+        (batch,) = StableDiffusion(loaded).run(run, init_image=picture, mask=mask)
+        made.append(batch.latents.latent)
+    assert torch.equal(*made) and made[0].isfinite().all()
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_model_with_depth_is_named_and_refused(tmp_path: Path, single: bool) -> None:
+    components = tiny_components(replace(TINY2, unet=replace(TINY2.unet, in_channels=5)))
+    path = tmp_path / ("depth.ckpt" if single else "depth")
+    if single:
+        published(components, path)
+    else:
+        save_folder(components, path)
+        parts = {"depth_estimator": ["transformers", "DPTForDepthEstimation"]}
+        edit_json(path / "model_index.json", **parts)
+    with pytest.raises(ScratchError, match=r"2\.x with depth.*5 input channels\) - only") as error:
+        load_components(path)
+    assert "\n" not in str(error.value)
