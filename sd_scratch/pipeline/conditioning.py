@@ -37,15 +37,22 @@ class Conditioning:
 
     @torch.no_grad()
     def prompt(
-        self, text: str, clip_skip: int, syntax: str, emphasis: str, step: int = 0, steps: int = 1
+        self,
+        text: str,
+        clip_skip: int,
+        syntax: str,
+        emphasis: str,
+        step: int = 0,
+        steps: int = 1,
+        passed: int = 0,
     ) -> Prompt:
-        """A text with its vectors, as it stands at a step. Raises UsageError for what cannot be read,
+        """A text with its vectors, as it stands at a step behind so many that passed. Raises UsageError for what cannot be read,
         and for a clip skip that the encoder is too small for."""
         if not isinstance(text, str):
             raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
         check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
         check_emphasis(emphasis)
-        encoding = encode_prompt(self.tokenizer, text, syntax, step, steps)
+        encoding = encode_prompt(self.tokenizer, text, syntax, step, steps, passed)
         nothing = self.tokenizer.encode("")
         chunks = encoding.chunks
         if len(chunks) == 1:
@@ -140,10 +147,10 @@ class Conditioning:
         """What a prompt is at every step."""
         if not prompt.changes:
             return [prompt] * steps
-        firsts = stretches(prompt.text, steps)
+        firsts, passed = stretches(prompt.text, steps, prompt.passed), prompt.passed
         settings = (prompt.clip_skip, prompt.syntax, prompt.emphasis)
         made = {
-            first: replace(self.prompt(prompt.text, *settings, first, steps), changes=False)
+            first: replace(self.prompt(prompt.text, *settings, first, steps, passed), changes=False)
             for first in sorted(set(firsts))
         }
         return [made[first] for first in firsts]

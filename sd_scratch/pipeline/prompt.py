@@ -28,6 +28,7 @@ class Prompt:
         syntax: one of `sd_scratch.text.syntax.SYNTAXES`, by which the text was read.
         emphasis: one of `sd_scratch.pipeline.emphasis.EMPHASES`, by which its weights were put upon it.
         changes: whether it is another text at another step; `encoding` and `context` are the first's.
+        passed: how many steps a first pass took, behind which its changes go on; 0 in a first pass.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Prompt:
     syntax: str = "plain"
     emphasis: str = "a1111"
     changes: bool = False
+    passed: int = 0
 
     @property
     def words(self) -> tuple[Word, ...]:

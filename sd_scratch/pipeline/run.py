@@ -206,14 +206,17 @@ def _enlarge(
     told: Told,
 ) -> ImageNoise | None:
     """The second pass: the pictures enlarged, and made anew as far as the recipe says."""
-    recipe = second_pass(model, recipe)
-    grown = enlarged(made, recipe.hires_scale or 1.0, recipe.hires_method or UPSCALED)
+    passed, recipe = recipe.steps or 0, second_pass(model, recipe)
+    scale, method = recipe.hires_scale or 1.0, recipe.hires_method or UPSCALED
+    grown = enlarged(made, scale, method)
     if not isinstance(grown, ImageNoise):
         grown = made.with_latent(model.encode(grown).latent, t=0)
-    control = {"control": _controls(recipe, hints)} if recipe.controls or hints else {}
-    return _remake(
-        model, grown, grown, recipe, {**settings, "steps": recipe.steps, **control}, told
-    )
+    own: dict[str, Any] = {"steps": recipe.steps}
+    for name in ("prompt", "negative"):
+        own[name] = replace(settings[name], passed=passed)
+    if recipe.controls or hints:
+        own["control"] = _controls(recipe, hints)
+    return _remake(model, grown, grown, recipe, {**settings, **own}, told)
 
 
 def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:

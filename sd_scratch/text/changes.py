@@ -2,7 +2,8 @@
 
 ``[from:to:when]`` is *from* up to step *when* and *to* after it; ``[to:when]`` and ``[from::when]`` leave
 one side out. A *when* with a point is a share of the steps, 0.5 or .5, one without counts steps. ``[a|b|c]``
-is another one at every step. What is neither is text, and its brackets are weights (see `syntax`).
+is another one at every step. What is neither is text, and its brackets are weights (see `syntax`). In a second
+pass the shares go on above 1 and the counts behind the first pass's steps, as there.
 """
 
 import re
@@ -24,10 +25,12 @@ class Switch(NamedTuple):
     after: "Items"
     when: str
 
-    def last_step(self, steps: int) -> int:
-        """The last of `steps` at which `before` stands."""
+    def last_step(self, steps: int, passed: int) -> int:
+        """The last of `steps` at which `before` stands, in a pass behind one of `passed` steps."""
         number = float(self.when)
-        return min(steps, int(number * steps if "." in self.when else number))
+        if "." in self.when:
+            return min(steps, int((number - bool(passed)) * steps))
+        return min(steps, int(number) - passed)
 
 
 class Turns(NamedTuple):
@@ -42,10 +45,11 @@ Items: TypeAlias = "list[int | Switch | Turns]"
 
 @dataclass(frozen=True)
 class Changes:
-    """A prompt as a tree of what changes in it."""
+    """A prompt as a tree of what changes in it; `passed` are the steps of a pass before this one, 0 for none."""
 
     text: Cleaned
     items: Items
+    passed: int = 0
 
     @property
     def any(self) -> bool:
@@ -53,7 +57,7 @@ class Changes:
 
     def at(self, step: int, steps: int) -> Cleaned:
         """What stands at a step, 1 to `steps`."""
-        places = list(_flatten(self.items, step, steps))
+        places = self._flatten(self.items, step, steps)
         text, spans = self.text
         return Cleaned("".join(text[i] for i in places), [spans[i] for i in places])
 
@@ -64,7 +68,7 @@ class Changes:
         while todo:
             for item in todo.pop():
                 if isinstance(item, Switch):
-                    if (last := item.last_step(steps)) >= 1:
+                    if (last := item.last_step(steps, self.passed)) >= 1:
                         found.add(last)
                     todo += [item.before, item.after]
                 elif isinstance(item, Turns):
@@ -77,9 +81,23 @@ class Changes:
         and from 1 in the prompt, so what ends at step 3 is shown in the first four."""
         return self.at(next(end for end in self.ends(steps) if call <= end), steps)
 
+    def _flatten(self, items: Items, step: int, steps: int) -> list[int]:
+        places: list[int] = []
+        for item in items:
+            if isinstance(item, int):
+                places.append(item)
+                continue
+            if isinstance(item, Switch):
+                is_before = step <= item.last_step(steps, self.passed)
+                chosen = item.before if is_before else item.after
+            else:
+                chosen = item.choices[(step - 1) % len(item.choices)]
+            places += self._flatten(chosen, step, steps)
+        return places
 
-def find_changes(text: Cleaned) -> Changes:
-    """The changes in a prompt. Raises UsageError for brackets nested deeper than 100."""
+
+def find_changes(text: Cleaned, passed: int = 0) -> Changes:
+    """The changes in a prompt, in a pass behind one of `passed` steps. Raises UsageError for brackets nested deeper than 100."""
     stack: list[_Frame] = [_Frame("")]
     i = 0
     while i < len(text.text):
@@ -105,7 +123,7 @@ def find_changes(text: Cleaned) -> Changes:
         i += 1
     while len(stack) > 1:
         _give_back(stack)
-    return Changes(text, stack[0].items)
+    return Changes(text, stack[0].items, passed)
 
 
 class _Frame:
@@ -142,17 +160,3 @@ def _give_back(stack: list[_Frame]) -> None:
     offset = len(outer.items) + 1
     outer.marks += [offset + mark for mark in frame.marks]
     outer.items += [frame.place, *frame.items]
-
-
-def _flatten(items: Items, step: int, steps: int) -> list[int]:
-    places: list[int] = []
-    for item in items:
-        if isinstance(item, int):
-            places.append(item)
-        elif isinstance(item, Switch):
-            chosen = item.before if step <= item.last_step(steps) else item.after
-            places += _flatten(chosen, step, steps)
-        else:
-            chosen = item.choices[(step - 1) % len(item.choices)]
-            places += _flatten(chosen, step, steps)
-    return places

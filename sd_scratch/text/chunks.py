@@ -20,9 +20,15 @@ Chunks = list[list[Token]]
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, text: str, syntax: str = "a1111", step: int = 0, steps: int = 1
+    tokenizer: Tokenizer,
+    text: str,
+    syntax: str = "a1111",
+    step: int = 0,
+    steps: int = 1,
+    passed: int = 0,
 ) -> Encoding:
-    """Read a prompt in one of `sd_scratch.text.syntax.SYNTAXES`, as it stands at a step from 0.
+    """Read a prompt in one of `sd_scratch.text.syntax.SYNTAXES`, as it stands at a step from 0, in a pass
+    behind one of `passed` steps.
 
     Plain text is one chunk, and cut where it is longer, as in diffusers. Raises UsageError for a text
     that no tokenizer should be given, for what the syntax refuses, and for more than 40 chunks.
@@ -32,7 +38,7 @@ def encode_prompt(
     readable, notes = tokenizer.readable(text)
     typed = whole(readable)
     if syntax == "a1111":
-        typed = find_changes(typed).at_call(step, steps)
+        typed = find_changes(typed, passed).at_call(step, steps)
     reading = read(typed, syntax)
     notes += reading.notes
     notes += [f"{network} in the prompt is left out" for network in reading.networks]
@@ -128,8 +134,8 @@ def changes_in(text: str, syntax: str) -> bool:
     return syntax == "a1111" and find_changes(whole(text)).any
 
 
-def stretches(text: str, steps: int) -> list[int]:
+def stretches(text: str, steps: int, passed: int = 0) -> list[int]:
     """For each step of a changing prompt, the first step that reads the same: [0, 0, 0, 3, 3]."""
-    changes = find_changes(whole(text))
+    changes = find_changes(whole(text), passed)
     first: dict[str, int] = {}
     return [first.setdefault(changes.at_call(step, steps).text, step) for step in range(steps)]

@@ -86,7 +86,7 @@ def read(text: Cleaned, syntax: str) -> Reading:
         return Reading([[Piece(text, 1.0)]])
     if syntax == "comfy":
         pieces = _merge(_comfy(text, 1.0, 0))
-        return Reading([pieces or [Piece(text, 1.0)]])
+        return Reading([pieces or [Piece(text, 1.0)]], notes=_comfy_notes(text))
     if syntax != "a1111":
         raise UsageError(f"unknown prompt syntax '{syntax}' - use {', '.join(SYNTAXES)}")
     if found := AND.search(text.text):
@@ -134,10 +134,8 @@ def _a1111(text: Cleaned, networks: tuple[str, ...]) -> Reading:
         elif match["close"] and (first := close(OPENED_BY[match["close"]])) is not None:
             weigh(first, ROUND if match["close"] == ")" else 1 / ROUND)
         elif match["close"] or match["number"] or match["text"]:
-            if match["close"]:
-                notes.append(
-                    f"the '{match['close']}' at {_place(text, start)} closes nothing: text"
-                )
+            if not match["text"]:
+                notes.append(_closes_nothing(text, end - 1))
             parts += _split_at_breaks(text.text, start, end)
     for bracket in "([":
         for _, first, _at in [each for each in opened if each[0] == bracket]:
@@ -201,6 +199,20 @@ def _comfy(text: Cleaned, weight: float, depth: int) -> list[Piece]:
     return [piece for piece in pieces if piece.text.text]
 
 
+def _comfy_notes(text: Cleaned) -> tuple[str, ...]:
+    opened: list[int] = []
+    for match in re.finditer(r"\\[()]|[()]", text.text):
+        if match.group() == "(":
+            opened.append(match.start())
+        elif match.group() == ")":
+            if not opened:
+                return (_closes_nothing(text, match.start()),)
+            opened.pop()
+    if not opened:
+        return ()
+    return (f"the '(' at {_place(text, opened[0])} is never closed: text, as in ComfyUI",)
+
+
 def _comfy_weight(inside: Cleaned, weight: float) -> tuple[Cleaned, float]:
     before, colon, number = inside.text.rpartition(":")
     if before and colon and re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", number):
@@ -227,6 +239,10 @@ def _weight(number: str) -> float:
             " words are about 1, such as 1.3 or 0.7"
         )
     return weight
+
+
+def _closes_nothing(text: Cleaned, at: int) -> str:
+    return f"the '{text.text[at]}' at {_place(text, at)} closes nothing: text"
 
 
 def _place(text: Cleaned, at: int) -> str:

@@ -75,6 +75,22 @@ def test_two_passes_are_what_they_say(model: StableDiffusion) -> None:
     assert torch.equal(again.latents.latent, second.latent)
 
 
+def test_what_changes_in_a_prompt_goes_on_in_the_second_pass(model: StableDiffusion) -> None:
+    settings = {
+        "seed": 5,
+        "steps": 4,
+        "width": 32,
+        "height": 32,
+        "hires_scale": 2.0,
+        "hires_strength": 1.0,
+    }
+    (made,) = model.run(Recipe("a [cat:dog:0.5]", **settings))
+    first = model.generate("a [cat:dog:0.5]", model.noise(5, 32, 32), steps=4)
+    larger = first.with_latent(F.interpolate(first.latent, size=(16, 16), mode="bilinear"), t=0)
+    second = model.generate("a dog", model.begin(larger, 1.0, steps=4), steps=4)
+    assert torch.equal(made.latents.latent, second.latent)
+
+
 @pytest.mark.parametrize("method", UPSCALERS)
 def test_every_way_to_enlarge(model: StableDiffusion, method: str) -> None:
     image = model.generate("a cat", model.noise(5, 32, 32), steps=2)

@@ -12,8 +12,8 @@ def pieces(text: str, syntax: str = "a1111") -> list[list[tuple[str, float]]]:
     return [[(piece.text.text, piece.weight) for piece in section] for section in sections]
 
 
-def schedule(text: str, steps: int = 10) -> list[list]:
-    changes = find_changes(whole(text))
+def schedule(text: str, steps: int = 10, passed: int = 0) -> list[list]:
+    changes = find_changes(whole(text), passed)
     return [[end, changes.at(end, steps).text] for end in changes.ends(steps)]
 
 
@@ -63,6 +63,14 @@ A1111_SCHEDULES = {
 @pytest.mark.parametrize("text", A1111_SCHEDULES)
 def test_changes_as_a1111_documents_them(text: str) -> None:
     assert schedule(text) == A1111_SCHEDULES[text]
+
+
+def test_changes_go_on_in_a_second_pass_as_a1111_documents_them() -> None:
+    assert schedule("a [b:.5] c", 10, passed=10) == [[10, "a b c"]]
+    assert schedule("a [b:1.5] c", 10, passed=10) == [[5, "a  c"], [10, "a b c"]]
+    assert schedule("a [b:1.5] c", 10) == [[10, "a  c"]]
+    assert schedule("a [b:23] c", 10, passed=20) == [[3, "a  c"], [10, "a b c"]]
+    assert schedule("[a|b]", 2, passed=3) == [[1, "a"], [2, "b"]]
 
 
 def test_the_long_example_of_changes() -> None:
@@ -154,7 +162,14 @@ def test_an_unbalanced_bracket_is_noted_once() -> None:
     assert "'(' at character 3" in note and "never closed" in note
     (note,) = read(whole("a) b]"), "a1111").notes
     assert "')' at character 2" in note and "text" in note
-    assert not read(whole("(a) [b]"), "a1111").notes
+    (note,) = read(whole("a b:1.3) c"), "a1111").notes
+    assert "')' at character 8" in note
+    assert not read(whole("(a:1.2) [b]: c"), "a1111").notes
+    (note,) = read(whole("a (b (c) d"), "comfy").notes
+    assert "'(' at character 3" in note and "as in ComfyUI" in note
+    (note,) = read(whole("a) (b)"), "comfy").notes
+    assert "')' at character 2" in note
+    assert not read(whole(r"(a) [b \("), "comfy").notes
 
 
 @pytest.mark.parametrize(
