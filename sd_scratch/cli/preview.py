@@ -49,6 +49,7 @@ class Previews:
         self.file: Path | None = args.preview_file
         self.every: int = args.preview or (1 if self.file or args.preview_terminal else 0)
         self.protocol = None
+        self._taken, self._cells = 0, 0  # steps of the picture at hand, and the cells of its latent
         if not self.every:
             return
         if args.preview_terminal or self.file is None:
@@ -57,8 +58,12 @@ class Previews:
             self._check_file(self.file, args.overwrite)
 
     def on_step(self, step: "Step", model: "StableDiffusion") -> None:
-        """Show the step's guess at the picture, if it is its turn."""
-        if not self.every or (step.index + 1) % self.every:
+        """Show the step's guess at the picture, if it is its turn; a second pass, larger, counts on."""
+        cells = step.x_t[0].numel()
+        if step.index == 0 and cells <= self._cells:
+            self._taken = 0
+        self._taken, self._cells = self._taken + 1, cells
+        if not self.every or self._taken % self.every:
             return
         from sd_scratch.files import write_file
         from sd_scratch.pictures.png import encode_png

@@ -6,6 +6,7 @@ Tools count the steps at a strength in three ways; A1111 and ComfyUI make two of
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -81,8 +82,11 @@ def larger(side: int, scale: float, cell: int) -> int:
     return int(side * scale) // cell * cell
 
 
-def enlarged(image: ImageNoise, scale: float, method: str) -> ImageNoise | list[Image.Image]:
-    """Finished pictures, larger by `scale`: as latents, or as pictures that are still to be encoded.
+def enlarged(
+    image: ImageNoise, scale: float, method: str, tiling: str = ""
+) -> ImageNoise | list[Image.Image]:
+    """Finished pictures, larger by `scale`: as latents, or as pictures that are still to be encoded. On the axes
+    of `tiling` their edges go on at the opposite ones.
 
     Raises UsageError for a method that is not one of `UPSCALERS`.
     """
@@ -90,11 +94,18 @@ def enlarged(image: ImageNoise, scale: float, method: str) -> ImageNoise | list[
         raise UsageError(f"upscaler {method!r} is unknown - choose from {', '.join(UPSCALERS)}")
     upscaler, cell = UPSCALERS[method], image.autoencoder.config.downscale
     width, height = (larger(side, scale, cell) for side in (image.width, image.height))
+    across, down = (3 if axis in tiling else 1 for axis in "xy")  # what is cut out has neighbours
     if upscaler.picture is not None:
-        return [one.resize((width, height), upscaler.picture) for one in image.to_pil()]
+        pixels = [np.tile(np.asarray(one), (down, across, 1)) for one in image.to_pil()]
+        size = across * width, down * height
+        large = [Image.fromarray(each).resize(size, upscaler.picture) for each in pixels]
+        left, top = across // 3 * width, down // 3 * height
+        return [each.crop((left, top, left + width, top + height)) for each in large]
     more = {"antialias": True} if upscaler.antialias else {}
+    h, w = height // cell, width // cell
     with torch.no_grad():
         latent = F.interpolate(
-            image.latent, size=(height // cell, width // cell), mode=upscaler.mode, **more
+            image.latent.tile(down, across), size=(down * h, across * w), mode=upscaler.mode, **more
         )
-    return image.with_latent(latent, t=0)
+    latent = latent.narrow(2, down // 3 * h, h).narrow(3, across // 3 * w, w)
+    return image.with_latent(latent.contiguous(), t=0)

@@ -208,7 +208,7 @@ def _enlarge(
     """The second pass: the pictures enlarged, and made anew as far as the recipe says."""
     passed, recipe = recipe.steps or 0, second_pass(model, recipe)
     scale, method = recipe.hires_scale or 1.0, recipe.hires_method or UPSCALED
-    grown = enlarged(made, scale, method)
+    grown = enlarged(made, scale, method, model.tiling)
     if not isinstance(grown, ImageNoise):
         grown = made.with_latent(model.encode(grown).latent, t=0)
     own: dict[str, Any] = {"steps": recipe.steps}

@@ -139,6 +139,12 @@ def test_a_file_holds_the_last_preview(generate, tmp_path: Path, monkeypatch) ->
     assert (tmp_path / "made.png").read_bytes() == plain
 
 
+def test_the_steps_of_a_second_pass_count_on(generate, tmp_path: Path) -> None:
+    assert generate("--preview=6", "--preview-file=p.png", "--hires", "--hires-strength=1") == 0
+    with Image.open(tmp_path / "p.png") as shown:
+        assert shown.size == (68, 68)  # step 2 of the second 4, with a frame
+
+
 def test_another_picture_is_not_replaced(generate, tmp_path: Path, capsys) -> None:
     picture().save(tmp_path / "mine.png")
     kept = (tmp_path / "mine.png").read_bytes()

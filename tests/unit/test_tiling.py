@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import sd_scratch as sd
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.parameters import recipe_from_parameters
+from sd_scratch.pipeline.part_way import enlarged
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.tiny import tiny_model
 
@@ -78,6 +80,52 @@ def test_a_recipe_and_a_trace_keep_it(tmp_path: Path) -> None:
         next(model.run(recipe))
     with pytest.raises(UsageError, match="tiling 'z'"):
         model.with_tiling("z")
+
+
+@pytest.mark.parametrize("method", ["latent", "latent-bicubic-antialiased", "lanczos"])
+@pytest.mark.parametrize("axes", ["x", "xy"])
+def test_what_is_enlarged_goes_on_at_the_opposite_edge(method: str, axes: str) -> None:
+    model = tiny_model().with_tiling(axes)
+    cell = model.config.vae.downscale
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def grown(cells: int, tiling: str) -> np.ndarray:
+        image = model.noise(1, 8 * cell, 8 * cell).with_latent(rolled(latent, axes, cells), t=0)
+        large = enlarged(image, 1.5, method, tiling)
+        if isinstance(large, list):
+            return np.asarray(large[0]).astype(float)
+        return large.latent[0].permute(1, 2, 0).numpy()
+
+    def off(tiling: str) -> float:
+        whole, moved = grown(0, tiling), grown(4, tiling)
+        shift = 6 * (1 if method.startswith("latent") else cell)
+        places = [{"x": 1, "y": 0}[axis] for axis in axes]
+        return float(np.abs(moved - np.roll(whole, [shift] * len(places), places)).max())
+
+    rounding = 1e-5 if method.startswith("latent") else 1.0  # of a level, where pixels are rounded
+    assert off(axes) <= rounding < off("") / 3
+    assert grown(0, axes).shape == grown(0, "").shape
+
+
+def test_a_second_pass_of_tiles_is_made_of_tiles() -> None:
+    settings = {
+        "steps": 2,
+        "seed": 1,
+        "width": 32,
+        "height": 32,
+        "hires_scale": 2.0,
+        "tiling": "xy",
+    }
+    (made,) = tiny_model().run(Recipe("a cat", **settings))
+    tiled = tiny_model().with_tiling("xy")
+    first = tiled.generate("a cat", tiled.noise(1, 32, 32), steps=2)
+    larger = enlarged(first, 2.0, "latent", "xy")
+    assert not isinstance(larger, list)
+    assert not torch.equal(
+        larger.latent, F.interpolate(first.latent, scale_factor=2, mode="bilinear")
+    )
+    second = tiled.generate("a cat", tiled.begin(larger, 0.7, steps=2), steps=2)
+    assert torch.equal(made.latents.decode(), second.decode())
 
 
 def steps_across(picture: np.ndarray) -> tuple[float, float]:
