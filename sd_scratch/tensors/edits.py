@@ -20,6 +20,7 @@ from sd_scratch.tensors.words import WordKey
 __all__ = [
     "ablate",
     "add",
+    "freeu",
     "lerp",
     "patch",
     "reweight",
@@ -159,6 +160,29 @@ class Shift(ReadyEdit):
 
 
 @dataclass(frozen=True, eq=False)
+class FreeU(ReadyEdit):
+    """What a residual block on the way up gets: of its first `width` channels, which come from below, half
+    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`."""
+
+    backbone: float
+    skip: float
+    width: int
+
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        channels = x.shape[at.axis("channel")]
+        if not 0 < self.width < channels:
+            raise UsageError(f"{at.name} has {channels} channels, and not {self.width} from below")
+        below, left = x[:, : self.width], x[:, self.width :]
+        half = self.width // 2
+        waves = torch.fft.fft2(left.float())  # frequencies 0, 1, ..., -1
+        keep = torch.ones(waves.shape[-2:], device=x.device)
+        for row in (0, -1):
+            keep[row, [0, -1]] = self.skip
+        filtered = torch.fft.ifft2(waves * keep).real.to(x.dtype)
+        return torch.cat([below[:, :half] * self.backbone, below[:, half:], filtered], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
 class OfWords(ReadyEdit):
     """An edit of a prompt's words."""
 
@@ -293,6 +317,13 @@ def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shif
         if away is None or address in away.values
     }
     return Shift(difference, scale)
+
+
+def freeu(backbone: float, skip: float, width: int = 1280) -> FreeU:
+    """FreeU (Si et al. 2023, arXiv:2309.11497), as diffusers has its first form; for ``unet.up_blocks.0.concat.*``
+    and ``unet.up_blocks.1.concat.*``, for SD 1.x with (1.5, 0.9) and (1.6, 0.2). `width` is how many channels
+    come from below, 1280 in both of SD 1.x's."""
+    return FreeU(backbone, skip, width)
 
 
 def scale_word(
