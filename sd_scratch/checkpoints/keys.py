@@ -195,7 +195,7 @@ SCHEDULER = Keys(
         "_class_name": "the sampler; with one that is not here a run wants a sampler named",
         "algorithm_type": "DPM++ for dpmsolver++, its stochastic form for sde-dpmsolver++",
         "beta_end": "noise at the last timestep",
-        "beta_schedule": "linear, scaled_linear, squaredcos_cap_v2 or sigmoid",
+        "beta_schedule": "linear, scaled_linear, squaredcos_cap_v2 or sigmoid; a cosine is warned of where rounding decides in diffusers",
         "beta_start": "noise at the first timestep",
         "dynamic_thresholding_ratio": "of thresholding",
         "final_sigmas_type": "where DPM++ and UniPC end: zero, or sigma_min; zero for Euler",

@@ -324,6 +324,8 @@ def _warn(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
             " there"
         )
         fields.warn("rescale_betas_zero_snr", why)
+    if config.beta_schedule == "squaredcos_cap_v2" and not config.trained_betas:
+        _warn_of_the_cosine(fields, kind, config)
     if kind.sampler == "pndm" and config.timestep_spacing != "leading":
         why = "is followed; diffusers' PNDM steps past its timesteps where the steps do not divide 1000"
         fields.warn("timestep_spacing", why)
@@ -341,6 +343,22 @@ def _last_lambda(config: ScheduleConfig) -> float:
         return -math.log(Schedule(config).sigmas[-1])
     except ScratchError:
         return -math.inf
+
+
+def _warn_of_the_cosine(fields: Fields, kind: Class, config: ScheduleConfig) -> None:
+    """Its first sigma is 20,000, beside which diffusers' float32 loses the levels below."""
+    sigmas = any(fields.data.get(key) for key in SIGMA_KEYS)
+    if kind.sampler == "dpm2_a" and (sigmas or config.timestep_spacing != "leading"):
+        fields.warn(
+            "beta_schedule",
+            "is followed; diffusers' KDPM2 ancestral rounds its levels away beside a first sigma of 20,000, and"
+            " its picture differs by some per cent, or is none",
+        )
+    elif "solver" in kind.modifiers and fields.data.get("use_karras_sigmas"):
+        fields.warn(
+            "beta_schedule",
+            "is followed; diffusers asks its network at other timesteps or fails, with Karras' sigmas up to 20,000",
+        )
 
 
 def _spacing(fields: Fields, kind: Class, config: ScheduleConfig) -> str | None:
