@@ -10,7 +10,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from sd_scratch.networks.layers import Linear, in_type
 from sd_scratch.tensors import Probe, Rows, Tapped
@@ -30,11 +29,6 @@ def attention_scores(q: Tensor, k: Tensor, causal: bool = False, first: int = 0)
     return scores
 
 
-def carries_derivative(*tensors: Tensor) -> bool:
-    """Whether one of these has a forward-mode derivative, for which the fused kernel has no rule."""
-    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)  # type: ignore[no-untyped-call]
-
-
 SLICE = 1 << 28  # scores that are held at once, 1 GiB in fp32
 FUSED = (
     "cpu",
@@ -50,6 +44,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
         for i, part in enumerate(torch.split(q, rows, dim=2))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor | None:
+    """The same by PyTorch's kernel, which never holds all scores; None for tensors with a forward-mode derivative,
+    for which it has no rule."""
+    try:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    except NotImplementedError:  # asking beforehand would cost time at every call
+        return None
 
 
 def needs_slices(q: Tensor, k: Tensor) -> bool:
@@ -87,10 +90,10 @@ class MultiHead(Tapped):
             return self._attend_tapped(probe, q, k, v)
         dtype = v.dtype
         q, k, v = self._precise(q, k, v)
-        if self.explicit or carries_derivative(q, k, v) or needs_slices(q, k):
+        spelled_out = self.explicit or needs_slices(q, k)
+        z = None if spelled_out else fused_attention(q, k, v, self.causal)
+        if z is None:
             z = attention(q, k, v, self.causal)
-        else:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         out: Tensor = self.output(z.to(dtype).transpose(1, 2).flatten(2))  # [B, N, C]
         return out
 
@@ -103,12 +106,13 @@ class MultiHead(Tapped):
         q, k, v = probe.tap("q", q), probe.tap("k", k), probe.tap("v", v)
         dtype = v.dtype
         q, k, v = self._precise(q, k, v)
-        if self.explicit or probe.needs("scores", "probs") or carries_derivative(q, k, v):
+        spelled_out = self.explicit or probe.needs("scores", "probs")
+        z = None if spelled_out else fused_attention(q, k, v, self.causal)
+        if z is None:
             scores = probe.tap("scores", attention_scores(q, k, self.causal))
             probs = probe.tap("probs", scores.softmax(dim=-1))
             z = probs @ v
         else:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
             self._show_scores(probe, q, k)
         z = probe.tap("z", z.to(dtype))
         if probe.needs("result"):
