@@ -34,6 +34,7 @@ from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune
+from sd_scratch.tensors.unofficial import freeze_compiled_weights
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +124,11 @@ def chosen_vae(args: argparse.Namespace, recipe: Recipe) -> str | None:
 
 def compile_unet(unet: UNet) -> None:
     """Let the U-Net be compiled, weights frozen in, when it is first called with a new size."""
-    import torch._inductor.config as inductor
-
     on_cpu = unet.conv_in.weight.device.type == "cpu"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if on_cpu and not any(shutil.which(name) for name in compilers if name):
         raise ScratchError("--compile needs a C++ compiler - install g++, or set CXX to yours")
-    # As an option of `compile` it comes too late: the tracer has made inputs of the weights by then.
-    inductor.freezing = True
+    freeze_compiled_weights()
     choose_product_rows(unet, 0)  # frozen weights are in a convolution's order
     unet.compile()
 

@@ -7,6 +7,7 @@ recordable   what a model offers whose tensors have names: `record` and `edit`
 record       `Recorder`; `reductions` make small what it keeps, and a `Trace` holds it
 edit         `Editor`; `edits` are ready-made ones
 storage      traces on disk
+unofficial   all that is used of PyTorch's insides
 """
 
 from sd_scratch.tensors import edits, reductions

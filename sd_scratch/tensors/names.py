@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sd_scratch.errors import UsageError
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
+from sd_scratch.tensors.unofficial import uncompiled
 
 # What tensors were called once. A network's answer was called eps whatever it was of: the tensor is the same.
 OLD_NAMES = {
@@ -156,12 +157,6 @@ def meta_copy(network: nn.Module) -> nn.Module:
     memo |= {id(b): torch.empty_like(b, device="meta") for b in network.buffers()}
     memo |= {id(m.probe): None for m in network.modules() if isinstance(m, Tapped)}
     return copy.deepcopy(network, memo)
-
-
-def uncompiled(network: nn.Module) -> nn.Module:
-    """The module inside what ``torch.compile`` returns, or the module itself."""
-    inner = getattr(network, "_orig_mod", network)
-    return inner if isinstance(inner, nn.Module) else network
 
 
 def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -7,7 +7,6 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import Editor
@@ -15,6 +14,7 @@ from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words,
 from sd_scratch.tensors.tapped import Rows
 from sd_scratch.tensors.taps import Call, Calls, Run, StopRun, Taps, choose_calls
 from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
+from sd_scratch.tensors.unofficial import without_numbers
 
 CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
@@ -176,7 +176,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
 
     def _reduced(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor without numbers, shaped as what is kept of this one."""
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with without_numbers():
             x = whole = torch.empty(shape, dtype=dtype, device=self.taps.device)
             try:
                 for bound in self._chains[name]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.tensors.names import TensorInfo, match, survey, uncompiled
+from sd_scratch.tensors.names import TensorInfo, match, survey
 from sd_scratch.tensors.tapped import Ears, Listener, Probe, Tapped, running
+from sd_scratch.tensors.unofficial import uncompiled
 from sd_scratch.tensors.words import Prompts
 
 HW = tuple[int, int]

@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -24,6 +25,7 @@ class Ema:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         mine: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(mine, list(model.parameters()), 1 - self.decay_at(step))
+        average = get_ema_multi_avg_fn(self.decay_at(step))  # type: ignore[no-untyped-call]
+        average(mine, list(model.parameters()), step)
         for buffer, source in zip(self.model.buffers(), model.buffers(), strict=True):
             buffer.copy_(source)

@@ -176,6 +176,18 @@ def test_code_keeps_the_house_rules(file: Path) -> None:
             assert safe, f"{where}: torch.load without weights_only=True runs a stranger's code"
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_no_private_name_of_a_library_is_used_but_in_the_one_place_for_them(file: Path) -> None:
+    if file == PACKAGE / "tensors" / "unofficial.py":
+        return
+    private = re.compile(r"(^|\.)_(?!_)")
+    found = [name for name, _ in imports(file) if private.search(name) and source(name) is None]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and re.match(r"(torch|F|nn|np)\.", ast.unparse(node)):
+            found += [node.attr] if private.match(node.attr) else []
+    assert not found, f"{found} may be gone tomorrow: is there a public way?"
+
+
 def forks_random_state(node: ast.AST) -> bool:
     return isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0])
 
