@@ -295,7 +295,7 @@ class Engine:
             "say": "tensor",
             "id": number,
             "name": wish.name,
-            "step": address.step,
+            "step": address.call,
             "branch": branch,
             "branches": branches,
             "size": list(x.shape),

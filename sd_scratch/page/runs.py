@@ -185,10 +185,10 @@ class Studio:
         self._fit = torch.linalg.lstsq(torch.cat([cells, ones], dim=1), small.flatten(1).T).solution
 
 
-def held(trace: Trace, name: str, step: int) -> list[Address]:
-    """Where a recording has a tensor at a step, or once for a whole run."""
+def held(trace: Trace, name: str, call: int) -> list[Address]:
+    """Where a recording has a tensor at a call, or once for a whole run."""
     found = [address for address in trace.values if address.name == name]
-    return [a for a in found if a.step == step] or [a for a in found if a.step is None]
+    return [a for a in found if a.call == call] or [a for a in found if a.call is None]
 
 
 def keep(

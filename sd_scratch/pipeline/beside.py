@@ -88,7 +88,7 @@ class Sketcher(Onlooker):
     def hear(self, name: str, x: Tensor) -> Tensor:
         call = self.taps.call
         for branch, where in call.parts(self.names[name], x.shape[0]):
-            self.found[Address(name, call.step, branch)] = Sketch.of(x[where])
+            self.found[Address(name, call.index, branch)] = Sketch.of(x[where])
         return x
 
     def hear_rows(self, name: str, rows: Rows) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import Call, Calls, Run, Taps, choose_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Calls, Run, Taps, choose_calls
 from sd_scratch.tensors.words import Worded, WordKey, look_up
 
 
@@ -55,7 +55,7 @@ EditFunction = Callable[[Tensor, At], Tensor | None]
 change the tensor that it gets."""
 
 
-class Editor(AbstractContextManager[None]):
+class Editor(ByCalls, AbstractContextManager[None]):
     """Applies an edit to the tensors that some globs match, while it is entered.
 
     Args:
@@ -128,7 +128,7 @@ class Editor(AbstractContextManager[None]):
         self._chosen = choose_calls(self.calls, run.calls)
 
     def wants(self, call: Call) -> bool:
-        return call.edits and (call.step is None or call.step in self._chosen)
+        return call.edits and (call.index is None or call.index in self._chosen)
 
     def begin(self, call: Call) -> None:
         # Made here and not while the network runs: compiled code then depends on those values only
@@ -139,7 +139,7 @@ class Editor(AbstractContextManager[None]):
             (name, branch): At(
                 name,
                 table[name].axes,
-                call.step,
+                call.index,
                 call.t,
                 call.sigma,
                 branch,

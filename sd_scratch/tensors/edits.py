@@ -137,7 +137,7 @@ class Ablate(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Patch(ReadyEdit):
-    """Put a recorded tensor where it was recorded: same name, step and branch. What was not recorded
+    """Put a recorded tensor where it was recorded: same name, call and branch. What was not recorded
     stays."""
 
     values: Mapping[str, Tensor]
@@ -149,7 +149,7 @@ class Patch(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Shift(ReadyEdit):
-    """Add what was recorded under the same name, step and branch, times `scale`."""
+    """Add what was recorded under the same name, call and branch, times `scale`."""
 
     values: Mapping[str, Tensor]
     scale: float = 1.0
@@ -305,7 +305,7 @@ def ablate(
 
 
 def patch(trace: Trace) -> Patch:
-    """What another run had at the same name, step and branch."""
+    """What another run had at the same name, call and branch."""
     return Patch({_address(address): value for address, value in trace.values.items()})
 
 
@@ -399,8 +399,8 @@ def _address(address: Address) -> str:
 def _recorded(values: Mapping[str, Tensor], at: At) -> Tensor | None:
     """What was recorded where the edit stands."""
     for branch in (at.branch, ""):
-        for step in (at.call, None):  # None: a mean over the calls, or a tensor that has none
-            value = values.get(str(Address(at.name, step, branch)))
+        for call in (at.call, None):  # None: a mean over the calls, or a tensor that has none
+            value = values.get(str(Address(at.name, call, branch)))
             if value is not None:
                 return value
     return None

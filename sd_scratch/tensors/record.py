@@ -12,7 +12,7 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words, bind
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import Call, Calls, Run, StopRun, Taps, choose_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Calls, Run, StopRun, Taps, choose_calls
 from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
 from sd_scratch.tensors.unofficial import without_numbers
 
@@ -20,7 +20,7 @@ CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
 
 
-class Recorder(AbstractContextManager[Trace, bool]):
+class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
     """Records the tensors that some globs match, while it is entered.
 
     Args:
@@ -112,7 +112,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
         return isinstance(error, StopRun) and error.args == (self._stop,)
 
     def wants(self, call: Call) -> bool:
-        return call.step is None or call.step in self._chosen
+        return call.index is None or call.index in self._chosen
 
     def begin(self, call: Call) -> None:
         pass
@@ -164,9 +164,9 @@ class Recorder(AbstractContextManager[Trace, bool]):
         for name in self.names:
             info = table[name]
             x = self._reduced(name, (info.shape[0] * run.batch, *info.shape[1:]), info.dtype)
-            steps = 1 if self.averaged or not info.stepwise else _count(self._chosen, run.calls)
+            calls = 1 if self.averaged or not info.stepwise else _count(self._chosen, run.calls)
             branches = len(run.branches) if info.branched and self.branch is None else 1
-            total += prod(x.shape) * (self.dtype or x.dtype).itemsize * steps * branches
+            total += prod(x.shape) * (self.dtype or x.dtype).itemsize * calls * branches
         if total > self.budget:
             raise UsageError(
                 f"recording {len(self.names)} tensors of this run takes {show_bytes(total)}, more than"
@@ -241,14 +241,14 @@ class Recorder(AbstractContextManager[Trace, bool]):
         fresh, live, self._fresh, self._live = self._fresh, self._live, {}, {}
         if call is None or not fresh:
             return
-        if call.step is not None:
-            self.trace.moments[call.step] = Moment(float(call.t or 0), float(call.sigma or 0))
+        if call.index is not None:
+            self.trace.moments[call.index] = Moment(float(call.t or 0), float(call.sigma or 0))
         for (name, branch), x in fresh.items():
-            step = None if self.averaged else call.step
-            self._put(Address(name, step, branch), x.to(self.to or x.device, copy=True))
+            index = None if self.averaged else call.index
+            self._put(Address(name, index, branch), x.to(self.to or x.device, copy=True))
         for name, whole in live.items():
             for branch, place in self._places(name, call, whole.shape[0]):
-                self.trace.live[Address(name, call.step, branch)] = Live(whole, place)
+                self.trace.live[Address(name, call.index, branch)] = Live(whole, place)
 
     def _put(self, address: Address, x: Tensor) -> None:
         values = self.trace.values
@@ -257,7 +257,7 @@ class Recorder(AbstractContextManager[Trace, bool]):
             values[address] = x.float() if self.averaged else x
         elif self.averaged:
             values[address] = values[address].lerp(x.float(), 1 / self._counts[address])
-        elif address.step is None:
+        elif address.call is None:
             values[address] = torch.cat([values[address], x])  # one prompt, or picture, more
         else:
             raise ScratchError(f"{address} was recorded already - make a recording for each run")
@@ -275,11 +275,11 @@ class _Stop:
         self.names = taps.tensors(self.address.name)
 
     def prepare(self, run: Run) -> None:
-        if self.address.step is not None:
-            choose_calls(self.address.step, run.calls)
+        if self.address.call is not None:
+            choose_calls(self.address.call, run.calls)
 
     def wants(self, call: Call) -> bool:
-        return call.edits and self.address.step in (None, call.step)
+        return call.edits and self.address.call in (None, call.index)
 
     def begin(self, call: Call) -> None:
         pass
@@ -318,4 +318,4 @@ def show_bytes(count: float) -> str:
 
 
 def _count(chosen: Container[int], calls: int | None) -> int:
-    return sum(step in chosen for step in range(calls or 1))
+    return sum(call in chosen for call in range(calls or 1))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sd_scratch.errors import UsageError
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.record import Recorder
 from sd_scratch.tensors.taps import Taps
@@ -21,10 +20,6 @@ def at_its_taps(
     def method(
         model: "Recordable", /, *args: Settings.args, **kwargs: Settings.kwargs
     ) -> Listening:
-        if "steps" in kwargs:
-            raise UsageError(
-                "steps: the name is calls, of the U-Net - a step of some samplers takes two of them"
-            )
         return make(model.taps, *args, **kwargs)
 
     update_wrapper(method, make, updated=())

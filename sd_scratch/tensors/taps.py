@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,11 @@ class StopRun(Exception):
 class Call:
     """One forward pass of a network, as far as listeners have to know of it.
 
-    `branches` are those in the batch, in order, each an equal share of it; a branch None concerns
+    `index` counts the calls of a run from 0. `branches` are those in the batch, in order, each an equal share of it; a branch None concerns
     nobody. `edits` is false where nobody may interfere.
     """
 
-    step: int | None = None
+    index: int | None = None
     t: float | None = None
     sigma: float | None = None
     branches: tuple[str | None, ...] = ("",)
@@ -100,6 +100,20 @@ def choose_calls(calls: Calls, count: int | None) -> Container[int]:
         if not -total <= call < total:
             raise UsageError(f"there is no call {call}, the run has {count}")
     return {call % total for call in wanted}
+
+
+Listening = TypeVar("Listening", bound="ByCalls")
+
+
+class ByCalls:
+    """What a person makes with ``calls=``, and may take for steps."""
+
+    def __new__(cls: type[Listening], *args: object, **settings: object) -> Listening:
+        if "steps" in settings:
+            raise UsageError(
+                "steps: the name is calls, of the U-Net - a step of some samplers takes two of them"
+            )
+        return super().__new__(cls)
 
 
 class Member(Listener, Protocol):
@@ -283,7 +297,7 @@ class Taps:
     @contextmanager
     def calling(
         self,
-        step: int | None = None,
+        index: int | None = None,
         t: float | None = None,
         sigma: float | None = None,
         branches: Sequence[str | None] = ("",),
@@ -295,7 +309,7 @@ class Taps:
         """
         before, running.owner = running.owner, self
         try:
-            with self._alone(), self._heard(Call(step, t, sigma, tuple(branches), edits)):
+            with self._alone(), self._heard(Call(index, t, sigma, tuple(branches), edits)):
                 yield
         finally:
             running.owner = before

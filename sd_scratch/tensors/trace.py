@@ -1,4 +1,4 @@
-"""`Trace`: what a recording holds, in memory or on disk, by name, step and branch."""
+"""`Trace`: what a recording holds, in memory or on disk, by name, call and branch."""
 
 import math
 from collections.abc import Mapping, MutableMapping
@@ -29,24 +29,24 @@ INPUTS = "inputs.safetensors"
 class Address(NamedTuple):
     """Where one value comes from, written ``name@call:branch``; parts that it has not are left out.
 
-    `step` counts the U-Net's calls in a run from 0. It is never the timestep: PNDM visits one twice.
+    `call` counts the U-Net's calls in a run from 0. It is never the timestep: PNDM visits one twice.
     """
 
     name: str
-    step: int | None = None
+    call: int | None = None
     branch: str = ""
 
     def __str__(self) -> str:
-        step = "" if self.step is None else f"@{self.step}"
-        return self.name + step + (f":{self.branch}" if self.branch else "")
+        call = "" if self.call is None else f"@{self.call}"
+        return self.name + call + (f":{self.branch}" if self.branch else "")
 
     @classmethod
     def parse(cls, text: str) -> "Address":
         rest, _, branch = text.partition(":")
-        name, _, step = rest.partition("@")
-        if step and not step.isdecimal():
+        name, _, call = rest.partition("@")
+        if call and not call.isdecimal():
             raise UsageError(f"'{text}' is no address - write name@call:branch")
-        return cls(name, int(step) if step else None, branch)
+        return cls(name, int(call) if call else None, branch)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Live(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where in a run a step was: its timestep, and its noise relative to the signal."""
+    """Where in a run a call was: its timestep, and its noise relative to the signal."""
 
     t: float
     sigma: float
@@ -88,7 +88,7 @@ class Recording:
     """One tensor over the recorded calls and branches.
 
     Attributes:
-        tensor: its axes are named by `axes`; ``step`` and ``branch`` come first where it has them.
+        tensor: its axes are named by `axes`; ``call`` and ``branch`` come first where it has them.
         calls: the call of each place on the ``call`` axis, with `t` and `sigma` beside it. For a
             running mean there is no such axis, and these are the calls that went into it.
         hw: height and width of the feature map that its positions belong to.
@@ -127,7 +127,7 @@ class Trace:
 
     Attributes:
         values: every value under its address; a trace from disk reads them when they are asked for.
-        moments: timestep and sigma of every recorded step.
+        moments: timestep and sigma of every recorded call.
         facts: what makes the run again: prompts, seeds, sampler, weights, ...
         edits: those that were active, as data.
         inputs: tensors that the run needs beside the facts: its noise, those of its edits.
@@ -177,7 +177,7 @@ class Trace:
             "run": self.facts,
             "edits": edits,
             "branch": self.branch,
-            "steps": {str(step): list(moment) for step, moment in self.moments.items()},
+            "steps": {str(call): list(moment) for call, moment in self.moments.items()},
             "tensors": {name: asdict(self.kept[name]) for name in self.names},
             "files": {name: list(part) for name, part in files.items()},
         }
@@ -209,7 +209,7 @@ class Trace:
             trace = cls(
                 values=values,
                 kept={name: Kept.parse(each) for name, each in manifest["tensors"].items()},
-                moments={int(s): Moment(*map(float, m)) for s, m in manifest["steps"].items()},
+                moments={int(c): Moment(*map(float, m)) for c, m in manifest["steps"].items()},
                 facts=dict(manifest["run"]),
                 edits=list(manifest["edits"]),
                 inputs=read_tensors(folder / INPUTS),
@@ -241,13 +241,13 @@ class Trace:
         if not found:
             near = ", ".join(nearest(wanted.name, self.names)) or "nothing was"
             raise UsageError(f"'{wanted.name}' was not recorded - nearest: {near}")
-        steps = sorted({a.step for a in found}, key=lambda step: -1 if step is None else step)
+        calls = sorted({a.call for a in found}, key=lambda call: -1 if call is None else call)
         branches = list(dict.fromkeys(a.branch for a in found))
-        if wanted.step is not None:
-            steps = [wanted.step]
+        if wanted.call is not None:
+            calls = [wanted.call]
         if wanted.branch:
             branches = [wanted.branch]
-        grid = [[Address(wanted.name, step, branch) for branch in branches] for step in steps]
+        grid = [[Address(wanted.name, call, branch) for branch in branches] for call in calls]
         for address in (address for row in grid for address in row):
             if address not in values:
                 have = ", ".join(str(a) for a in found[:4])
@@ -256,15 +256,15 @@ class Trace:
         kept = self.kept[wanted.name]
         axes, rows = kept.axes, [[values[address] for address in row] for row in grid]
         if wanted.branch or self.branch or branches == [""]:
-            by_step = [row[0] for row in rows]
+            by_call = [row[0] for row in rows]
         else:
-            by_step, axes = [torch.stack(row) for row in rows], ("branch", *axes)
-        if wanted.step is not None or steps == [None]:
-            tensor = by_step[0]
+            by_call, axes = [torch.stack(row) for row in rows], ("branch", *axes)
+        if wanted.call is not None or calls == [None]:
+            tensor = by_call[0]
         else:
-            tensor, axes = torch.stack(by_step), ("call", *axes)
-        numbers = sorted(self.moments) if kept.averaged else [s for s in steps if s is not None]
-        moments = [self.moments.get(step, Moment(math.nan, math.nan)) for step in numbers]
+            tensor, axes = torch.stack(by_call), ("call", *axes)
+        numbers = sorted(self.moments) if kept.averaged else [c for c in calls if c is not None]
+        moments = [self.moments.get(call, Moment(math.nan, math.nan)) for call in numbers]
         return Recording(
             name=wanted.name,
             tensor=tensor,

@@ -11,6 +11,7 @@ import sd_scratch as sd
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import whole
 from sd_scratch.pipeline.device import find_device, find_dtype
+from sd_scratch.tensors import Editor, Recorder
 from tests.tiny import tiny_model
 
 S = {"steps": 2, "sampler": "ddim"}
@@ -69,6 +70,8 @@ def test_texts_are_taken_wherever_prompts_are(model):
         (lambda m: m.record("unet.h", reduce="heads"), "reduce: give some of sd.reductions"),
         (lambda m: m.record("unet.h", steps=3), "the name is calls"),
         (lambda m: m.edit("unet.h", sd.edits.scale(2), steps=3), "the name is calls"),
+        (lambda m: Recorder(m.taps, "unet.h", steps=3), "the name is calls"),
+        (lambda m: Editor(m.taps, "unet.h", sd.edits.scale(2), steps=3), "the name is calls"),
         (lambda m: m.edit("unet.h", 3), "function: give one of sd.edits"),
         (lambda m: m.edit(5, sd.edits.scale(2)), "globs: give tensors' names as texts, not 5"),
         (lambda m: sd.edits.reweight("red"), "factors: give a factor for each word"),

@@ -129,7 +129,7 @@ def test_a_forecast_is_exact_for_polynomials():
 def test_kept_guidance_is_the_difference_forecast(model):
     with model.record("guidance.*") as trace:
         made(model, "delta:every=3")
-    assert [a.step for a in trace.values if a.name == "guidance.pred_uncond"] == [0, 3]
+    assert [a.call for a in trace.values if a.name == "guidance.pred_uncond"] == [0, 3]
     delta = {i: trace[f"guidance.delta@{i}"].tensor for i in range(6)}
     assert torch.equal(delta[2], delta[0])
     assert torch.allclose(delta[5], delta[3] + (delta[3] - delta[0]) * 2 / 3, atol=1e-4)
@@ -144,7 +144,7 @@ def test_settled_attention_is_the_mean_and_is_not_computed(model, monkeypatch):
     both = trace[f"{name}@2:cond"].tensor, trace[f"{name}@2:uncond"].tensor
     for call in (3, 4, 5):
         assert torch.allclose(trace[f"{name}@{call}:cond"].tensor, sum(both) / 2, atol=1e-6)
-        assert not any(a.step == call and a.branch == "uncond" for a in trace.values)
+        assert not any(a.call == call and a.branch == "uncond" for a in trace.values)
     attended = []
     attend = Attention.attend
 
@@ -211,7 +211,7 @@ def test_what_is_not_there_is_said(model, caplog):
     assert caplog.messages == [
         "deepcache: 1 of the tensors, such as unet.h, do not exist in calls 1, 2, 4, 5"
     ]
-    assert [a.step for a in trace.values if a.name == "unet.h"] == [0, 0, 3, 3]
+    assert [a.call for a in trace.values if a.name == "unet.h"] == [0, 0, 3, 3]
     assert len(trace["unet.pred"].calls) == 6
     caplog.clear()
     with caplog.at_level(logging.WARNING), model.edit("unet.*.attn2.probs", scale(1.0)):
@@ -237,7 +237,7 @@ def test_names_that_are_said_to_be_missing_are(model, caplog):
     run = FastRun(read_fast(fast), model.unet, (7.5, 0.0, None), [9.0, 8.0, 7.0, 6.0, 5.0])
     for call, planned in enumerate(run.plan):
         for name in names:
-            here = {a.branch for a in trace.values if a.name == name and a.step == call}
+            here = {a.branch for a in trace.values if a.name == name and a.call == call}
             gone = not planned.deep and not run._is_shallow(name)
             gone |= (
                 planned.settled

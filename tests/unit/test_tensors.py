@@ -103,7 +103,7 @@ def test_recording_everything_changes_no_bit(unet, taps, inputs):
 def test_the_branch_is_an_axis_and_the_step_another(unet, taps, inputs):
     with Recorder(taps, "unet.h", f"{MID}.attn2.probs") as trace:
         for step in range(3):
-            with taps.calling(step=step, t=900.0 - step, sigma=2.0, branches=BRANCHES):
+            with taps.calling(step, t=900.0 - step, sigma=2.0, branches=BRANCHES):
                 unet(*inputs)
     h = trace["unet.h"]
     assert h.axes == ("call", "branch", "batch", "channel", "height", "width")
@@ -122,7 +122,7 @@ def test_the_branch_is_an_axis_and_the_step_another(unet, taps, inputs):
 def test_only_the_steps_and_the_branch_that_were_asked_for(unet, taps, inputs):
     with Recorder(taps, "unet.h", calls=slice(0, None, 2), branch="cond") as trace:
         for step in range(5):
-            with taps.calling(step=step, branches=BRANCHES):
+            with taps.calling(step, branches=BRANCHES):
                 unet(*inputs)
     assert trace["unet.h"].calls == (0, 2, 4)
     assert trace["unet.h"].tensor.shape == (3, 1, 24, 4, 6)
@@ -197,7 +197,7 @@ def test_the_mean_over_calls_does_not_depend_on_their_number(unet, taps, inputs)
             Recorder(taps, "unet.h") as single,
         ):
             for step in range(count):
-                with taps.calling(step=step, branches=BRANCHES):
+                with taps.calling(step, branches=BRANCHES):
                     unet(x * (1 + step), t, context)
         expected = single["unet.h"].tensor.mean(0)
         assert (mean["unet.h"].tensor - expected).abs().max() < 1e-5
@@ -309,7 +309,7 @@ def test_an_edit_sees_one_branch_at_a_time(unet, taps, inputs):
             "unet.h",
             lambda x, at: seen.append(at) or (x + 1 if at.branch == "cond" else None),
         ),
-        taps.calling(step=4, t=321.0, sigma=1.5, branches=BRANCHES),
+        taps.calling(4, t=321.0, sigma=1.5, branches=BRANCHES),
     ):
         on = unet(*inputs)
     assert [(at.name, at.call, at.t, at.sigma, at.branch, at.hw) for at in seen] == [
@@ -335,7 +335,7 @@ def test_edits_at_some_steps_only(unet, taps, inputs):
     off = unet(*inputs)
     with Editor(taps, "unet.h", lambda x, at: x + 1, calls=[1, 3], branch="uncond"):
         for step in range(4):
-            with taps.calling(step=step, branches=BRANCHES):
+            with taps.calling(step, branches=BRANCHES):
                 on = unet(*inputs)
             assert torch.equal(on[0], off[0]) is (step in (0, 2))
             assert torch.equal(on[1], off[1])
@@ -369,7 +369,7 @@ def test_contexts_come_off_after_an_exception(unet, taps, inputs):
         pytest.raises(RuntimeError, match="mine"),
         Recorder(taps, "unet.*") as trace,
         Editor(taps, "unet.h", broken),
-        taps.calling(step=0, branches=BRANCHES),
+        taps.calling(0, branches=BRANCHES),
     ):
         unet(*inputs)
     assert not probes(unet)
@@ -437,7 +437,7 @@ def test_compiled_one_graph_off_one_more_while_recording_none_per_step(small):
             taps, "*.probs", "*.z", reduce=heads(), branch="cond", calls=range(0, 50, 2)
         ) as t:
             for step in range(50):
-                with taps.calling(step=step, branches=BRANCHES):
+                with taps.calling(step, branches=BRANCHES):
                     on = compiled(x)
         assert counter.graphs == 2
         assert t["net.probs"].tensor.shape == (25, 1, 9, 9)
@@ -457,7 +457,7 @@ def test_compiled_edits_are_felt_and_go_again(small):
         expected = attention(x)
     with edit:
         for step in range(5):
-            with taps.calling(step=step):
+            with taps.calling(step):
                 assert torch.equal(compiled(x), expected)
     assert counter.graphs == 2
     assert torch.equal(compiled(x), off)

@@ -71,7 +71,7 @@ def recording_rows(
     def recorded() -> Tensor:
         with (
             Recorder(ours.taps, CROSS, branch="cond", reduce=heads(), dtype=torch.float16) as trace,
-            ours.taps.calling(step=0, branches=("uncond", "cond")),
+            ours.taps.calling(0, branches=("uncond", "cond")),
         ):
             result = plain()
         sizes.append(trace.bytes)
