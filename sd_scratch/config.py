@@ -114,6 +114,16 @@ class ControlNetConfig:
 
 
 @dataclass(frozen=True)
+class T2IAdapterConfig:
+    """A full T2I-Adapter (Mou et al. 2023, arXiv:2302.08453), for a U-Net of these widths."""
+
+    conditioning_channels: int = 3  # of the hint
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    cell: int = 8  # pixels along a side of what becomes channels
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """How noise was added in training, and how a sampler walks back (the scheduler's config.json)."""
 

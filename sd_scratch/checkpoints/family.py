@@ -39,6 +39,7 @@ MARKS = (
     ),
     (r"lora_.*|.*[._]lora[._](A|B|up|down)\b.*|.*\.hada_w1_.*|(unet|text_encoder):.*", "a LoRA"),
     (r"control_model\..*|controlnet_.*|(.*\.)?input_hint_block\..*", "a ControlNet"),
+    (r"(adapter\.)?body\.\d+\.(block1|resnets|in_conv|body)\..*", "a T2I-Adapter"),
     (r"emb_params|string_to_param.*|clip_[lg]|<.*>", "a textual inversion embedding"),
 )
 

@@ -29,7 +29,11 @@ def add_control_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*names, action="append", default=[], **options)  # type: ignore[arg-type]
 
     several(
-        "--control-net", "--controlnet", type=Path, metavar="FILE", help="steer by a ControlNet"
+        "--control-net",
+        "--controlnet",
+        type=Path,
+        metavar="FILE",
+        help="steer by a ControlNet or T2I-Adapter",
     )
     several("--control-image", type=Path, metavar="PICTURE", help="its hint: edges, a pose, depth")
     several("--control-strength", type=number(*LORA_SCALE), metavar="X", help="default: 1")

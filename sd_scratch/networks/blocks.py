@@ -27,13 +27,20 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList(downsamplers)
 
     def forward(
-        self, h: Tensor, time: Tensor, context: Tensor | None = None
+        self,
+        h: Tensor,
+        time: Tensor,
+        context: Tensor | None = None,
+        feature: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
+        """`feature` is added to what leaves the last layer."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             h = resnet(h, time)
             if self.attentions:
                 h = self.attentions[i](h, context)
+            if feature is not None and i == len(self.resnets) - 1:
+                h = h + feature
             skips.append(h)
         for downsample in self.downsamplers:
             h = downsample(h)

@@ -186,12 +186,18 @@ class UNet(Tapped):
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] = ()
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        context: Tensor,
+        control: Sequence[Tensor] = (),
+        features: Sequence[Tensor] = (),
     ) -> Tensor:
         """``x_t`` [B, in_channels, h, w], ``t`` [B] (0..999, may be fractional), ``context``
         [B, tokens, cross_attention_dim] -> prediction [B, out_channels, h, w].
 
-        `control` is added to the stack, tensor by tensor, and its last to the middle's output.
+        `control` is added to the stack, tensor by tensor, and its last to the middle's output; each of
+        `features` to what leaves the last layer of a level on the way down.
         """
         x_t, t, context = self.tap("x", x_t), self.tap("t", t), self.tap("context", context)
         time = timestep_embedding(t, self.config.block_out_channels[0]).to(x_t.dtype)
@@ -199,8 +205,9 @@ class UNet(Tapped):
 
         h = self.tap("conv_in", self.conv_in(x_t))
         skips = [h]
-        for block in self.down_blocks:
-            h, left = block(h, time, context)
+        features = [self.tap(f"features.{i}", feature) for i, feature in enumerate(features)]
+        for i, block in enumerate(self.down_blocks):
+            h, left = block(h, time, context, features[i] if features else None)
             skips += left
 
         h = self.mid_block(h, time, context)

@@ -1,4 +1,4 @@
-"""What a run tells its ControlNets, and what they answer at each call of the U-Net."""
+"""What a run tells its ControlNets and T2I-Adapters, and what they answer at each call of the U-Net."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.controlnet import ControlNet, for_one_branch, weighted
+from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.image_noise import ImageNoise
 
 CONTROL = "control"
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, for networks that see grey alone
 
 
 @dataclass(frozen=True)
 class Control:
-    """What one ControlNet is told.
+    """What one ControlNet or T2I-Adapter is told.
 
     Attributes:
         hint: a picture as large as the run's, or RGB ``[1 or B, 3, H, W]`` in 0..1.
@@ -67,7 +69,7 @@ class Steering:
         noise: ImageNoise,
         calls: Callable[[], int],
     ) -> None:
-        networks: list[ControlNet] = controls_of(roots)
+        networks: list[ControlNet | T2IAdapter] = controls_of(roots)
         controls = [control] if isinstance(control, Control) else list(control)
         self.controls = controls
         if len(networks) != len(controls):
@@ -76,8 +78,11 @@ class Steering:
                 " one for each"
             )
         self.calls = calls() if controls else 1
-        self.rows: list[tuple[ControlNet, Control, Tensor]] = []
+        self.rows: list[tuple[ControlNet | T2IAdapter, Control, Tensor]] = []
+        self.features: dict[int, list[Tensor]] = {}
         for network, control in zip(networks, controls, strict=True):
+            if control.guess and isinstance(network, T2IAdapter):
+                raise UsageError("guess mode is for ControlNets, and a T2I-Adapter has none")
             hint = _checked(
                 control,
                 len(noise),
@@ -89,14 +94,21 @@ class Steering:
 
     def residuals(
         self, x_t: Tensor, t: Tensor, context: Tensor, branches: int, call: int
-    ) -> list[Tensor]:
-        """What to add to the U-Net's stack at a call, the sum over the networks that act in it; nothing
-        where none does. Inputs are the U-Net's, ``[branches * B, ...]``."""
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What to add to the U-Net's stack at a call, and to its levels on the way down: the sums over the
+        networks that act in it; nothing where none does. Inputs are the U-Net's, ``[branches * B, ...]``."""
         total: list[Tensor] = []
+        features: list[Tensor] = []
         batch = len(x_t) // branches
-        for network, control, hint in self.rows:
+        for number, (network, control, hint) in enumerate(self.rows):
             begins, ends = call / self.calls, (call + 1) / self.calls
             if not control.strength or begins < control.start or ends > control.end:
+                continue
+            if isinstance(network, T2IAdapter):
+                own = (control.strength * feature for feature in self.features[number])
+                features = _sum(
+                    features, [f.expand(batch, -1, -1, -1).repeat(branches, 1, 1, 1) for f in own]
+                )
                 continue
             pool = network.config.global_pool
             alone = (
@@ -107,12 +119,22 @@ class Steering:
             made = network(x_t[first:], t[first:], context[first:], hints)
             made = weighted(made, control.strength, control.guess, pool)
             made = for_one_branch(made, branches) if alone else made
-            total = [a + b for a, b in zip(total, made, strict=True)] if total else made
-        return total
+            total = _sum(total, made)
+        return total, features
+
+    def look(self) -> None:
+        """Show the hints to the T2I-Adapters, once for the whole run."""
+        for number, (network, _, hint) in enumerate(self.rows):
+            if isinstance(network, T2IAdapter):
+                self.features[number] = network(hint)
+
+
+def _sum(total: list[Tensor], made: list[Tensor]) -> list[Tensor]:
+    return [a + b for a, b in zip(total, made, strict=True)] if total else made
 
 
 def controls_of(roots: Mapping[str, Any]) -> list[Any]:
-    """The ControlNets among a model's networks, in their order."""
+    """The ControlNets and T2I-Adapters among a model's networks, in their order."""
     return [network for name, network in roots.items() if name.startswith(CONTROL)]
 
 
@@ -123,6 +145,9 @@ def control_name(index: int) -> str:
 
 def _checked(control: Control, batch: int, size: tuple[int, int], channels: int) -> Tensor:
     hint = hint_tensor(control.hint)
+    if channels == 1 and hint.ndim == 4 and hint.shape[1] == 3:
+        weights = torch.tensor(LUMA, device=hint.device)[None, :, None, None]
+        hint = (hint * weights).sum(1, keepdim=True).clamp(0, 1)
     height, width = size
     if hint.ndim != 4 or hint.shape[0] not in (1, batch) or hint.shape[1] != channels:
         raise UsageError(

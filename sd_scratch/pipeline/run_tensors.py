@@ -19,6 +19,7 @@ from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import memory_told
 from sd_scratch.networks.controlnet import weighted
 from sd_scratch.networks.layers import Linear, computing_type
+from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -176,13 +177,18 @@ def dry_run(
         context = roots["text"].tap("context", roots["text"](ids))
         hint = torch.zeros_like(image[:, :1])
         steered: list[Tensor] = []
+        features: list[Tensor] = []
         for network in controls_of(roots):
-            made = network(
-                x, t, context, hint.expand(-1, network.config.conditioning_channels, -1, -1)
-            )
+            seen = hint.expand(-1, network.config.conditioning_channels, -1, -1)
+            if isinstance(network, T2IAdapter):
+                features = network(seen)
+                continue
+            made = network(x, t, context, seen)
             steered = weighted(made, 1.0, pool=network.config.global_pool)
         picture_scale = 1.5 if inputs_beside(config) == PICTURE else None
-        show_loop(roots, latent, lambda: roots["unet"](x, t, context, steered), picture_scale)
+        show_loop(
+            roots, latent, lambda: roots["unet"](x, t, context, steered, features), picture_scale
+        )
         if getattr(config.vae, "encodes", True):
             roots["vae"].encode(image)
         roots["vae"].decode(latent.to(dtype))

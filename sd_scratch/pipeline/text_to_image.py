@@ -346,6 +346,7 @@ class TextToImage(Recordable):
             )
         ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
+            steering.look()
             for step in denoise(
                 predict, latent, walked, source, self.sampling, watch, change, blame
             ):
@@ -393,8 +394,8 @@ class TextToImage(Recordable):
         x_t, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
         context = context[-len(x_t) :]  # where the prompt's branch is asked alone, it is the last
         with self.taps.joined(*quick.members(call, hw)), watch.call(t, branches):
-            control = steering.residuals(x_t, timestep, context, len(branches), call)
-            answer = quick.ask(call, seen, timestep, context, control).float()
+            steered = steering.residuals(x_t, timestep, context, len(branches), call)
+            answer = quick.ask(call, seen, timestep, context, *steered).float()
             return quick.guide(call, self.guidance, answer)
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:

@@ -5,6 +5,7 @@ control_model.input_blocks.*               the original's, alone or with the who
 input_blocks.*, zero_convs.*               the same, bare
 "difference" beside one of the last two    the base U-Net's weights are to be added
 
+A T2I-Adapter (`t2i.py`) goes the same way: it is told by its names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from sd_scratch.checkpoints import keys
+from sd_scratch.checkpoints.adapters.t2i import is_t2i, t2i_tensors
 from sd_scratch.checkpoints.adapters.tensor_file import HASH_DIGITS, read_tensor_file
 from sd_scratch.checkpoints.build import check, empty, fill, weights
 from sd_scratch.checkpoints.config_json import heads_json
@@ -25,11 +27,12 @@ from sd_scratch.checkpoints.pickle_file import HeldTensor
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.sniff import PICKLE, sniff_file
 from sd_scratch.config import ControlNetConfig, ModelConfig, UNetConfig
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.networks.controlnet import ControlNet
+from sd_scratch.networks.t2i_adapter import T2IAdapter
 
-TITLE = "ControlNet"
+TITLE, T2I_TITLE = "ControlNet", "T2I-Adapter"
 ORIGINAL = "control_model."
 DIFFERENCE = "difference"
 BASE = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema.")
@@ -41,10 +44,10 @@ FAMILY_OF_WIDTH = {1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 
 @dataclass(frozen=True)
 class LoadedControl:
-    """A ControlNet that is ready to run; `summary` says what was loaded and what was left aside."""
+    """A ControlNet or T2I-Adapter that is ready to run; `summary` says what was loaded and what was left aside."""
 
     name: str
-    network: ControlNet
+    network: ControlNet | T2IAdapter
     hash: str
     summary: str
 
@@ -52,7 +55,7 @@ class LoadedControl:
 def read_control(
     path: str | Path, base: Components, global_pool: bool | None = None
 ) -> LoadedControl:
-    """Load a ControlNet for a model, in the model's precision and on its device.
+    """Load a ControlNet, or a full T2I-Adapter, for a model, in the model's precision and on its device.
 
     `path` is a `.safetensors` file, a pickle of tensors, or a diffusers folder. `global_pool` is for
     networks that were trained on the mean over all positions ("shuffle"); a folder says so itself.
@@ -60,13 +63,23 @@ def read_control(
     """
     path = Path(path)
     file = _weights_file(path) if path.is_dir() else path
-    pooled = _read_config(path / "config.json", base.config.unet) if path.is_dir() else False
     stored = _stored_tensors(file)
-    config, tensors, left = _renamed(file, stored, base.config)
-    config = replace(config, global_pool=pooled if global_pool is None else global_pool)
-    _check_context(file, tensors, config)
-    network = empty(ControlNet, config)
-    left += check(network, TITLE, tensors, file)
+    network: ControlNet | T2IAdapter
+    left: list[str] = []
+    if is_t2i(stored):
+        title = T2I_TITLE
+        if global_pool:
+            raise UsageError(f"{file} - a {title}, which has no pooling of all positions")
+        shapes, tensors = t2i_tensors(file, stored, base.config)
+        network = empty(T2IAdapter, shapes)
+    else:
+        title = TITLE
+        pooled = _read_config(path / "config.json", base.config.unet) if path.is_dir() else False
+        config, tensors, left = _renamed(file, stored, base.config)
+        config = replace(config, global_pool=pooled if global_pool is None else global_pool)
+        _check_context(file, tensors, config)
+        network = empty(ControlNet, config)
+    left += check(network, title, tensors, file)
     if DIFFERENCE in stored:
         tensors = _with_base(tensors, base)
     weight = base.unet.conv_in.weight
@@ -74,18 +87,19 @@ def read_control(
     order = torch.channels_last if last else torch.contiguous_format
     wanted = {key: tensors[key] for key in weights(network)}
     fill(network, wanted, weight.dtype, weight.device, order, low_memory=base.low_memory)
-    summary = f"{path.stem}: ControlNet of {len(weights(network))} tensors"
+    summary = f"{path.stem}: {title} of {len(weights(network))} tensors"
     if left:
         summary += f"; {len(left)} not used, such as {left[0]}"
     return LoadedControl(path.stem, network, cached_sha256([file])[:HASH_DIGITS], summary)
 
 
 def _weights_file(folder: Path) -> Path:
-    for variant in FIRST:
-        middle = f".{variant}" if variant else ""
-        file = folder / f"diffusion_pytorch_model{middle}.safetensors"
-        if file.is_file():
-            return file
+    for ending in ("safetensors", "bin"):
+        for variant in FIRST:
+            middle = f".{variant}" if variant else ""
+            file = folder / f"diffusion_pytorch_model{middle}.{ending}"
+            if file.is_file():
+                return file
     raise ScratchError(f"{folder} - holds no diffusion_pytorch_model.safetensors")
 
 

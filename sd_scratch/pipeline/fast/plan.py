@@ -157,15 +157,21 @@ class FastRun:
         return self._kept
 
     def ask(
-        self, call: int, x_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor]
+        self,
+        call: int,
+        x_t: Tensor,
+        t: Tensor,
+        context: Tensor,
+        control: Sequence[Tensor],
+        features: Sequence[Tensor] = (),
     ) -> Tensor:
         """The U-Net's prediction at a call, or what its last layers make of what was kept."""
         now = self.planned(call)
         if now.deep:
-            whole: Tensor = self.unet(x_t, t, context, control)
+            whole: Tensor = self.unet(x_t, t, context, control, features)
             return whole
         below = torch.cat([forecast(self.below[branch], call) for branch in now.branches])
-        return shallow(self.unet, x_t, t, context, control, below, self.first)
+        return shallow(self.unet, x_t, t, context, control, features, below, self.first)
 
     # What there is not ------------------------------------------------------------------------
 

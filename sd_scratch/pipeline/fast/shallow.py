@@ -18,6 +18,7 @@ def shallow(
     t: Tensor,
     context: Tensor,
     control: Sequence[Tensor],
+    features: Sequence[Tensor],
     below: Tensor,
     first: int,
 ) -> Tensor:
@@ -35,6 +36,8 @@ def shallow(
         h = down.resnets[i](h, time)
         if down.attentions:
             h = down.attentions[i](h, context)
+        if features and i == len(down.resnets) - 1:
+            h = h + features[0]
         skips.append(h)
     if control:
         skips = [skip + r for skip, r in zip(skips, control[: len(skips)], strict=True)]
