@@ -10,7 +10,7 @@ Latents inside this file are raw; the U-Net sees them times ``config.scaling_fac
 (`Autoencoder.to_latent`, `Autoencoder.from_latent`).
 """
 
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sd_scratch.config import AutoencoderConfig
 from sd_scratch.networks.attention import Attention
+from sd_scratch.networks.blocks import MidBlock
 from sd_scratch.networks.layers import Conv2d, Downsample, ResnetBlock, Upsample
 from sd_scratch.networks.strips import in_strips
 from sd_scratch.tensors import Tapped
@@ -62,56 +63,72 @@ class SpatialAttention(Attention):
         return self.tap("resid_out", x + h)
 
 
-class MidBlock(nn.Module):
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.resnets = _resnets(channels, channels, 2, groups)
-        self.attentions = nn.ModuleList([SpatialAttention(channels, groups)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        x = self.attentions[0](x)
-        x = self.resnets[1](x)
-        return x
-
-
 class DownBlock(nn.Module):
-    def __init__(
-        self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
-    ) -> None:
+    """One level of the encoder: residual blocks, then half the side."""
+
+    def __init__(self, resnets: Iterable[nn.Module], downsamplers: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.resnets = _resnets(in_channels, out_channels, layers, groups)
-        self.downsamplers = nn.ModuleList(
-            [] if last else [Downsample(out_channels, pad_right_bottom_only=True)]
-        )
+        self.resnets = nn.ModuleList(resnets)
+        self.downsamplers = nn.ModuleList(downsamplers)
 
     def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        for downsample in self.downsamplers:
-            x = downsample(x)
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x)
         return x
 
 
 class UpBlock(nn.Module):
-    def __init__(
-        self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool
-    ) -> None:
+    """One level of the decoder: residual blocks, then twice the side."""
+
+    def __init__(self, resnets: Iterable[nn.Module], upsamplers: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.resnets = _resnets(in_channels, out_channels, layers, groups)
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
+        self.resnets = nn.ModuleList(resnets)
+        self.upsamplers = nn.ModuleList(upsamplers)
 
     def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        for upsample in self.upsamplers:
-            x = upsample(x)
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x)
         return x
 
 
-def _resnets(in_channels: int, out_channels: int, count: int, groups: int) -> nn.ModuleList:
-    widths = [in_channels] + [out_channels] * count
-    return nn.ModuleList([ResnetBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths)])
+def down_blocks(config: AutoencoderConfig) -> Iterator[DownBlock]:
+    """From the picture's side to the latent's, which is not halved again."""
+    widths = config.block_out_channels
+    entering = widths[0]
+    for level, width in enumerate(widths):
+        halves = level < len(widths) - 1
+        yield DownBlock(
+            resnets=_resnets(config, entering, width, config.layers_per_block),
+            downsamplers=[Downsample(width, pad_right_bottom_only=True)] if halves else [],
+        )
+        entering = width
+
+
+def mid_block(config: AutoencoderConfig) -> MidBlock:
+    """The latent's side: residual, attention, residual."""
+    width = config.block_out_channels[-1]
+    return MidBlock(
+        resnets=_resnets(config, width, width, 2),
+        attentions=[SpatialAttention(width, config.norm_num_groups)],
+    )
+
+
+def up_blocks(config: AutoencoderConfig) -> Iterator[UpBlock]:
+    """From the latent's side to the picture's; a residual block more on each level than the encoder has."""
+    entering = config.block_out_channels[-1]
+    for level, width in reversed(list(enumerate(config.block_out_channels))):
+        yield UpBlock(
+            resnets=_resnets(config, entering, width, config.layers_per_block + 1),
+            upsamplers=[Upsample(width)] if level > 0 else [],
+        )
+        entering = width
+
+
+def _resnets(
+    config: AutoencoderConfig, entering: int, width: int, count: int
+) -> Iterator[ResnetBlock]:
+    for channels in [entering] + [width] * (count - 1):
+        yield ResnetBlock(channels, width, config.norm_num_groups, NORM_EPS)
 
 
 class Encoder(Tapped):
@@ -119,19 +136,8 @@ class Encoder(Tapped):
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            [
-                DownBlock(
-                    widths[max(i - 1, 0)],
-                    width,
-                    config.layers_per_block,
-                    groups,
-                    last=i == len(widths) - 1,
-                )
-                for i, width in enumerate(widths)
-            ]
-        )
-        self.mid_block = MidBlock(widths[-1], groups)
+        self.down_blocks = nn.ModuleList(down_blocks(config))
+        self.mid_block = mid_block(config)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
         self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -149,19 +155,8 @@ class Decoder(Tapped):
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], groups)
-        self.up_blocks = nn.ModuleList(
-            [
-                UpBlock(
-                    widths[max(i - 1, 0)],
-                    width,
-                    config.layers_per_block + 1,
-                    groups,
-                    last=i == len(widths) - 1,
-                )
-                for i, width in enumerate(widths)
-            ]
-        )
+        self.mid_block = mid_block(config)
+        self.up_blocks = nn.ModuleList(up_blocks(config))
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
         self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 

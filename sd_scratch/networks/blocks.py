@@ -56,7 +56,9 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList(attentions)
 
-    def forward(self, h: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, time: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
         h = self.resnets[0](h, time)
         h = self.attentions[0](h, context)
         h = self.resnets[1](h, time)
