@@ -21,8 +21,12 @@ from sd_scratch.config import (
     PixelUNetConfig,
     UNetConfig,
 )
+from sd_scratch.networks.blocks import stack_widths
 
 TRANSFORMER = 18  # widths: the input, twice the residual, GEGLU's value and gate and their product
+# Widths that a transformer keeps for the way back: what its four norms and the projections around it read,
+# q, k, v and z of one attention, q and z of the other, GEGLU's value, gate and GELU.
+TRANSFORMER_KEPT = 24
 CONTEXT_UNET = 6  # widths on the finest level: four of the way up, beside the first block's output
 
 
@@ -50,6 +54,29 @@ def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) 
         if level + 1 < len(widths):
             stack += channels * _cells(height, width, level + 1)
     return stack
+
+
+def gradient_values(config: UNetConfig, height: int, width: int) -> int:
+    """Numbers of one sample that a call of the U-Net keeps for a backward pass to its inputs: what norms, SiLU
+    and convolutions read, and what attention multiplies in its fused form."""
+    widths, layers = config.block_out_channels, config.layers_per_block
+    stack, last = stack_widths(widths, layers), len(widths) - 1
+
+    def block(level: int, entering: int, attends: bool) -> int:
+        read = 3 * entering + (3 + TRANSFORMER_KEPT * attends) * widths[level]
+        return read * _cells(height, width, level)
+
+    total = block(last, widths[-1], True) + block(last, widths[-1], False)  # the middle
+    below = widths[0]
+    for level, channels in enumerate(widths):
+        for _ in range(layers):
+            total += block(level, below, config.cross_attention[level])
+            below = channels
+    for level in reversed(range(len(widths))):
+        for _ in range(layers + 1):
+            total += block(level, below + stack.pop(), config.cross_attention[level])
+            below = widths[level]
+    return total
 
 
 def decoder_values(config: AutoencoderConfig, height: int, width: int, strips: bool = False) -> int:
@@ -112,19 +139,21 @@ def check_run(
     branches: int = 2,
     controls: int = 0,
     strips: bool = True,
+    kept: int = 0,
 ) -> None:
     """Raise MemoryShortage, in one line, for a run that cannot fit into what the device has free.
 
     `weights` are the bytes of those that are yet to be loaded; without `strips` pictures have to be decoded
-    whole.
+    whole; `kept` are the bytes of what is recorded, and kept for gradients.
     """
     needed = run_bytes(
         config, width, height, batch, dtype, branches=branches, controls=controls, strips=strips
     )
     beside = " beside the weights" if weights else ""
+    beside += " with all that is recorded or kept for gradients" if kept else ""
     pictures = f"{batch} pictures" if batch > 1 else "one picture"
     require_memory(
-        needed + weights,
+        needed + weights + kept,
         f"{pictures} of {width}x{height} as {dtype_name(dtype)}{beside} would take at least",
         device,
         "make them smaller, fewer at a time, compute in half precision, or force it",
@@ -132,12 +161,17 @@ def check_run(
 
 
 def check_pixel_run(
-    config: PixelModelConfig, batch: int, device: torch.device, *, branches: int = 2
+    config: PixelModelConfig,
+    batch: int,
+    device: torch.device,
+    *,
+    branches: int = 2,
+    kept: int = 0,
 ) -> None:
     """The same for a model of pixels that is loaded."""
     side = config.network.sample_size
     require_memory(
-        pixel_bytes(config, batch, branches=branches),
+        pixel_bytes(config, batch, branches=branches) + kept,
         f"{batch} pictures of {side}x{side} would take at least",
         device,
         "make fewer at a time",

@@ -89,7 +89,8 @@ class PixelDiffusion(Recordable):
             options.setdefault("variance", self.config.variance)
         way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
         scale = self.config.guidance if guidance is None else guidance
-        check_pixel_run(self.config, len(seeds), self.device, branches=len(branches_of(scale)))
+        branches = len(branches_of(scale))
+        check_pixel_run(self.config, len(seeds), self.device, branches=branches)
         rows = self._class_rows(classes, len(seeds))
         noise, watch = NoiseSource(seeds), Watch(self.taps, self.schedule)
         x = way.ladder.noise_scale * noise.draw(self.shape, self.device)
@@ -114,6 +115,8 @@ class PixelDiffusion(Recordable):
             return Run(hw, way.calls, len(rows), branches_of(scale), facts=facts)
 
         with self.taps.running(describe):
+            if kept := self.taps.kept_bytes:
+                check_pixel_run(self.config, len(seeds), self.device, branches=branches, kept=kept)
             yield from denoise(predict, x, way, noise, self.sampling, watch, blame=blame)
 
     def generate(self, classes: Classes, seeds: Sequence[int], **settings: Any) -> Tensor:

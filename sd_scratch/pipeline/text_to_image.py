@@ -32,7 +32,7 @@ from sd_scratch.pipeline.coding import encode
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
-from sd_scratch.pipeline.estimate import check_run
+from sd_scratch.pipeline.estimate import check_run, gradient_values
 from sd_scratch.pipeline.fast import Fast
 from sd_scratch.pipeline.fast.plan import FastRun, plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
@@ -346,6 +346,9 @@ class TextToImage(Recordable):
             )
         ):
             contexts = self.conditioning.contexts(of_steps, self.dtype)
+            kept = self._kept_bytes(walked.calls * len(branches), latent, contexts)
+            if kept:
+                self._check_memory(len(noise), h, w, branches=len(branches), kept=kept)
             steering.look()
             for step in denoise(
                 predict, latent, walked, source, self.sampling, watch, change, blame
@@ -398,7 +401,16 @@ class TextToImage(Recordable):
             answer = quick.ask(call, seen, timestep, context, *steered).float()
             return quick.guide(call, self.guidance, answer)
 
-    def _check_memory(self, batch: int, h: int, w: int, branches: int = 1) -> None:
+    def _kept_bytes(self, calls: int, latent: Tensor, contexts: Sequence[Tensor]) -> int:
+        """What a run keeps until its end: recorded tensors, and where gradients are wanted what each of so
+        many calls, all branches counted, leaves for the way back."""
+        kept, (batch, _, h, w) = self.taps.kept_bytes, latent.shape
+        if self.taps.gradients and any(x.requires_grad for x in (latent, *contexts)):
+            values = gradient_values(self.config.unet, h, w)
+            kept += calls * batch * values * self.dtype.itemsize
+        return kept
+
+    def _check_memory(self, batch: int, h: int, w: int, branches: int = 1, kept: int = 0) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said
         when the model was loaded."""
         if not self.components.force:
@@ -413,6 +425,7 @@ class TextToImage(Recordable):
                 self.device,
                 branches=branches,
                 controls=len(self.networks) - len(parts),
+                kept=kept,
                 strips=not any(name.startswith("vae.decoder.") for name in heard),
             )
 

@@ -77,7 +77,7 @@ class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
         self.reductions = [r for r in chain if not isinstance(r, OverCalls)]
         self.averaged = len(self.reductions) < len(chain)
         self.to, self.dtype = to, dtype
-        self.budget = budget_bytes(budget)
+        self.budget, self.kept_bytes = budget_bytes(budget), 0
         self.on_path = self.gradients = gradients
         self.trace = Trace(branch=branch)
         self._calls = calls
@@ -173,6 +173,8 @@ class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
                 f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer calls or one"
                 " branch, or raise the budget",
             )
+        device = self.taps.device.type
+        self.kept_bytes = total if torch.device(self.to or device).type == device else 0
 
     def _reduced(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor without numbers, shaped as what is kept of this one."""

@@ -264,6 +264,11 @@ class Taps:
         """Whether anybody wants to know gradients."""
         return any(getattr(member, "gradients", False) for member in self._here.members)
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the recordings of the run that goes on will keep on the networks' device."""
+        return sum(getattr(member, "kept_bytes", 0) for member in self._here.members)
+
     @staticmethod
     def _under(member: Member, root: str, but: Sequence[str]) -> bool:
         return any(i.root == root and name not in but for name, i in member.names.items())

@@ -32,6 +32,7 @@ from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.estimate import (
     check_run,
     decoder_values,
+    gradient_values,
     pixel_bytes,
     run_bytes,
     unet_values,
@@ -120,6 +121,25 @@ def test_estimates_of_the_model_of_full_size() -> None:
     assert steered > run_bytes(SD15, 64, 2048, 1, torch.float32)
 
 
+@pytest.mark.parametrize("config", [TINY, SLIM])
+def test_estimates_are_what_gradients_keep(config) -> None:
+    unet = UNet(config.unet).eval().requires_grad_(False)
+    known = {p.untyped_storage().data_ptr() for p in unet.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in known:
+            kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    x = torch.zeros(1, 4, 16, 16, requires_grad=True)
+    context = torch.zeros(1, 8, config.unet.cross_attention_dim)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        unet(x, torch.zeros(1), context)
+    found = sum(x.untyped_storage().nbytes() for x in kept.values())
+    assert near(4 * gradient_values(config.unet, 16, 16), found)
+
+
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda device: 2 * GIB)
@@ -137,6 +157,25 @@ def test_a_wish_beyond_all_memory_is_one_line_before_anything_is_made(little) ->
         check_run(TINY, 2048, 2048, 64, torch.float32, torch.device("cpu"), weights=1)
     forced = sd.StableDiffusion(replace(tiny_components(), force=True))
     assert next(forced.steps("a", forced.noise(1), steps=1)).index == 0
+
+
+def test_what_is_recorded_or_kept_for_gradients_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what the run itself takes, for which alone there is memory here."""
+    model = tiny_model()
+    free = run_bytes(TINY, 64, 64, 1, torch.float32, strips=True) + 50_000
+    monkeypatch.setattr(memory, "available_memory", lambda device: free)
+    prompt, noise = model.prompt("a"), model.noise(1)
+    leaf = noise.with_latent(noise.latent.clone().requires_grad_())
+    with model.record("unet.h", calls=0):
+        model.generate(prompt, noise, steps=1)
+    monkeypatch.setattr(model.unet, "forward", None)
+    line = (
+        "^one picture of 64x64 as fp32 with all that is recorded or kept for gradients would take"
+    )
+    with model.record("unet.*.norm1"), pytest.raises(MemoryShortage, match=line):
+        model.generate(prompt, noise, steps=4)
+    with model.record("unet.h", gradients=True), pytest.raises(MemoryShortage, match=line):
+        model.generate(prompt, leaf, sampler="ddim", steps=2)
 
 
 def test_a_device_that_does_not_say_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
