@@ -8,7 +8,7 @@ refused: a file of a kilobyte can ask for terabytes.
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,9 @@ class HeldTensor(StoredTensor):
 
     def read(self, buffer: Tensor | None = None) -> Tensor:
         return self.tensor
+
+    def pieces(self, count: int) -> Iterator[Tensor]:
+        yield from torch.split(self.tensor.reshape(-1), count)
 
 
 def read_weights(path: Path) -> Header:

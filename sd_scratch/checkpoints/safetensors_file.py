@@ -9,7 +9,7 @@ Files are read, never mapped: a file that is changed or cut while mapped kills t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,17 @@ class StoredTensor:
             _read_into(file, buffer.numpy().data, self)
         return buffer.view(DTYPES[self.dtype]).reshape(self.shape)
 
+    def pieces(self, count: int) -> Iterator[Tensor]:
+        """Its numbers in order, at most `count` at a time, each time in the same memory."""
+        size = count * DTYPES[self.dtype].itemsize
+        buffer = torch.empty(size, dtype=torch.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.begin)
+            for start in range(0, self.nbytes, size):
+                part = buffer[: min(size, self.nbytes - start)]
+                _read_into(file, part.numpy().data, self)
+                yield part.view(DTYPES[self.dtype])
+
 
 @dataclass(frozen=True)
 class ScaledTensor(StoredTensor):
@@ -112,6 +123,9 @@ class ScaledTensor(StoredTensor):
         if scale.numel() > 1:
             scale = scale.reshape(-1, *[1] * (len(self.shape) - 1))
         return super().read(buffer).float() * scale
+
+    def pieces(self, count: int) -> Iterator[Tensor]:
+        yield from torch.split(self.read().reshape(-1), count)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,23 @@ def test_what_differs_is_named_in_the_order_of_a_run(
     assert compare(folder, other)[0].note == "is not in the second"
 
 
+def test_a_number_that_is_none_differs_wherever_it_stands(folder: Path, tmp_path: Path) -> None:
+    """Also in the last of the pieces that are compared at a time."""
+    other = tmp_path / "other"
+    save_folder(tiny_components(), other)
+    key, file = "conv_out.bias", other / UNET_FILE
+    table = "text_model.embeddings.token_embedding.weight"
+    words = load_file(other / "text_encoder/model.safetensors")[table]
+    largest = float(words.abs().max())
+    words[-1, -1] += 0.5
+    rewrite(other / "text_encoder/model.safetensors", {table: words})
+    rewrite(file, {key: torch.full_like(load_file(file)[key], torch.nan)})
+    first, second = compare(folder, other)
+    assert first.name == "text.embeddings.token_embedding.weight"
+    assert first.largest == pytest.approx(0.5) and first.scale == largest
+    assert second.name == f"unet.{key}" and second.largest != second.largest
+
+
 @pytest.mark.parametrize("name", ["main", "v1.0", "refs/pr/3", "a" * 40, "fp16", "my-branch_2"])
 def test_names_of_revisions(name: str) -> None:
     check_revision(name)
