@@ -15,12 +15,12 @@ from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
-from sd_scratch.errors import NotFinite, UsageError, memory_told
+from sd_scratch.errors import UsageError, memory_told
 from sd_scratch.limits import STRENGTH_STEPS, TILINGS
 from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
-from sd_scratch.pipeline.blame import explain
-from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas, network_inputs
+from sd_scratch.pipeline.asking import Asking
+from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas
 from sd_scratch.pipeline.checks import (
     check_inputs,
     check_noise,
@@ -34,7 +34,7 @@ from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
 from sd_scratch.pipeline.estimate import check_run, gradient_values
 from sd_scratch.pipeline.fast import Fast
-from sd_scratch.pipeline.fast.plan import FastRun, plan_run
+from sd_scratch.pipeline.fast.plan import plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
@@ -306,22 +306,12 @@ class TextToImage(Recordable):
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
         # A seed's first draw is what the run starts from.
         first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
-        asked: dict[int, tuple[Tensor, float]] = {}  # what the U-Net was asked first at this step
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
 
         quick = plan_run(fast, self.unet, weights, self.schedule, walked, self.taps.members)
-
-        def ask(x_t: Tensor, t: float) -> Tensor:
-            if watch.steps not in asked:
-                asked.clear()
-                asked[watch.steps] = x_t, t
-            return self._predict(x_t, t, contexts[watch.steps], quick, watch, steering, canvas)
-
-        def blame(what: str) -> NotFinite:
-            step, (x_t, t) = next(iter(asked.items()))
-            _, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
-            return explain(what, self.networks, "unet", self.unet, seen, timestep, contexts[step])
-
+        ask = Asking(
+            self.networks, self.taps, self.guidance, branches, quick, watch, steering, canvas
+        )
         facts = {**way.plain, "guidance": scale, "t": noise.t}
         facts |= {"tiling": self.tiling} if self.tiling else {}
         facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
@@ -345,13 +335,13 @@ class TextToImage(Recordable):
                 inputs,
             )
         ):
-            contexts = self.conditioning.contexts(of_steps, self.dtype)
-            kept = self._kept_bytes(walked.calls * len(branches), latent, contexts)
+            ask.contexts = self.conditioning.contexts(of_steps, self.dtype)
+            kept = self._kept_bytes(walked.calls * len(branches), latent, ask.contexts)
             if kept:
                 self._check_memory(len(noise), h, w, branches=len(branches), kept=kept)
             steering.look()
             for step in denoise(
-                predict, latent, walked, source, self.sampling, watch, change, blame
+                predict, latent, walked, source, self.sampling, watch, change, ask.blame
             ):
                 yield step
             self.taps.finish(latent=lambda: digest(step.x_next))
@@ -380,26 +370,6 @@ class TextToImage(Recordable):
         return Way(
             chosen, given, ladder, schedule.plain() if isinstance(schedule, Ladder) else schedule
         )
-
-    def _predict(
-        self,
-        x_t: Tensor,
-        t: float,
-        context: Tensor,
-        quick: FastRun,
-        watch: Watch,
-        steering: Steering,
-        canvas: Canvas | None,
-    ) -> Tensor:
-        """The U-Net's guided prediction; all branches in one call, [uncond, cond]."""
-        call, hw = watch.calls, (x_t.shape[2], x_t.shape[3])
-        branches = quick.planned(call).branches
-        x_t, timestep, seen = network_inputs(x_t.to(self.dtype), t, branches, canvas)
-        context = context[-len(x_t) :]  # where the prompt's branch is asked alone, it is the last
-        with self.taps.joined(*quick.members(call, hw)), watch.call(t, branches):
-            steered = steering.residuals(x_t, timestep, context, len(branches), call)
-            answer = quick.ask(call, seen, timestep, context, *steered).float()
-            return quick.guide(call, self.guidance, answer)
 
     def _kept_bytes(self, calls: int, latent: Tensor, contexts: Sequence[Tensor]) -> int:
         """What a run keeps until its end: recorded tensors, and where gradients are wanted what each of so
