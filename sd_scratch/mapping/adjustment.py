@@ -12,7 +12,7 @@ from sd_scratch.mapping.report import Report, Table, numbered
 from sd_scratch.mapping.words import name_of
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 LAMBDAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 

@@ -29,7 +29,7 @@ from sd_scratch.mapping.report import Report
 from sd_scratch.mapping.words import name_of
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 LAMBDA = 0.01
 METHODS = ("central", "forward", "exact")

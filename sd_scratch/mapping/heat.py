@@ -27,7 +27,7 @@ from sd_scratch.mapping.report import Report, numbered
 from sd_scratch.mapping.words import name_of
 from sd_scratch.networks.attention import Attention, attention_scores
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 QUERIES = "unet.*.attn2.q"
 UNITS = "share of attention"

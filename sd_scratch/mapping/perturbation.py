@@ -12,7 +12,7 @@ from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.report import Report
 from sd_scratch.mapping.words import name_of
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 LAMBDA = 0.15
 LUMA = (19595, 38470, 7471)  # of red, green and blue, in parts of 65536 (ITU-R BT.601)

@@ -2,7 +2,7 @@
 
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 
 def name_of(prompt: Prompt, word: Word) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.text.tokenizer import Encoding, Word
+from sd_scratch.text.encoding import Encoding, Word
 
 
 @dataclass(frozen=True)

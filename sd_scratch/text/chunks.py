@@ -9,8 +9,9 @@ from itertools import groupby
 from sd_scratch.errors import UsageError
 from sd_scratch.text.changes import find_changes
 from sd_scratch.text.cleaning import check_text
+from sd_scratch.text.encoding import Encoding, Token
 from sd_scratch.text.syntax import Piece, read, whole
-from sd_scratch.text.tokenizer import Encoding, Token, Tokenizer
+from sd_scratch.text.tokenizer import Tokenizer
 
 LOOK_BACK = 20  # tokens before the end of a chunk among which a comma may end it (A1111)
 LONGEST_WORD = 8  # tokens from which on a word may be cut in two (ComfyUI)

@@ -4,7 +4,8 @@ import pytest
 
 from sd_scratch.errors import UsageError
 from sd_scratch.text.chunks import MAX_CHUNKS, encode_prompt, stretches
-from sd_scratch.text.tokenizer import Encoding, Tokenizer
+from sd_scratch.text.encoding import Encoding
+from sd_scratch.text.tokenizer import Tokenizer
 
 CLIP = Tokenizer.clip()
 COMMA = CLIP.vocab[",</w>"]

@@ -7,14 +7,8 @@ import ftfy
 import pytest
 
 from sd_scratch.text.cleaning import clean
-from sd_scratch.text.tokenizer import (
-    CACHED_WORDS,
-    LONGEST_CACHED,
-    Encoding,
-    Token,
-    Tokenizer,
-    merge_symbols,
-)
+from sd_scratch.text.encoding import Encoding, Token
+from sd_scratch.text.tokenizer import CACHED_WORDS, LONGEST_CACHED, Tokenizer, merge_symbols
 from sd_scratch.text.vocabulary import END, START, number_tokens
 
 CLIP = Tokenizer.clip()

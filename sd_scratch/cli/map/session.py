@@ -38,7 +38,7 @@ from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune
 from sd_scratch.text.chunks import changes_in, encode_prompt
 from sd_scratch.text.cleaning import check_text
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 BATCH, SMALL = 8, 128 * 128  # pictures at a time, where one has no more pixels than that
 

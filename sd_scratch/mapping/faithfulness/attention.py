@@ -14,7 +14,7 @@ from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors.edit import At
 from sd_scratch.tensors.reductions import mean_over_calls
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 PROBS = "unet.*.attn2.probs"
 

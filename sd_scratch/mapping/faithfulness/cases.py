@@ -17,7 +17,7 @@ from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.captions import full_caption
 from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES, Scene, generator, sample_scene
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 SEED = 930  # of scenes that no training sees
 SWAP_STREAM = 77  # swapped words are drawn from other random numbers than the scenes

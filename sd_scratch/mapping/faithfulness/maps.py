@@ -18,7 +18,7 @@ from sd_scratch.mapping.perturbation import difference
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.text.tokenizer import Word
+from sd_scratch.text.encoding import Word
 
 ATTENTION, PERTURBATION, EXACT = "attention", "perturbation", "exact derivative"
 FORWARD, CENTRAL = "forward difference", "central difference"
