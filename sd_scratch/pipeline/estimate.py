@@ -8,8 +8,10 @@ in the fused kernel, which never writes its probabilities down.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from sd_scratch.checkpoints.build import dtype_name
 from sd_scratch.checkpoints.memory import require_memory
@@ -22,6 +24,7 @@ from sd_scratch.config import (
     UNetConfig,
 )
 from sd_scratch.networks.blocks import stack_widths
+from sd_scratch.tensors import Taps
 
 TRANSFORMER = 18  # widths: the input, twice the residual, GEGLU's value and gate and their product
 # Widths that a transformer keeps for the way back: what its four norms and the projections around it read,
@@ -77,6 +80,17 @@ def gradient_values(config: UNetConfig, height: int, width: int) -> int:
             total += block(level, below + stack.pop(), config.cross_attention[level])
             below = widths[level]
     return total
+
+
+def kept_bytes(
+    taps: Taps, config: UNetConfig, calls: int, latent: Tensor, contexts: Sequence[Tensor]
+) -> int:
+    """What a run keeps until its end: recorded tensors, and where gradients are wanted what each of so many
+    calls, all branches counted, leaves for the way back."""
+    kept, (batch, _, h, w) = taps.kept_bytes, latent.shape
+    if taps.gradients and any(x.requires_grad for x in (latent, *contexts)):
+        kept += calls * batch * gradient_values(config, h, w) * contexts[0].dtype.itemsize
+    return kept
 
 
 def decoder_values(config: AutoencoderConfig, height: int, width: int, strips: bool = False) -> int:

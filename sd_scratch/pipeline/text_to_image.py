@@ -32,7 +32,7 @@ from sd_scratch.pipeline.coding import encode
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
 from sd_scratch.pipeline.denoise import Change, denoise
-from sd_scratch.pipeline.estimate import check_run, gradient_values
+from sd_scratch.pipeline.estimate import check_run, kept_bytes
 from sd_scratch.pipeline.fast import Fast
 from sd_scratch.pipeline.fast.plan import plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
@@ -336,8 +336,8 @@ class TextToImage(Recordable):
             )
         ):
             ask.contexts = self.conditioning.contexts(of_steps, self.dtype)
-            kept = self._kept_bytes(walked.calls * len(branches), latent, ask.contexts)
-            if kept:
+            calls = walked.calls * len(branches)
+            if kept := kept_bytes(self.taps, self.config.unet, calls, latent, ask.contexts):
                 self._check_memory(len(noise), h, w, branches=len(branches), kept=kept)
             steering.look()
             for step in denoise(
@@ -367,18 +367,8 @@ class TextToImage(Recordable):
         if steps is None and not isinstance(schedule, Ladder):
             steps = self.config.steps
         ladder = chosen.ladder(self.schedule, steps, schedule)
-        return Way(
-            chosen, given, ladder, schedule.plain() if isinstance(schedule, Ladder) else schedule
-        )
-
-    def _kept_bytes(self, calls: int, latent: Tensor, contexts: Sequence[Tensor]) -> int:
-        """What a run keeps until its end: recorded tensors, and where gradients are wanted what each of so
-        many calls, all branches counted, leaves for the way back."""
-        kept, (batch, _, h, w) = self.taps.kept_bytes, latent.shape
-        if self.taps.gradients and any(x.requires_grad for x in (latent, *contexts)):
-            values = gradient_values(self.config.unet, h, w)
-            kept += calls * batch * values * self.dtype.itemsize
-        return kept
+        plain = schedule.plain() if isinstance(schedule, Ladder) else schedule
+        return Way(chosen, given, ladder, plain)
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1, kept: int = 0) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said
