@@ -139,7 +139,8 @@ def with_picture(recipe: Recipe, config: ModelConfig, *, begun: bool = False) ->
     if recipe.image_guidance is not None and kind != PICTURE:
         raise UsageError(f"a picture's own guidance is for {PICTURE}, and {config.name} is none")
     if kind == PICTURE:
-        recipe = recipe.over(image_guidance=recipe.image_guidance or IMAGE_GUIDANCE)
+        chosen = IMAGE_GUIDANCE if recipe.image_guidance is None else recipe.image_guidance
+        recipe = recipe.over(image_guidance=chosen)
     if recipe.strength is None and (begun or recipe.init_image is not None):
         recipe = recipe.over(strength=1.0 if use or kind else BEGUN)
     if use is None:

@@ -183,6 +183,8 @@ def test_instruct_pix2pix_hears_how_strongly_the_picture_steers(folders):
         assert generate(folders / "8", *words) == 0
     assert not np.array_equal(pixels("b.png"), pixels("c.png"))
     assert read_recipe(Path("c.png"))[0].image_guidance == 3.0
+    assert generate(folders / "8", "-i", "a.png", "--image-cfg-scale", "0", "-o", "e.png") == 0
+    assert read_recipe(Path("e.png"))[0].image_guidance == 0.0
     assert generate(folders / "8", "-i", "a.png", "-o", "d.png") == 0
     assert read_recipe(Path("d.png"))[0].image_guidance == 1.5
 
