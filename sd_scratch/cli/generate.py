@@ -326,6 +326,8 @@ def make_all(
     (rank, processes), batches = share, -(-args.batch_count // args.batch_size)
     work, steps = (sum(count(*job) for job in jobs) for count in (count_work, count_steps))
     pictures = args.batch_count / processes
+    if previews is not None:
+        previews.expect(max(count_steps(*job) for job in jobs))
     with closing(WorkBar(round(work * pictures), round(steps * pictures))) as bar:
         for number, (model, recipe) in enumerate(jobs):
 

@@ -1,6 +1,7 @@
 """``--preview``: what a run will show, every few steps, in a file or in the terminal."""
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from sd_scratch.limits import STEPS
 if TYPE_CHECKING:
     from sd_scratch.diffusion.samplers import Step
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+
+log = logging.getLogger(__name__)
 
 KEYWORD, MARK = "Comment", "a preview by sd_scratch"
 
@@ -55,7 +58,16 @@ class Previews:
         if args.preview_terminal or self.file is None:
             self.protocol = _protocol(args.preview_terminal or "auto")
         if self.file is not None:
+            if args.output is not None and self.file.resolve() == Path(args.output).resolve():
+                raise UsageError(
+                    f"--preview-file {self.file} is where the picture goes (-o) - give another name"
+                )
             self._check_file(self.file, args.overwrite)
+
+    def expect(self, steps: int) -> None:
+        """Say where pictures of so many steps have no preview."""
+        if self.every > steps:
+            log.warning(f"--preview {self.every}: of {steps} steps nothing is shown")
 
     def on_step(self, step: "Step", model: "StableDiffusion") -> None:
         """Show the step's guess at the picture, if it is its turn; a second pass, larger, counts on."""

@@ -145,6 +145,15 @@ def test_the_steps_of_a_second_pass_count_on(generate, tmp_path: Path) -> None:
         assert shown.size == (68, 68)  # step 2 of the second 4, with a frame
 
 
+def test_previews_that_never_come_are_said_and_the_picture_is_safe(
+    generate, tmp_path: Path, capsys
+) -> None:
+    assert generate("--preview=5", "--preview-file=p.png") == 0
+    assert "--preview 5: of 4 steps nothing is shown" in capsys.readouterr().err
+    assert generate("--preview-file=./made.png", "--overwrite") == 2
+    assert "is where the picture goes" in capsys.readouterr().err
+
+
 def test_another_picture_is_not_replaced(generate, tmp_path: Path, capsys) -> None:
     picture().save(tmp_path / "mine.png")
     kept = (tmp_path / "mine.png").read_bytes()
