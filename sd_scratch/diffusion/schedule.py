@@ -218,7 +218,12 @@ class Schedule:
         """
         wanted = find_spacing(spacing or OWN)
         cut = wanted.has("cut")
-        rungs = self.check_steps(self.check_steps(steps) + cut)
+        rungs = self.check_steps(steps) + cut
+        if rungs > len(self):
+            raise UsageError(
+                f"{steps} steps cannot be taken: {wanted} leaves out one level of {rungs}, and this model's"
+                f" schedule has {len(self)} timesteps - take a step less"
+            )
         timesteps = self._timesteps(rungs, wanted)
         if wanted.name in SIGMA_SPACINGS:
             ends = timesteps[0], timesteps[-1]

@@ -12,6 +12,8 @@ def idle_settings(recipe: Recipe, way: Way) -> Iterator[str]:
         yield f"subseed {recipe.subseed} has no effect at subseed strength 0"
     if recipe.ensd and not way.draws_noise:
         yield f"ENSD {recipe.ensd} has no effect: {way.sampler.name} draws no noise on the way"
+    if recipe.hires_scale is not None and recipe.hires_strength == 0:
+        yield "strength 0 in the second pass: the picture is enlarged, and nothing is made anew"
     if recipe.guidance == 1.0:
         if recipe.negative_prompt.strip():
             yield "the negative prompt has no effect at guidance 1: the prompt alone is asked"

@@ -95,7 +95,8 @@ def _first_pass(line: SettingsLine, size: Size) -> Size:
     first = line.size("First pass size", 0)
     if first is None:
         return size
-    line.left.setdefault("Hires resize", "x".join(map(str, size)))
+    if "Hires upscale" not in line.left:
+        line.left.setdefault("Hires resize", "x".join(map(str, size)))
     if 0 not in first:
         return first
     scale = 512 / math.sqrt(size[0] * size[1])

@@ -107,6 +107,7 @@ class _Settings(SettingsLine):
         schedule = a1111_schedule(name, spacing)
         if schedule != "":
             self.take("Schedule type")
+        self.why["Schedule type"] = f"{spacing[:40]} is not here"
         return name, options, schedule or None
 
     def passes(self, prompt: str, negative: str) -> dict[str, Any]:

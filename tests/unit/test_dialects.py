@@ -26,6 +26,7 @@ from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
 from sd_scratch.pipeline.differences import differences
 from sd_scratch.pipeline.other_tools import recipe_from_invoke
+from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
@@ -328,6 +329,11 @@ def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
         read_text(tmp_path, "invokeai_metadata", json.dumps(data | {"seed": -1}))
 
 
+def test_a_schedule_that_is_not_here_is_said_with_its_name() -> None:
+    text = "a\nSteps: 3, Sampler: Euler, Schedule type: KL Optimal, Seed: 1, Version: v1.10.1"
+    assert recipe_from_parameters(text, "x")[1] == ("Schedule type (KL Optimal is not here)",)
+
+
 def test_the_schedule_that_a1111_takes() -> None:
     assert a1111_schedule("dpmpp_2m") == "karras+all" and a1111_schedule("euler") == "linspace"
     assert a1111_schedule("dpm2_a") == "karras+all+cut"
@@ -358,6 +364,11 @@ def test_sigmas_over_the_whole_schedule_without_the_next_to_last() -> None:
     assert cut.sigmas == pytest.approx(karras(11)[:-1], rel=1e-6)
     even = schedule.ladder(10, "linspace+cut", sigma_space=True)
     assert even.timesteps == pytest.approx([999 - i * 99.9 for i in range(10)])
+    with pytest.raises(
+        UsageError, match=r"1000 steps cannot be taken: karras\+all\+cut leaves out one"
+    ):
+        schedule.ladder(1000, "karras+all+cut", sigma_space=True)
+    assert len(schedule.ladder(999, "karras+all+cut", sigma_space=True)) == 999
     with pytest.raises(UsageError, match="did you mean all"):
         schedule.ladder(10, "karras+al")
 

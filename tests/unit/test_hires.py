@@ -214,6 +214,7 @@ RNG: cuda, Sampler: euler_a discrete, Hires upscale: {}, Hires scale: 1.500000, 
           "Hires upscaler (4x-UltraSharp is not here, Lanczos stands in its place)")),
         (EARLY.format("512x512"), (512, 512), (2.0, "latent", None, 0.7), ()),
         (EARLY.format("0x0"), (512, 512), (2.0, "latent", None, 0.7), ()),
+        (EARLY.format("0x0, Hires upscale: 1.5"), (512, 512), (1.5, "latent", None, 0.7), ()),
         (CPP.format("Latent", "0x0", 0, 0.7), (512, 512), (1.5, "latent", None, 0.7), ()),
         (CPP.format("Latent (bicubic)", "1024x0", 10, 0.7), (512, 512), (2.0, "latent-bicubic", 10, 0.7), ()),
         (CPP.format("Lanczos", "0x0", 10, 0.5), (512, 512), (1.5, "lanczos", 10, 0.5),
@@ -291,6 +292,13 @@ def test_a_picture_of_a1111_s_that_began_with_another_is_not_made_from_text(
 def test_what_cannot_be_had_is_refused(model: StableDiffusion, settings: dict) -> None:
     with pytest.raises(UsageError):
         next(model.run(Recipe("a cat", steps=1, **settings)))
+
+
+def test_a_second_pass_that_makes_nothing_anew_is_said(model: StableDiffusion, caplog) -> None:
+    settings = {"steps": 1, "width": 32, "height": 32, "seed": 1, "hires_scale": 2.0}
+    (made,) = model.run(Recipe("a cat", **settings, hires_strength=0.0))
+    assert made.to_pil()[0].size == (64, 64)
+    assert "the picture is enlarged, and nothing is made anew" in caplog.text
 
 
 def test_a_second_pass_is_not_for_pictures(model: StableDiffusion) -> None:
