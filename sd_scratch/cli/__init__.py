@@ -7,6 +7,7 @@ may, and returns an exit status. PyTorch takes longer to import than all of ``--
 import argparse
 import contextlib
 import difflib
+import gc
 import importlib
 import os
 import re
@@ -31,6 +32,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells say 
 class Command:
     name: str
     help: str
+    computes: bool = True  # with PyTorch
 
     @property
     def module(self) -> str:
@@ -41,11 +43,11 @@ COMMANDS = (
     Command("generate", "make pictures from a prompt"),
     Command("page", "a page in the browser: type, look inside, change and move"),
     Command("map", "experiments: what in the prompt makes what in the picture"),
-    Command("explain", "say which settings and conventions separate two pictures"),
+    Command("explain", "say which settings and conventions separate two pictures", computes=False),
     Command("invert", "find the noise that a picture is made from"),
     Command("trace", "make pictures and store what happened inside on the way"),
     Command("tensors", "list the tensors of a model by name, without running it"),
-    Command("data", "fetch the data sets that the small models learn from"),
+    Command("data", "fetch the data sets that the small models learn from", computes=False),
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),
     Command("teach", "the exercises that people learn diffusion with: a table and a figure"),
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _protected_streams(), _terminated_cleanly():
             args = _parser(arguments).parse_args(arguments)
             with console(quiet="quiet" in args, verbose="verbose" in args or debug):
+                if args.computes:
+                    _import_torch()
                 code: int = importlib.import_module(args.module).run(args)
                 sys.stdout.flush()
                 return code
@@ -124,10 +128,24 @@ def _parser(arguments: Sequence[str]) -> Parser:
     for command in COMMANDS:
         sub = commands.add_parser(command.name, help=command.help, description=command.help)
         if command.name in arguments:
-            sub.set_defaults(module=command.module)
+            sub.set_defaults(module=command.module, computes=command.computes)
             importlib.import_module(command.module).add_arguments(sub)
             add_message_arguments(sub)
     return parser
+
+
+def _import_torch() -> None:
+    """PyTorch's objects stay: looking for garbage among them, now and later, takes a tenth of a picture's time."""
+    if "torch" in sys.modules:
+        return
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        importlib.import_module("torch")
+    finally:
+        if enabled:
+            gc.enable()
+    gc.freeze()
 
 
 def _dashes(word: str) -> str:
