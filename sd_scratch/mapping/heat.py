@@ -24,7 +24,7 @@ from sd_scratch.mapping.maps import Map, largest
 from sd_scratch.mapping.maps_report import maps_report
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.report import Report, numbered
-from sd_scratch.mapping.words import name_of
+from sd_scratch.mapping.words import check_places, membership, name_of
 from sd_scratch.networks.attention import Attention, attention_scores
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.encoding import Word
@@ -75,7 +75,7 @@ class Heat:
         (bad usage) for a layer, head or call that is not there.
         """
         names = choose_layers(list(self.shares), layers)
-        check_heads(heads, self.heads)
+        check_places("head", heads, self.heads)
         if not range(self.calls)[calls]:
             raise UsageError(f"no call of the U-Net is meant, of its {self.calls}")
         parts = [self.shares[name][calls] for name in names]
@@ -133,22 +133,13 @@ def choose_layers(names: Sequence[str], globs: Sequence[str]) -> list[str]:
     return [n for n in names if not globs or any(fnmatchcase(n, glob) for glob in globs)]
 
 
-def check_heads(heads: Sequence[int], count: int) -> None:
-    """Raise ScratchError (bad usage) for a head that is not among `count`."""
-    for head in heads:
-        if not 0 <= head < count:
-            raise UsageError(f"there is no head {head}, only 0 to {count - 1}")
-
-
 def _word_shares(
     attention: Attention, context: Tensor, words: Sequence[Word]
 ) -> Callable[[Tensor], Tensor]:
     """From a layer's queries ``[B, heads, places, d]`` to the words' shares ``[B, heads, places, words]``."""
     weight = attention.to_k.weight
     keys = attention.split_heads(attention.to_k(context.to(weight.device, weight.dtype)))
-    tokens = torch.zeros(context.shape[1], len(words), device=weight.device, dtype=weight.dtype)
-    for column, word in enumerate(words):
-        tokens[list(word.positions), column] = 1.0
+    tokens = membership([word.positions for word in words], context.shape[1]).to(weight)
 
     def shares(queries: Tensor) -> Tensor:
         return attention_scores(queries, keys).softmax(dim=-1) @ tokens

@@ -12,11 +12,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sd_scratch.errors import UsageError
 from sd_scratch.mapping.charts import SIZE, bar_chart, matrix_chart, matrix_scale, name_width
 from sd_scratch.mapping.drawing import Cell, font, sheet
 from sd_scratch.mapping.report import Report, Table
-from sd_scratch.mapping.words import name_of
+from sd_scratch.mapping.words import check_places, membership, name_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
@@ -110,19 +109,9 @@ def _in_one(probs: Tensor) -> Tensor:
 def combine(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     """Attention between tokens ``[..., N, N]`` to attention between groups of them: the sum over what
     gets it, the mean over who gives it. An empty group gives and gets nothing."""
-    member = torch.zeros(probs.shape[-1], len(groups))
-    for column, positions in enumerate(groups):
-        member[list(positions), column] = 1.0
+    member = membership(groups, probs.shape[-1])
     givers = member / member.sum(dim=0).clamp(min=1.0)
     return givers.T @ probs @ member
-
-
-def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
-    """The places that are meant, all of them without any. Raises UsageError for one that is not there."""
-    for place in places:
-        if not 0 <= place < count:
-            raise UsageError(f"there is no {what} {place}, only 0 to {count - 1}")
-    return list(places) or list(range(count))
 
 
 # Reports ------------------------------------------------------------------------------------

@@ -1,5 +1,10 @@
 """Names for the words of a prompt: what a person types, a figure says and settings.json holds."""
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.encoding import Word
@@ -31,3 +36,19 @@ def find_word(prompt: Prompt, name: str) -> Word:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
+
+
+def check_places(what: str, places: Sequence[int], count: int) -> list[int]:
+    """The places that are meant, all of them without any. Raises UsageError for one that is not there."""
+    for place in places:
+        if not 0 <= place < count:
+            raise UsageError(f"there is no {what} {place}, only 0 to {count - 1}")
+    return list(places) or list(range(count))
+
+
+def membership(groups: Sequence[Sequence[int]], tokens: int) -> Tensor:
+    """1 where a token belongs to a group of positions, such as a word: ``[tokens, groups]``."""
+    member = torch.zeros(tokens, len(groups))
+    for column, positions in enumerate(groups):
+        member[list(positions), column] = 1.0
+    return member

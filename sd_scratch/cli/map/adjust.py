@@ -26,13 +26,12 @@ def run(args: argparse.Namespace) -> None:
 
     session = Session(args)
     words = session.words(args.prompt, args.word)
-    results = session.results("adjust")
     samplers = args.samplers or [session.recipe.sampler]
-    prompt = session.encode(args.prompt)
-    with session.progress(len(words) * len(samplers) * len(args.lambdas), results) as bar:
-        state = session.state(results)
-        rendering = session.rendering(bar.update, state)
-        report = adjustment_report(
+    session.perform(
+        "adjust",
+        len(words) * len(samplers) * len(args.lambdas),
+        lambda rendering, prompt: adjustment_report(
             rendering, prompt, words, samplers, args.lambdas, origin=args.origin
-        )
-    results.save(report, session.recipe.over(sampler=",".join(samplers)), state=state)
+        ),
+        sampler=",".join(samplers),
+    )

@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session
-    from sd_scratch.mapping.text_attention import attention_report, check_places, text_attention
+    from sd_scratch.mapping.text_attention import attention_report, text_attention
+    from sd_scratch.mapping.words import check_places
 
     session = Session(args)
     session.words(args.prompt, [])

@@ -16,9 +16,4 @@ def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.latent import film_report
 
-    session = Session(args)
-    results = session.results("film")
-    with session.progress(1) as bar:
-        prompt = session.encode(args.prompt)
-        report = film_report(session.rendering(bar.update), prompt)
-    results.save(report, session.recipe)
+    Session(args).perform("film", 1, film_report)

@@ -35,16 +35,9 @@ def run(args: argparse.Namespace) -> None:
     if args.method != "exact":
         session.require_full_precision()
     words = session.words(args.prompt, args.word)
-    results = session.results("gradient")
-    prompt = session.encode(args.prompt)
-    with session.progress(count_pictures(len(words), args.method), results) as bar:
-        state = session.state(results)
-        report = gradient_report(
-            session.rendering(bar.update, state),
-            prompt,
-            words,
-            method=args.method,
-            amount=args.amount,
-            origin=args.origin,
-        )
-    results.save(report, session.recipe, state=state)
+    how = {"method": args.method, "amount": args.amount, "origin": args.origin}
+    session.perform(
+        "gradient",
+        count_pictures(len(words), args.method),
+        lambda rendering, prompt: gradient_report(rendering, prompt, words, **how),
+    )

@@ -36,11 +36,10 @@ def run(args: argparse.Namespace) -> None:
     first = session.recipe.seed or 0
     if first + args.seeds - 1 > SEED[1]:
         raise UsageError("the last row's seed would exceed 2^64-1 - choose a smaller one")
-    results = session.results("guidance")
     seeds = range(first, first + args.seeds)
-    prompt = session.encode(args.prompt)
-    with session.progress(len(args.scales) * args.seeds, results) as bar:
-        state = session.state(results)
-        rendering = session.rendering(bar.update, state)
-        report = guidance_report(rendering, prompt, args.scales, seeds)
-    results.save(report, session.recipe.over(guidance=args.scales[0]), state=state)
+    session.perform(
+        "guidance",
+        len(args.scales) * args.seeds,
+        lambda rendering, prompt: guidance_report(rendering, prompt, args.scales, seeds),
+        guidance=args.scales[0],
+    )

@@ -1,8 +1,14 @@
 """``sd-scratch map heat``: which places of the picture look at which word."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_prompt, add_run, call_range, integers, texts
+
+if TYPE_CHECKING:
+    from sd_scratch.mapping.rendering import Rendering
+    from sd_scratch.mapping.report import Report
+    from sd_scratch.pipeline.prompt import Prompt
 
 HELP = "which places look at which word in the U-Net's cross-attention"
 
@@ -28,23 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session
-    from sd_scratch.mapping.heat import check_heads, choose_layers, heat_report
+    from sd_scratch.mapping.heat import choose_layers, heat_report
+    from sd_scratch.mapping.words import check_places
 
     session = Session(args)
     words = session.words(args.ask or args.prompt, args.word)
     layers = choose_layers(session.cross_attention_layers(), args.layers)
-    check_heads(args.heads, session.layout.config.unet.heads(0))
-    results = session.results("heat")
-    prompt = session.encode(args.prompt)
-    asked = session.encode(args.ask) if args.ask else None
-    with session.progress(1) as bar:
-        report = heat_report(
-            session.rendering(bar.update),
-            prompt,
-            words,
-            asked,
-            layers=layers,
-            heads=args.heads,
-            calls=args.calls,
-        )
-    results.save(report, session.recipe)
+    check_places("head", args.heads, session.layout.config.unet.heads(0))
+    which = {"layers": layers, "heads": args.heads, "calls": args.calls}
+
+    def report(rendering: "Rendering", prompt: "Prompt") -> "Report":
+        asked = session.encode(args.ask) if args.ask else None
+        return heat_report(rendering, prompt, words, asked, **which)
+
+    session.perform("heat", 1, report)

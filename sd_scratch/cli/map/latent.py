@@ -16,9 +16,4 @@ def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.latent import latent_report
 
-    session = Session(args)
-    results = session.results("latent")
-    with session.progress(1) as bar:
-        prompt = session.encode(args.prompt)
-        report = latent_report(session.rendering(bar.update), prompt)
-    results.save(report, session.recipe)
+    Session(args).perform("latent", 1, latent_report)

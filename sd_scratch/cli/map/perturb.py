@@ -27,12 +27,10 @@ def run(args: argparse.Namespace) -> None:
     session = Session(args)
     session.require_full_precision()
     words = session.words(args.prompt, args.word)
-    results = session.results("perturb")
-    prompt = session.encode(args.prompt)
-    with session.progress(1 + len(words), results) as bar:
-        state = session.state(results)
-        rendering = session.rendering(bar.update, state)
-        report = perturbation_report(
+    session.perform(
+        "perturb",
+        1 + len(words),
+        lambda rendering, prompt: perturbation_report(
             rendering, prompt, words, amount=args.amount, origin=args.origin
-        )
-    results.save(report, session.recipe, state=state)
+        ),
+    )

@@ -27,6 +27,7 @@ from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.errors import UsageError
 from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.report import Report
 from sd_scratch.mapping.state import State
 from sd_scratch.mapping.words import find_word
 from sd_scratch.networks.unet import UNet
@@ -206,6 +207,23 @@ class Session:
             shared=shared,
             facts=several,
         )
+
+    def perform(
+        self,
+        experiment: str,
+        pictures: int,
+        report: Callable[[Rendering, Prompt], Report],
+        **changed: Any,
+    ) -> None:
+        """An experiment on the one prompt: make its pictures under a bar, and save what it reports, beside
+        the recipe with what the experiment `changed` of it. It can be resumed where it has the flag."""
+        results = self.results(experiment)
+        prompt = self.encode(self.args.prompt)
+        resumes = hasattr(self.args, "resume")
+        with self.progress(pictures, results if resumes else None) as bar:
+            state = self.state(results) if resumes else None
+            found = report(self.rendering(bar.update, state), prompt)
+        results.save(found, self.recipe.over(**changed), state=state)
 
     def state(self, results: Results, *free: str, **more: Any) -> State:
         """What a run of these settings and weights has finished; `free` settings may differ."""

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.cli.map.session import Session
-    from sd_scratch.mapping.text_attention import check_places, text_attention, words_report
+    from sd_scratch.mapping.text_attention import text_attention, words_report
+    from sd_scratch.mapping.words import check_places
 
     session = Session(args)
     for text in args.prompt:

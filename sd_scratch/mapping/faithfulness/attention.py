@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sd_scratch.mapping.rendering import Rendering
+from sd_scratch.mapping.words import membership
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -44,7 +45,9 @@ def watched(
     pictures: list[Tensor] = []
     shares: dict[str, list[Tensor]] = {}
     for part in rendering.batches(len(prompts)):
-        matrix = _word_matrix(prompts[part], words[part]).to(rendering.model.device)
+        tokens = prompts[0].context.shape[1]
+        members = [membership([w.positions for w in several], tokens) for several in words[part]]
+        matrix = torch.stack(members).to(rendering.model.device)  # [n, tokens, words]
 
         def of_words(probs: Tensor, matrix: Tensor = matrix) -> Tensor:
             return (probs.mean(dim=1).float() @ matrix).transpose(1, 2)  # [n, words, places]
@@ -74,15 +77,6 @@ def kept(rendering: Rendering, prompt: Prompt, seed: int, word: Word, places: Te
             count = len(places[part])
             pictures.append(rendering.afresh().colours([prompt] * count, [seed] * count))
     return torch.cat(pictures)
-
-
-def _word_matrix(prompts: Sequence[Prompt], words: Sequence[Sequence[Word]]) -> Tensor:
-    """1 where a token belongs to a word: ``[n, tokens, words]``."""
-    matrix = torch.zeros(len(prompts), prompts[0].context.shape[1], len(words[0]))
-    for row, several in enumerate(words):
-        for column, word in enumerate(several):
-            matrix[row, list(word.positions), column] = 1.0
-    return matrix
 
 
 def _keep(places: Tensor, positions: list[int]) -> Callable[[Tensor, At], Tensor]:
