@@ -70,6 +70,19 @@ def family(tensors: Mapping[str, StoredTensor], may_lack: Container[str] = ()) -
     return by_inputs.get(shape[1], "") if len(shape) == 4 else by_inputs[4]
 
 
+def kind_of(keys: Iterable[str]) -> str:
+    """What a file is by the names of its tensors alone, "" where they tell nothing."""
+    keys = list(keys)
+    whole = all(any(key.startswith(f"{part}.") for key in keys) for part in (UNET, VAE, TEXT))
+    return "a whole model" if whole else _first_mark((*MARKS, *PARTIAL), keys)
+
+
+def said_kind(keys: Iterable[str], wanted: str) -> str:
+    """For messages: what a file is that is not `wanted`, "" where its names do not tell."""
+    kind = kind_of(keys)
+    return "" if kind in ("", wanted) else f"this is {kind}, and not {wanted}"
+
+
 def family_of(config: ModelConfig) -> str:
     """The family of a model that can be loaded."""
     by_inputs = OF_2 if config.unet.cross_attention_dim == SD2_CONTEXT else OF_1
@@ -107,6 +120,10 @@ def check_family(
             f" {', '.join(list(tensors)[:3])}) - a whole 1.x or 2.x model is needed"
         )
     whole = "a whole Stable Diffusion 1.x or 2.x model is needed"
+    if "without its VAE" in name or "without its text encoder" in name:
+        whole = "name another model to take that from"
+    elif "without its U-Net" in name and any(key.startswith("model_ema.") for key in tensors):
+        whole = "of its U-Net it has only the averaged copy, whose names cannot be read without the other's"
     raise ScratchError(f"{path} - this is {name} - {whole if name.startswith('a ') else ONLY}")
 
 

@@ -22,7 +22,7 @@ from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.model_json import model_config
 from sd_scratch.checkpoints.parts import PARTS, Part, parts_of
 from sd_scratch.checkpoints.pickle_file import read_weights
-from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
+from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, read_json
 
@@ -95,15 +95,13 @@ def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) ->
 def weights_of(path: Path, part: Part) -> tuple[dict[str, StoredTensor], str]:
     """A network's tensors by their names in the files, and a remark where a variant was used."""
     present = {f"{part.folder}/{file.name}" for file in (path / part.folder).iterdir()}
-    chosen = choose_weights(present, part)
-    if not chosen and (pickle := choose_pickle(present, part)):
-        return dict(read_weights(path / pickle).tensors), f"{pickle} used"
+    chosen = choose_weights(present, part) or choose_pickle(present, part)
     if not chosen:
         raise _no_weights(path / part.folder, part.stem)
     plain = chosen[0] in {f"{part.folder}/{name}" for name in plain_names(part)}
     note = "" if plain else f"{chosen[0]} used"
     if not chosen[0].endswith(".json"):
-        return dict(read_header(path / chosen[0]).tensors), note
+        return dict(read_weights(path / chosen[0]).tensors), note
     return _read_shards(path / chosen[0]), note
 
 
@@ -118,9 +116,13 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     weight_map = Fields(read_json(index, INDEX_LIMIT), str(index)).nested("weight_map").data
     tensors: dict[str, StoredTensor] = {}
     for name in sorted({str(shard) for shard in weight_map.values()}):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+        if not re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name):
             raise ScratchError(f"{index} - names a shard {name[:60]!r} outside its folder")
-        header = read_header(index.parent / name)
+        if not (index.parent / name).is_file():
+            raise ScratchError(
+                f"{index} - names a shard {name}, which is not there - download the folder again"
+            )
+        header = read_weights(index.parent / name)
         for key, tensor in header.tensors.items():
             if weight_map.get(key) != name:
                 raise ScratchError(f"{index} - does not list {key} of {name} - download both again")
@@ -169,7 +171,11 @@ def _check_family(path: Path, may_lack: Container[str]) -> None:
 
 
 def _no_weights(folder: Path, stem: str) -> ScratchError:
-    return ScratchError(f"{folder} - no {stem}.safetensors in it - download the folder again")
+    others = sorted(file.name for file in folder.iterdir() if file.suffix != ".json")[:3]
+    there = f" but {', '.join(others)}" if others else ""
+    return ScratchError(
+        f"{folder} - no {stem}.safetensors in it{there} - download the folder again"
+    )
 
 
 def _unsupported(path: Path, family: str) -> ScratchError:

@@ -1,6 +1,7 @@
 """The names of the files in a diffusers folder, on disk or in a hub's listing."""
 
 import re
+from dataclasses import replace
 
 from sd_scratch.checkpoints.parts import Part
 
@@ -12,15 +13,15 @@ def plain_names(part: Part) -> tuple[str, str]:
     return f"{part.stem}.safetensors", f"{part.stem}.safetensors.index.json"
 
 
-def choose_weights(names: set[str], part: Part) -> list[str]:
+def choose_weights(names: set[str], part: Part, ending: str = "safetensors") -> list[str]:
     """Which files of a folder's listing hold a network's weights, none for a folder without them; for
     shards the index comes first. The first variant that is there is used, whole: none, fp16, then any
     other by its name. `names` are relative to the folder, with forward slashes."""
     stem = re.escape(f"{part.folder}/{part.stem}")
     # Where the variant stands in the names of shards and of their index has changed between versions.
-    whole = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.safetensors")
-    index = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.safetensors\.index(?:\.(?P<w>[\w-]+))?\.json")
-    shard = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?-\d+-of-\d+(?:\.(?P<w>[\w-]+))?\.safetensors")
+    whole = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.{ending}")
+    index = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?\.{ending}\.index(?:\.(?P<w>[\w-]+))?\.json")
+    shard = re.compile(rf"{stem}(?:\.(?P<v>[\w-]+))?-\d+-of-\d+(?:\.(?P<w>[\w-]+))?\.{ending}")
 
     def by_variant(pattern: re.Pattern[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -39,12 +40,8 @@ def choose_weights(names: set[str], part: Part) -> list[str]:
     return []
 
 
-def choose_pickle(names: set[str], part: Part) -> str:
-    """The pickle that holds a network's weights, "" for a folder without one: what a folder has instead
-    of a safetensors file. transformers calls it after the library."""
+def choose_pickle(names: set[str], part: Part) -> list[str]:
+    """The same for pickles, for a folder that has no safetensors files. transformers calls them after the
+    library."""
     stem = "pytorch_model" if part.stem == "model" else part.stem
-    for variant in ("", *(f".{variant}" for variant in FIRST if variant)):
-        name = f"{part.folder}/{stem}{variant}.bin"
-        if name in names:
-            return name
-    return ""
+    return choose_weights(names, replace(part, stem=stem), "bin")

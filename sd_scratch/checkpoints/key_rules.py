@@ -188,10 +188,10 @@ def is_vae_attention(key: str) -> bool:
 
 
 def usual_name(key: str) -> str:
-    """A single file's key as the layout spells it: without the wrapper of a compiled module, with the
+    """A single file's key as the layout spells it: without the wrappers of a compiled and a parallel module, with the
     ``text_model.`` that files of NovelAI's type lack, and with the autoencoder's attention as CompVis
     named it where diffusers' names are used."""
-    key = key.replace("_orig_mod.", "")
+    key = key.replace("_orig_mod.", "").removeprefix("module.")
     outer = TEXT.removesuffix("text_model")
     if key.startswith(outer) and not key.startswith(TEXT):
         return f"{TEXT}.{key[len(outer) :]}"

@@ -31,7 +31,7 @@ ENTRY = re.compile(
     r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.data/serialization_id|\.format_version"
     r"|\.storage_alignment)"
 )
-WRAPPERS = 2  # of tables called state_dict around the tensors
+WRAPPERS, WRAPPER_NAMES = 2, ("state_dict", "model", "module")  # tables around the tensors
 ELSEWHERE = "find a .safetensors version"
 
 
@@ -99,15 +99,16 @@ def read_weights(path: Path) -> Header:
 
 
 def read_pickle(path: Path) -> Header:
-    """The tensors of a state dict, at most two tables called ``state_dict`` deep.
+    """The tensors of a state dict, at most two tables of `WRAPPER_NAMES` deep.
 
     Raises ScratchError for a damaged file, one that wants to call more than what makes tensors, and one
     that holds no tensors by their names.
     """
     content = load_pickle(path)
     for _ in range(WRAPPERS):
-        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            content = content["state_dict"]
+        if isinstance(content, Mapping):
+            inner = (content.get(name) for name in WRAPPER_NAMES)
+            content = next((table for table in inner if isinstance(table, Mapping)), content)
     if not isinstance(content, Mapping):
         raise ScratchError(
             f"{path} - holds a {type(content).__name__} and no weights by their names"
@@ -117,6 +118,8 @@ def read_pickle(path: Path) -> Header:
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
+    if "string_to_param" in content:
+        raise ScratchError(f"{path} - this is a textual inversion embedding, and not a model")
     if not 0 < len(tensors) <= TENSOR_LIMIT:
         raise ScratchError(f"{path} - holds {len(tensors):,} tensors - not a model of this kind")
     others = [key for key in content if key not in tensors]
@@ -163,7 +166,9 @@ def _check_archive(path: Path) -> None:
         entries = archive.infolist()
     names = {entry.filename for entry in entries}
     if len(names) < len(entries) or not all(ENTRY.fullmatch(name) for name in names):
-        raise ScratchError(f"{path} - an archive with files that PyTorch does not write - {AGAIN}")
+        raise ScratchError(
+            f"{path} - an archive with files that PyTorch does not write - unpack it, or {AGAIN}"
+        )
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ScratchError(f"{path} - a compressed archive, which PyTorch does not write - {AGAIN}")

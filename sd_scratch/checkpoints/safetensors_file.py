@@ -155,7 +155,7 @@ def read_header(path: Path) -> Header:
     tensors = {key: _entry(path, key, entry, start) for key, entry in entries.items()}
     _check_size(path, max(tensor.end for tensor in tensors.values()))
     _check_with_library(path)
-    named_so = path.suffix == ".safetensors"
+    named_so = path.suffix.lower() == ".safetensors"
     note = "" if named_so else f"{path.name} is a safetensors file, whatever its name says"
     return Header(path, tensors, metadata, note)
 

@@ -11,8 +11,16 @@ PICKLE = "a pickle (.ckpt, .pt, .bin), where a safetensors file is wanted"
 SIGNATURES = (
     (b"version https://git-lfs", f"a git-lfs pointer, not the file - run git lfs pull, or {AGAIN}"),
     (b"<", f"looks like a web page - {AGAIN}; the site may want a login or a licence accepted"),
-    (b"{", f"looks like JSON, perhaps an error message - {AGAIN}"),
+    (
+        b"{",
+        f"looks like JSON, perhaps an error message - {AGAIN}; of a model's configuration name the folder",
+    ),
     (b"gguf", "a GGUF file (quantised weights) - use a .safetensors version"),
+    (b"rar!", "a RAR archive - unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive - unpack it"),
+    (b"\x1f\x8b", "a gzip archive - unpack it"),
+    (b"\x89png", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
     (b"pk\x03\x04", PICKLE),  # a zip archive, as torch.save writes since 2020
     (b"\x80", PICKLE),  # a bare pickle, as it wrote before
 )
@@ -30,6 +38,8 @@ def sniff(start: bytes) -> str:
     for signature, meaning in SIGNATURES:
         if text.startswith(signature):
             return meaning
+    if start[:1] == b"\x08" and start[2:3] == b"\x12":  # the version, then who made it
+        return "an ONNX graph - use a .safetensors version"
     if looks_right:
         return f"its header claims {length:,} bytes, and {HEADER_LIMIT:,} is the limit - {AGAIN}"
     return f"not a safetensors file - check the name, or {AGAIN}"

@@ -65,6 +65,8 @@ def _may_be_hub_id(text: str) -> bool:
 
 
 def _not_found(text: str, path: Path) -> ScratchError:
+    if path.is_symlink():
+        return UsageError(f"{text} - a link to {path.readlink()}, which is not there")
     names = [*list_shipped(), "sd15"]
     near = _neighbours(text, path, *names)
     hint = (

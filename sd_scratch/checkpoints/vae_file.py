@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sd_scratch.checkpoints import infer
 from sd_scratch.checkpoints.build import empty
+from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.folder import our_name, weights_of
 from sd_scratch.checkpoints.infer import Shapes
 from sd_scratch.checkpoints.key_rules import VAE, single_file_names
@@ -66,6 +67,8 @@ def read_vae_file(path: Path, own: AutoencoderConfig) -> StoredPart:
         return StoredPart(PART, _as_own(path, _diffusers(Shapes(path, named)), own), named)
     if any(key.startswith("decoder.up.") for key in tensors):
         return _compvis(path, {f"{VAE}.{key}": t for key, t in tensors.items()}, own)
+    if kind := said_kind(tensors, "a VAE"):
+        raise ScratchError(f"{path} - {kind}")
     raise ScratchError(
         f"{path} - no autoencoder is in it (tensors such as {', '.join(list(tensors)[:3])}) - give a VAE's"
         " file or folder, or a whole model"

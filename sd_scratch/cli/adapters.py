@@ -237,6 +237,8 @@ def _files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]
     """Names to files: those that were named, and all in the folder and below it."""
     files: dict[str, Path] = {}
     for path in paths:
+        if path.is_dir():
+            raise UsageError(f"--{kind} {path} - a folder - name the file in it")
         if not path.is_file():
             raise UsageError(f"--{kind} {path} - there is no such file")
         if files.setdefault(path.stem, path) != path:
@@ -248,7 +250,7 @@ def _files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]
     for count, path in enumerate(sorted(folder.rglob("*"))):
         if count > MAX_FILES:
             raise UsageError(f"--{kind}-dir {folder} - holds more than {MAX_FILES:,} files")
-        if path.suffix in ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             files.setdefault(path.stem, path)
     return files
 

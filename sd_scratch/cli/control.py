@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 EDGES = "100:200"
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def add_control_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("control (each may be given several times, in one order)")
 
@@ -31,11 +35,11 @@ def add_control_arguments(parser: argparse.ArgumentParser) -> None:
     several(
         "--control-net",
         "--controlnet",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="steer by a ControlNet or T2I-Adapter",
     )
-    several("--control-image", type=Path, metavar="PICTURE", help="its hint: edges, a pose, depth")
+    several("--control-image", type=_path, metavar="PICTURE", help="its hint: edges, a pose, depth")
     several("--control-strength", type=number(*LORA_SCALE), metavar="X", help="default: 1")
     several(
         "--control-start", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 0)"

@@ -134,7 +134,10 @@ BAD = {
     "no vectors": ({"emb_params": torch.zeros(0, 32)}, "vectors are 32, or n x 32"),
     "too many": ({"emb_params": torch.zeros(76, 32)}, "76 vectors, and a prompt has room for 75"),
     "not finite": ({"emb_params": torch.full((1, 32), torch.inf)}, "NaN or infinity"),
-    "a LoRA": ({"unet.x.lora_A.weight": torch.zeros(2, 32)}, "is it a LoRA"),
+    "a LoRA": (
+        {"unet.x.lora_A.weight": torch.zeros(2, 32)},
+        "this is a LoRA, and not a textual inversion",
+    ),
     "numbers of another kind": ({"a": torch.zeros(32, dtype=torch.int32)}, "no textual inversion"),
 }
 

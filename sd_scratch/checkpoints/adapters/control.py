@@ -19,6 +19,7 @@ from sd_scratch.checkpoints.adapters.t2i import is_t2i, t2i_tensors
 from sd_scratch.checkpoints.adapters.tensor_file import HASH_DIGITS, read_tensor_file
 from sd_scratch.checkpoints.build import check, empty, fill, weights
 from sd_scratch.checkpoints.config_json import heads_json
+from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.folder_files import FIRST
 from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.key_rules import UNET, single_file_names
@@ -61,7 +62,7 @@ def read_control(
     networks that were trained on the mean over all positions ("shuffle"); a folder says so itself.
     Raises ScratchError, in one line, for what is no ControlNet or is for another model.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     file = _weights_file(path) if path.is_dir() else path
     stored = _stored_tensors(file)
     network: ControlNet | T2IAdapter
@@ -154,6 +155,8 @@ def _renamed(
     blocks = _hint_blocks(tensors, f"{HINT}.blocks.{{}}.weight", 1)
     widths += [_width(tensors.get(f"{HINT}.blocks.{i}.weight")) for i in range(1, blocks, 2)]
     if not all(widths) or "controlnet_mid_block.weight" not in tensors:
+        if kind := said_kind(stored, "a ControlNet"):
+            raise ScratchError(f"{file} - {kind}")
         raise ScratchError(
             f"{file} - this is no ControlNet (tensors such as {next(iter(stored))}) - it has no hint"
             " encoder, or no zero convolutions"

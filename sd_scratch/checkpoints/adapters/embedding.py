@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.adapters.names import split_key
 from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, read_tensor_file
+from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.layers import computing_type
@@ -47,7 +48,7 @@ def read_embeddings(
     gives it another). Raises ScratchError, in one line, for what is no textual inversion or is for
     another model.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     file = read_tensor_file(path)
     room = components.config.text.max_position_embeddings - 2
     words = _words(file)
@@ -108,6 +109,8 @@ def extend(
 
 def _words(file: TensorFile) -> dict[str, list[Tensor]]:
     """Token (or "") to its tensors, in any of the five layouts."""
+    if kind := said_kind(file.tensors, "a textual inversion embedding"):
+        raise ScratchError(f"{file.path} - {kind}")
     tensors = {key: tensor for key, tensor in file.tensors.items() if tensor.is_floating_point()}
     inside = {
         key.removeprefix("string_to_param."): [tensor]
@@ -120,8 +123,7 @@ def _words(file: TensorFile) -> dict[str, list[Tensor]]:
         return {"": [tensors["emb_params"]]}
     if not tensors or any(split_key(key) for key in tensors) or len(tensors) > MAX_TOKENS:
         raise ScratchError(
-            f"{file.path} - no textual inversion (tensors such as {next(iter(file.tensors))}) -"
-            " is it a LoRA, or a whole model?"
+            f"{file.path} - no textual inversion (tensors such as {next(iter(file.tensors))})"
         )
     if {"clip_l", "clip_g"} & tensors.keys():
         raise ScratchError(

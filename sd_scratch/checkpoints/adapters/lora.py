@@ -1,6 +1,7 @@
 """A file to a `Lora`: every key is used, or is named."""
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sd_scratch.checkpoints.adapters.tensor_file import (
     json_metadata,
     read_tensor_file,
 )
+from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError
 
@@ -29,9 +31,12 @@ FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 20
 
 # What a key gives away of adapters that belong to other models, or are of another kind.
 FOREIGN = (
-    (("lora_te2_", "text_encoder_2.", "text_encoders.clip_g."), "a LoRA for SDXL"),
-    (("lora_transformer_", "transformer."), "a LoRA for a transformer such as Flux or SD 3"),
-    (("lora_prior_unet_", "lora_unet_double_blocks", "lora_unet_single_blocks"), "a LoRA for Flux"),
+    (
+        r"lora_te2_|text_encoder_2\.|text_encoders\.clip_g\.|.*[._]transformer_blocks[._][1-9]",
+        "a LoRA for SDXL",
+    ),
+    (r"lora_transformer_|transformer\.", "a LoRA for a transformer such as Flux or SD 3"),
+    (r"lora_prior_unet_|lora_unet_(double|single)_blocks", "a LoRA for Flux"),
 )
 UNSUPPORTED = (".oft_blocks", ".oft_diag", ".on_input", ".a1.weight", ".b1.weight", ".boft_blocks")
 
@@ -69,7 +74,7 @@ def read_lora(path: str | Path, components: Components) -> Lora:
     Keys that are not known are kept in `Lora.unused` and named in a warning. Raises ScratchError, in one
     line, for a file of another kind or another model, and for one whose tensors do not fit together.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     file = read_tensor_file(path)
     networks = {"unet": components.unet, "text": components.text}
     known = module_names(networks, components.config)
@@ -83,8 +88,10 @@ def read_lora(path: str | Path, components: Components) -> Lora:
             groups[known[name]][slot] = tensor
         else:
             unused.append(key)
-    groups = {module: slots for module, slots in groups.items() if slots}
-    _check_kind(path, groups, unused)
+    for module in [module for module, slots in groups.items() if slots.keys() <= {"alpha"}]:
+        unused += [f"the alpha of {module}, of which there is nothing else"]
+        del groups[module]
+    _check_kind(path, groups, unused, [*file.tensors])
     changes = tuple(_change(path, module, slots, file) for module, slots in groups.items())
     for change in changes:
         _check_fits(path, change, networks)
@@ -112,9 +119,14 @@ def _numbered_keys(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-def _check_kind(path: Path, groups: Mapping[str, object], unused: list[str]) -> None:
+def _check_kind(
+    path: Path, groups: Mapping[str, object], unused: list[str], keys: list[str]
+) -> None:
+    other = said_kind(keys, "a LoRA")
+    if not groups and other:
+        raise ScratchError(f"{path} - {other}")
     for starts, kind in FOREIGN:
-        if any(key.startswith(starts) for key in unused):
+        if any(re.match(starts, key) for key in unused):
             raise ScratchError(f"{path} - this is {kind} - one for Stable Diffusion 1.x is needed")
     for key in unused:
         if any(mark in key for mark in UNSUPPORTED):

@@ -43,6 +43,8 @@ def read_tensor_file(path: Path) -> TensorFile:
     their numbers. Raises ScratchError for anything else, for tensors that are no numbers, and for
     numbers that are not finite.
     """
+    if path.is_dir():
+        raise ScratchError(f"{path} - a folder - name the file in it")
     try:
         size = path.stat().st_size if path.is_file() else 0
         with path.open("rb") as file:
