@@ -147,10 +147,11 @@ class Conditioning:
         """What a prompt is at every step."""
         if not prompt.changes:
             return [prompt] * steps
-        firsts, passed = stretches(prompt.text, steps, prompt.passed), prompt.passed
+        whole, passed = prompt.counted or steps, prompt.passed
+        firsts = stretches(prompt.text, whole, passed)[:steps]
         settings = (prompt.clip_skip, prompt.syntax, prompt.emphasis)
         made = {
-            first: replace(self.prompt(prompt.text, *settings, first, steps, passed), changes=False)
+            first: replace(self.prompt(prompt.text, *settings, first, whole, passed), changes=False)
             for first in sorted(set(firsts))
         }
         return [made[first] for first in firsts]

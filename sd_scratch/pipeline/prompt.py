@@ -29,6 +29,7 @@ class Prompt:
         emphasis: one of `sd_scratch.pipeline.emphasis.EMPHASES`, by which its weights were put upon it.
         changes: whether it is another text at another step; `encoding` and `context` are the first's.
         passed: how many steps a first pass took, behind which its changes go on; 0 in a first pass.
+        counted: of how many steps its changes are counted, 0 for those that a run takes.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Prompt:
     emphasis: str = "a1111"
     changes: bool = False
     passed: int = 0
+    counted: int = 0
 
     @property
     def words(self) -> tuple[Word, ...]:

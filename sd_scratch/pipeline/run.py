@@ -32,6 +32,8 @@ OnStep = Callable[[Step], object]
 
 log = logging.getLogger(__name__)
 
+TEXTS = ("prompt", "negative")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -194,6 +196,11 @@ def _remake(
     if canvas is not None:
         noise = canvas.under(noise, pure, recipe.strength)
     part = part_of(recipe.steps or 0, recipe.strength, counted)
+    if (
+        counted == "a1111"
+    ):  # what changes in a prompt is counted of all steps there, from the first one taken
+        texts = {name: replace(settings[name], counted=part.levels) for name in TEXTS}
+        settings = {**settings, **texts}
     return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, told)
 
 
@@ -212,7 +219,7 @@ def _enlarge(
     if not isinstance(grown, ImageNoise):
         grown = made.with_latent(model.encode(grown).latent, t=0)
     own: dict[str, Any] = {"steps": recipe.steps}
-    for name in ("prompt", "negative"):
+    for name in TEXTS:
         own[name] = replace(settings[name], passed=passed)
     if recipe.controls or hints:
         own["control"] = _controls(recipe, hints)

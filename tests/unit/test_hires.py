@@ -91,6 +91,19 @@ def test_what_changes_in_a_prompt_goes_on_in_the_second_pass(model: StableDiffus
     assert torch.equal(made.latents.latent, second.latent)
 
 
+def test_what_changes_in_a_prompt_is_counted_as_a1111_does(model: StableDiffusion) -> None:
+    picture = Image.new("RGB", (32, 32), "red")
+
+    def made(prompt: str, counted: str) -> torch.Tensor:
+        recipe = Recipe(prompt, seed=1, steps=8, strength=0.5, strength_steps=counted)
+        (only,) = model.run(recipe, init_image=picture)
+        return only.latents.latent
+
+    assert torch.equal(made("a [cat:dog:0.5]", "a1111"), made("a cat", "a1111"))  # 5 steps of 8
+    assert not torch.equal(made("a [cat:dog:0.25]", "a1111"), made("a cat", "a1111"))
+    assert not torch.equal(made("a [cat:dog:0.5]", "diffusers"), made("a cat", "diffusers"))
+
+
 @pytest.mark.parametrize("method", UPSCALERS)
 def test_every_way_to_enlarge(model: StableDiffusion, method: str) -> None:
     image = model.generate("a cat", model.noise(5, 32, 32), steps=2)
