@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from sd_scratch.files import open_file
+
 PEEK = 64  # bytes
 HEADER_LIMIT = 16 << 20  # bytes; the header of Stable Diffusion 1.x has some 150 kB
 
@@ -46,6 +48,6 @@ def sniff(start: bytes) -> str:
 
 
 def sniff_file(path: Path) -> str:
-    """`sniff` for a file on disk."""
-    with path.open("rb") as file:
+    """`sniff` for a file on disk. Raises ScratchError for what cannot be read, such as a pipe."""
+    with open_file(path) as file:
         return sniff(file.read(PEEK))

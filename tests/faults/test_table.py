@@ -368,6 +368,7 @@ CASES = [
          lambda: save_file({"lora_unet_a.lora_down.weight": torch.full((2,), torch.nan)}, "bad.safetensors")),
     Case(85, 1, "bad.pt", [*GENERATE, "--embedding", "bad.pt"],
          lambda: torch.save({"string_to_param": {"*": torch.zeros(2, 768)}}, "bad.pt")),
+    Case(35, 1, "a device or a pipe, not a regular file", [*GENERATE, "--init-noise", "pipe.png"]),
     Case(85, 2, "there is no such file", [*GENERATE, "--embedding", "nowhere.pt"]),
     Case(86, 2, "1 --control-net and 0 --control-image", [*GENERATE, "--control-net", "bad.safetensors"],
          safetensors),

@@ -120,11 +120,7 @@ def _read_config(file: Path, unet: UNetConfig) -> bool:
 
 
 def _stored_tensors(file: Path) -> Mapping[str, StoredTensor]:
-    try:
-        pickled = sniff_file(file) == PICKLE
-    except OSError as error:
-        raise ScratchError(f"{file} - cannot be read: {error.strerror}") from None
-    if not pickled:
+    if sniff_file(file) != PICKLE:
         return read_header(file).tensors
     tensors = read_tensor_file(file).tensors
     wrapped = all(key.startswith("state_dict.") for key in tensors)

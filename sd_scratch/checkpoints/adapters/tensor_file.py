@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints.hashes import sha256
 from sd_scratch.checkpoints.pickle_file import load_pickle, whole
 from sd_scratch.checkpoints.safetensors_file import DTYPES, read_header
-from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
+from sd_scratch.checkpoints.sniff import AGAIN, PICKLE, sniff_file
 from sd_scratch.errors import ScratchError
 
 SIZE_LIMIT = 4 << 30  # bytes
@@ -45,12 +45,7 @@ def read_tensor_file(path: Path) -> TensorFile:
     """
     if path.is_dir():
         raise ScratchError(f"{path} - a folder - name the file in it")
-    try:
-        size = path.stat().st_size if path.is_file() else 0
-        with path.open("rb") as file:
-            kind = sniff(file.read(PEEK))
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    kind, size = sniff_file(path), path.stat().st_size
     if size > SIZE_LIMIT:
         raise ScratchError(f"{path} - {size:,} bytes - too large for an adapter: a whole model?")
     found = _read_pickle(path) if kind == PICKLE else _read_safetensors(path)
