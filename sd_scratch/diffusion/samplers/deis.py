@@ -40,7 +40,8 @@ def deis(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int
     for i, t in enumerate(ladder.timesteps):
         sigma, sigma_next = sigmas[i : i + 2]
         prediction = predict_at(model, x, sigma, t, ladder)
-        slopes.appendleft(prediction.eps)
+        cut = ladder.schedule.config.thresholding  # which moves x0 away from where eps leads
+        slopes.appendleft((x - prediction.x0) / sigma if cut else prediction.eps)
         used = min(len(slopes), lowers(ladder, i, order))
         if sigma_next == 0.0:
             x_next = prediction.x0
