@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from numbers import Real
 from typing import Any
 
@@ -29,6 +30,28 @@ UPSCALER_NAMES = (  # ways to enlarge, see `sd_scratch.pipeline.part_way`
 TILINGS = ("", "x", "y", "xy")  # axes on which a picture's opposite edges fit
 DTYPES = ("float32", "float16", "bfloat16")
 TUNING = ("quick", "full", "off")  # how kernels are chosen
+
+
+INTEGER = re.compile("[+-]?[0-9]{1,99}")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def read_integer(text: str) -> int | None:
+    """An integer that somebody wrote in ASCII digits; None for anything else.
+
+    int() alone would take other scripts' digits, and "1_0".
+    """
+    return int(text) if INTEGER.fullmatch(text := text.strip()) else None
+
+
+def read_number(text: str) -> float | None:
+    """A number that somebody wrote in ASCII digits, infinite where it is too large; None for anything else."""
+    return float(text) if NUMBER.fullmatch(text := text.strip()) else None
+
+
+def are_digits(text: str) -> bool:
+    """Whether these are ASCII digits, and nothing else."""
+    return text.isascii() and text.isdigit()
 
 
 def real(value: Any) -> float | None:

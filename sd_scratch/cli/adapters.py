@@ -4,7 +4,6 @@ adapters."""
 import argparse
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from sd_scratch.cli.control import add_control_arguments, ask_for_controls, load_controls
 from sd_scratch.cli.options import add_lora_argument
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import LORA_SCALE
+from sd_scratch.limits import LORA_SCALE, read_number
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
 
 if TYPE_CHECKING:
@@ -272,15 +271,12 @@ def split_lora(text: str) -> tuple[Path, LoraUse]:
     scales: list[float] = []
     while len(scales) < 2:
         head, colon, tail = path.rpartition(":")
-        try:
-            scale = float(tail)
-        except ValueError:
-            break
-        if not colon or not head:
+        scale = read_number(tail)
+        if scale is None or not colon or not head:
             break
         path, scales = head, [scale, *scales]
     low, high = LORA_SCALE
-    if any(math.isnan(scale) or not low <= scale <= high for scale in scales):
+    if any(not low <= scale <= high for scale in scales):
         raise UsageError(f"--lora {text} - a scale is a number from {low:g} to {high:g}")
     scale, text_scale = (scales * 2)[:2] if scales else (1.0, 1.0)
     return Path(path).expanduser(), LoraUse(Path(path).stem, scale, text_scale)

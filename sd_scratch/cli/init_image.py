@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import integer, number
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import GUIDANCE, SIDE, STRENGTH_STEPS
+from sd_scratch.limits import GUIDANCE, SIDE, STRENGTH_STEPS, are_digits
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE, MaskUse
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _margins(text: str) -> tuple[int, ...]:
     margins = dict.fromkeys(SIDES, 0)
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
-        known = name in SIDES and value.isascii() and value.isdigit() and len(value) <= 5
+        known = name in SIDES and are_digits(value) and len(value) <= 5
         if not known or int(value) > SIDE[1] or margins[name]:
             raise UsageError(
                 f"--extend {text[:60]} - write each side once, such as left=128,right=128 (of"

@@ -1,12 +1,21 @@
 """Arguments that several commands share, and the types that check values while they are parsed."""
 
 import argparse
-import math
 import os
 from collections.abc import Callable
 
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import CLIP_SKIP, DTYPES, GUIDANCE, PREDICTION_TYPES, SEED, SIDE, TUNING
+from sd_scratch.limits import (
+    CLIP_SKIP,
+    DTYPES,
+    GUIDANCE,
+    PREDICTION_TYPES,
+    SEED,
+    SIDE,
+    TUNING,
+    read_integer,
+    read_number,
+)
 
 CELL = 8  # pixels that one latent cell covers
 
@@ -15,11 +24,8 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     """A type for argparse: an integer from `low` to `high`."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
+        value = read_integer(text)
+        if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(
                 f"{text[:40]!r} is not an integer from {low} to {high}"
             )
@@ -32,11 +38,8 @@ def number(low: float, high: float) -> Callable[[str], float]:
     """A type for argparse: a finite number from `low` to `high`."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
+        value = read_number(text)
+        if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(
                 f"{text[:40]!r} is not a number from {low:g} to {high:g}"
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import add_device_arguments, integer, number, refuse_flags, seed
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import GUIDANCE, STEPS
+from sd_scratch.limits import GUIDANCE, STEPS, are_digits
 from sd_scratch.training.pixels.datasets import DATA_SETS
 
 if TYPE_CHECKING:
@@ -142,6 +142,6 @@ def class_number(names: Sequence[str], word: str) -> int | None:
     if word == "none":
         return None
     numbered = any(name.isdecimal() for name in names)
-    if not numbered and word.isdecimal() and int(word) < len(names):
+    if not numbered and are_digits(word) and int(word) < len(names):
         return int(word)
     raise UsageError(f"class {word!r} is unknown - there is {', '.join(names[:20])}")

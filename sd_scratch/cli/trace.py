@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.generate import MAX_BATCH, add_picture_arguments
 from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer
-from sd_scratch.limits import DTYPES
+from sd_scratch.limits import DTYPES, are_digits, read_integer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -132,15 +132,19 @@ def save_pictures(pictures: "list[Image.Image]", recipes: "list[Recipe]", folder
 def word_key(text: str) -> str | tuple[str, int]:
     """``cat``, or ``cat:2`` for the second one."""
     word, colon, number = text.strip().rpartition(":")
-    return (word, int(number)) if colon and number.isdecimal() else text.strip()
+    return (word, int(number)) if colon and are_digits(number) else text.strip()
 
 
 def span(text: str) -> int | slice:
     """A type for argparse: one number, or FROM:TO:EVERY, as Python counts."""
     try:
-        parts = [int(part) if part else None for part in text.split(":")]
+        parts = [read_integer(part) if part else None for part in text.split(":")]
+        if any(
+            part and number is None for part, number in zip(text.split(":"), parts, strict=True)
+        ):
+            raise TypeError
         chosen = slice(*parts)
-    except (TypeError, ValueError):
+    except TypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:EVERY") from None
     if chosen.step is not None and chosen.step < 1:
         raise argparse.ArgumentTypeError(f"{text!r} does not go forward")

@@ -23,6 +23,7 @@ from sd_scratch.config import SD15
 from sd_scratch.diffusion.samplers import Step, get_sampler
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import read_number
 from sd_scratch.mapping.drawing import Cell, Colour, sheet
 from sd_scratch.mapping.report import Report, Table
 
@@ -81,11 +82,10 @@ def read_points(texts: Sequence[str]) -> list[tuple[float, float]]:
     """``0:1.3`` is a point. Raises UsageError for what is none."""
     points = []
     for text in texts:
-        x, _, y = text.partition(":")
-        try:
-            points.append((float(x), float(y)))
-        except ValueError:
-            raise UsageError(f"'{text}' is no point - write X:Y, such as 0:1.3") from None
+        x, y = (read_number(part) for part in text.partition(":")[::2])
+        if x is None or y is None:
+            raise UsageError(f"'{text}' is no point - write X:Y, such as 0:1.3")
+        points.append((x, y))
     return points
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import read_integer, read_number
 from sd_scratch.mapping.charts import plane_chart
 from sd_scratch.mapping.drawing import Cell, enlarged, picture, sheet
 from sd_scratch.mapping.rendering import Rendering
@@ -132,17 +133,12 @@ def read_path(texts: Sequence[str], landmarks: int) -> list[Place]:
     path: list[Place] = []
     for text in texts:
         x, colon, y = text.partition(":")
-        try:
-            place = (float(x), float(y)) if colon else int(x) - 1
-            if isinstance(place, tuple) and not all(map(math.isfinite, place)):
-                raise ValueError
-        except ValueError:
-            raise UsageError(
-                f"path: '{text}' is no place - write a landmark's number, or X:Y"
-            ) from None
-        if isinstance(place, int) and not 0 <= place < landmarks:
+        place = (read_number(x), read_number(y)) if colon else (read_integer(x),)
+        if not all(value is not None and math.isfinite(value) for value in place):
+            raise UsageError(f"path: '{text}' is no place - write a landmark's number, or X:Y")
+        if not colon and not 1 <= int(x) <= landmarks:
             raise UsageError(f"path: there is no landmark {x}, of {landmarks}")
-        path.append(place)
+        path.append((float(x), float(y)) if colon else int(x) - 1)
     if len(path) < 2:
         raise UsageError("a path needs two places at least, such as 1,2")
     return path

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import are_digits
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.text.encoding import Word
 
@@ -14,7 +15,7 @@ def name_of(prompt: Prompt, word: Word) -> str:
     """The word's own name, which `find_word` finds it by: ``cat``, or ``cat:2`` for the second of two."""
     alike = [other for other in prompt.words if other.text.casefold() == word.text.casefold()]
     _, colon, number = word.text.rpartition(":")
-    if len(alike) == 1 and not (colon and _is_number(number)):
+    if len(alike) == 1 and not (colon and are_digits(number)):
         return word.text
     return f"{word.text}:{1 + alike.index(word)}"
 
@@ -25,17 +26,13 @@ def find_word(prompt: Prompt, name: str) -> Word:
     Raises UsageError for a word that is not there, was cut off, or is ambiguous.
     """
     text, colon, number = name.rpartition(":")
-    if colon and _is_number(number):
+    if colon and are_digits(number):
         try:
             return prompt.word(text, int(number))
         except UsageError:  # "3:2" may be a word by itself
             if name.casefold() not in (word.text.casefold() for word in prompt.words):
                 raise
     return prompt.word(name)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def check_places(what: str, places: Sequence[int], count: int) -> list[int]:

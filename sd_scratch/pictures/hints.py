@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import read_number
 
 TAN_22 = 13573  # tan(22.5 degrees) in units of 2^-15, as OpenCV rounds it
 Numbers = NDArray[np.int64]
@@ -88,7 +89,7 @@ def _shifted(padded: Numbers, y: int, x: int) -> Numbers:
 def low_high(text: str) -> tuple[float, float]:
     """``LOW:HIGH`` of `canny`. Raises UsageError for another text."""
     low, _, high = text.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        raise UsageError(f"edges {text[:40]!r} - write LOW:HIGH, such as 100:200") from None
+    first, second = read_number(low), read_number(high or low)
+    if first is None or second is None:
+        raise UsageError(f"edges {text[:40]!r} - write LOW:HIGH, such as 100:200")
+    return first, second

@@ -10,11 +10,7 @@ from sd_scratch.diffusion.sampler_names import find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import (
-    DTYPES,
-    RNGS,
-    SEED,
-)
+from sd_scratch.limits import DTYPES, RNGS, SEED, read_integer, read_number
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_own_sampler, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
@@ -198,10 +194,13 @@ def _option(sampler: Sampler, name: str, value: Option) -> Option:
         )
     kind = type(sampler.options[name])
     text = str(value)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return text if kind is str else float(text) if kind is float else int(text)
-    except (KeyError, ValueError):
-        wanted = {bool: "true or false", int: "an integer", float: "a number"}[kind]
-        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}") from None
+    known: dict[type, tuple[str, Option | None]] = {
+        bool: ("true or false", {"true": True, "false": False}.get(text.lower())),
+        int: ("an integer", read_integer(text)),
+        float: ("a number", read_number(text)),
+        str: ("a text", text),
+    }
+    wanted, read = known[kind]
+    if read is None:
+        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}")
+    return read

@@ -6,7 +6,7 @@ Others have more choices in it than there are here; what cannot be followed is s
 import math
 from typing import Any
 
-from sd_scratch.limits import HIRES_SCALE, STEPS
+from sd_scratch.limits import HIRES_SCALE, STEPS, are_digits
 from sd_scratch.pipeline.part_way import UPSCALED, UPSCALERS, larger
 from sd_scratch.pipeline.settings_line import SettingsLine
 
@@ -136,7 +136,7 @@ def _method(line: SettingsLine) -> str:
 def _count(line: SettingsLine, settings: dict[str, Any]) -> None:
     """stable-diffusion.cpp takes a step more where the strength divides the steps."""
     written = line.left.get("Steps", "")
-    steps = settings["hires_steps"] or (int(written) if written.isdecimal() else 0)
+    steps = settings["hires_steps"] or (int(written) if are_digits(written) else 0)
     strength = settings["hires_strength"] or 1.0
     if strength < 1 and int(int(steps / strength) * strength) >= steps > 0:
         line.keep("Hires steps", str(steps), f"{steps + 1} are taken there, {steps} here")

@@ -3,11 +3,10 @@
 Text from strangers: every value's type and range is checked as it is taken out.
 """
 
-import re
 from typing import NoReturn
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.limits import SIDE
+from sd_scratch.limits import SIDE, read_integer, read_number
 
 # Why settings whose names begin so are not repeated.
 WHY = {
@@ -50,11 +49,8 @@ class SettingsLine:
         text = self.take(key)
         if text is None:
             return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
+        value = read_number(text)
+        if value is None or not low <= value <= high:
             self._fail(key, text, f"a number from {low:g} to {high:g}")
         return value
 
@@ -76,9 +72,8 @@ class SettingsLine:
         return tuple(said)
 
     def _integer(self, key: str, text: str, low: int, high: int) -> int:
-        # At most 20 digits, and only 0-9: int() alone would take other scripts' digits and "1_000".
-        value = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
-        if not low <= value <= high:
+        value = read_integer(text)
+        if value is None or not low <= value <= high:
             self._fail(key, text, f"an integer from {low} to {high}")
         return value
 

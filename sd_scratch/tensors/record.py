@@ -2,13 +2,14 @@
 
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
-from math import prod
+from math import inf, isfinite, prod
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.limits import read_number
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words, bind
 from sd_scratch.tensors.tapped import Rows
@@ -305,10 +306,11 @@ def budget_bytes(budget: str | int) -> int:
         return budget
     text = budget.strip().lower()
     unit = next((unit for unit in UNITS if text.endswith(unit)), "")
-    try:
-        return int(float(text.removesuffix(unit)) * UNITS.get(unit, 1))
-    except (ValueError, OverflowError):
-        raise UsageError(f"'{budget}' is no budget - write 2GB, or 500MB") from None
+    number = read_number(text.removesuffix(unit))
+    size = inf if number is None else number * UNITS.get(unit, 1)
+    if not isfinite(size):
+        raise UsageError(f"'{budget}' is no budget - write 2GB, or 500MB")
+    return int(size)
 
 
 def show_bytes(count: float) -> str:

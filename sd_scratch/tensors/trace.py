@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.limits import are_digits
 from sd_scratch.tensors.names import nearest
 from sd_scratch.tensors.storage import (
     MANIFEST,
@@ -44,7 +45,7 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> "Address":
         rest, _, branch = text.partition(":")
         name, _, call = rest.partition("@")
-        if call and not call.isdecimal():
+        if call and not are_digits(call):
             raise UsageError(f"'{text}' is no address - write name@call:branch")
         return cls(name, int(call) if call else None, branch)
 

@@ -9,9 +9,14 @@ from PIL import Image
 
 import sd_scratch as sd
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import whole
+from sd_scratch.limits import read_integer, read_number, whole
+from sd_scratch.mapping.field import read_points
+from sd_scratch.mapping.movement import read_path
+from sd_scratch.pictures.hints import low_high
 from sd_scratch.pipeline.device import find_device, find_dtype
 from sd_scratch.tensors import Editor, Recorder
+from sd_scratch.tensors.record import budget_bytes
+from sd_scratch.tensors.trace import Address
 from tests.tiny import tiny_model
 
 S = {"steps": 2, "sampler": "ddim"}
@@ -34,6 +39,29 @@ def test_whole_numbers_are_whole_numbers(model, value):
 @pytest.mark.parametrize("value", [True, "3", 3.5, float("nan"), float("inf"), None, [3], 2j])
 def test_nothing_else_is(value):
     assert whole(value) is None
+
+
+ODD = ["１", "٣", "1_0", "²", "", "x", "nan", "inf", "1,5", "0x1", "9" * 5000]
+
+
+@pytest.mark.parametrize("text", ODD[:-1])
+def test_numbers_are_written_in_ascii_digits(text):
+    assert read_integer(text) is read_number(text) is None
+    for read in (
+        low_high,
+        budget_bytes,
+        lambda t: read_points([f"{t}:1"]),
+        lambda t: Address.parse(f"a@{t or 'x'}"),
+    ):
+        with pytest.raises(UsageError):
+            read(text)
+    with pytest.raises(UsageError, match="no place"):
+        read_path([text, text], 2)
+
+
+def test_every_way_to_write_a_number():
+    assert [*map(read_integer, (" 12 ", "-3", "+4", ODD[-1]))] == [12, -3, 4, None]
+    assert [*map(read_number, ("1", "-.5", "2.", "1e-3", "1e999"))] == [1, -0.5, 2, 1e-3, np.inf]
 
 
 def test_several_seeds_and_sides(model):
