@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sd_scratch.cli.options import add_message_arguments, add_source_arguments, side
+from sd_scratch.cli.options import a_name, add_message_arguments, add_source_arguments, side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     onnx = formats.add_parser(
         "onnx", help="three ONNX graphs and a manifest, for browsers and other runtimes"
     )
-    onnx.add_argument("-m", "--model", default="scenes", help="(default: scenes)")
+    onnx.add_argument("-m", "--model", type=a_name, default="scenes", help="(default: scenes)")
     onnx.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder"
     )

@@ -92,8 +92,8 @@ def add_message_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=text)
 
 
-def model_name(text: str) -> str:
-    """A type for argparse: what names a model, which is not nothing."""
+def a_name(text: str) -> str:
+    """A type for argparse: what names a model, a file or a machine, which is not nothing."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty")
     return text
@@ -104,7 +104,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-m",
         "--model",
-        type=model_name,
+        type=a_name,
         help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
     )
     add_source_arguments(group)

@@ -194,7 +194,8 @@ def _parse(template: str, fields: Sequence[str], suffix: str) -> list[tuple[str,
         raise fail(f"what is made here is written as {kind}: end the name with {suffix}")
     try:
         parts = [
-            (text, name, spec or "") for text, name, spec, _ in string.Formatter().parse(template)
+            (text, name, f"!{conversion}" if conversion else spec or "")
+            for text, name, spec, conversion in string.Formatter().parse(template)
         ]
     except ValueError as error:
         raise fail(f"not a template: {error}") from None
@@ -202,7 +203,7 @@ def _parse(template: str, fields: Sequence[str], suffix: str) -> list[tuple[str,
         if name is not None and name not in fields:
             raise fail(f"unknown field {{{name}}}: there is {', '.join(fields) or 'none'}")
         if not FORMAT.fullmatch(spec):
-            raise fail(f"unknown format :{spec}: a width such as {{index:04}} is all there is")
+            raise fail(f"unknown format {spec}: a width such as {{index:04}} is all there is")
     if "{" in str(Path(template).parent):
         raise fail("fields belong into the file's name, not its folder's")
     shortest = "".join(text + LENGTHS[-1] * "x" * (name is not None) for text, name, _ in parts)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import (
+    a_name,
     add_device_arguments,
     add_source_arguments,
     integer,
-    model_name,
     refuse_flags,
 )
 from sd_scratch.errors import ScratchError, UsageError
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument(
         "--host",
+        type=a_name,
         default=DEFAULT_HOST,
         metavar="ADDRESS",
         help=f"where to listen; others than this machine's own let others in (default: {DEFAULT_HOST})",
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-m",
         "--model",
-        type=model_name,
+        type=a_name,
         help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
     )
     add_source_arguments(model)

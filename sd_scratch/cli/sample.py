@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import add_device_arguments, integer, number, refuse_flags, seed
+from sd_scratch.cli.options import a_name, add_device_arguments, integer, number, refuse_flags, seed
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS, are_digits
 from sd_scratch.training.pixels.datasets import DATA_SETS
@@ -24,7 +24,9 @@ FRAMES = 50
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", choices=("scenes", *DATA_SETS), help="which kind of model")
-    parser.add_argument("-m", "--model", help="its name or folder (default: the shipped one)")
+    parser.add_argument(
+        "-m", "--model", type=a_name, help="its name or folder (default: the shipped one)"
+    )
     parser.add_argument(
         "-p", "--prompt", action="append", help="a row of the sheet (default: scenes unseen before)"
     )

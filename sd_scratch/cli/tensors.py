@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import add_source_arguments, refuse_flags, side
+from sd_scratch.cli.options import a_name, add_source_arguments, refuse_flags, side
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "globs", nargs="*", metavar="GLOB", help="such as 'unet.*.attn2.probs' (default: all)"
     )
     parser.add_argument(
-        "-m", "--model", help="a name, a folder, a file or a hub id (default: scenes)"
+        "-m", "--model", type=a_name, help="a name, a folder, a file or a hub id (default: scenes)"
     )
     add_source_arguments(parser)
     parser.add_argument(

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from sd_scratch.cli.adapters import split_lora
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
-from sd_scratch.cli.options import add_lora_argument, add_message_arguments, add_source_arguments
+from sd_scratch.cli.options import (
+    a_name,
+    add_lora_argument,
+    add_message_arguments,
+    add_source_arguments,
+)
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import DTYPES
 
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "convert", help="write a model as a folder, or as a .safetensors file"
     )
     convert.add_argument("model", help="a name, a file, a folder or a hub id")
-    convert.add_argument("output", type=Path, help="a new folder, or a file NAME.safetensors")
+    convert.add_argument("output", type=a_name, help="a new folder, or a file NAME.safetensors")
     add_lora_argument(convert, "merge a LoRA into the weights")
     convert.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is written")
     convert.add_argument("--overwrite", action="store_true", help="write over what is there")
@@ -156,9 +161,10 @@ def convert_model(args: argparse.Namespace) -> int:
         log.info(lora.summary)
         adapters.append(AppliedLora(lora, use.scale, use.text_scale))
     model = with_adapters(model, adapters)  # in fp32; what is written is rounded once
-    save = save_single_file if args.output.suffix == ".safetensors" else save_folder
-    save(model, args.output, dtype, overwrite=args.overwrite)
-    path = str(args.output)
+    output = Path(args.output)
+    save = save_single_file if output.suffix == ".safetensors" else save_folder
+    save(model, output, dtype, overwrite=args.overwrite)
+    path = str(output)
     print(json.dumps({"model": args.model, "path": path}) if args.json else path)
     return 0
 

@@ -11,7 +11,7 @@ import subprocess
 from datetime import date
 from pathlib import Path
 
-from sd_scratch.cli.options import add_device_arguments, integer, side
+from sd_scratch.cli.options import a_name, add_device_arguments, integer, side
 from sd_scratch.limits import TUNING
 from sd_scratch.version import __version__
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m",
         "--model",
+        type=a_name,
         default=RANDOM_MODELS[0],
         help="a model, or random weights of SD 1.5's size (random-sd15, the default)",
     )
