@@ -182,13 +182,15 @@ def add_lora_argument(group: argparse._ActionsContainer, text: str) -> None:
 
 
 def add_source_arguments(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--revision", type=a_name, help="branch, tag or commit of a hub id")
     parser.add_argument("--offline", action="store_true", help="use what is cached, no network")
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    group.add_argument(
+        "--device", type=a_name, help="cpu, cuda, cuda:1, mps (default: the fastest there is)"
+    )
     group.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float32)")
     group.add_argument(
         "-t",

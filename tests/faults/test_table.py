@@ -362,6 +362,8 @@ CASES = [
     Case(83, 2, "the name is empty", [*SAMPLE, "-m", ""]),
     Case(83, 2, "the name is empty", ["weights", "convert", "model", ""]),
     Case(83, 2, "the name is empty", ["page", "--host", ""]),
+    Case(83, 2, "the name is empty", [*GENERATE, "--device", ""]),
+    Case(83, 2, "the name is empty", [*GENERATE, "--revision", ""]),
     Case(74, 2, "unknown format !r", [*GENERATE[:-1], "-o", "{seed!r}.png"]),
     Case(83, 2, "no such user", [*GENERATE, "-m", "~no-such-user/x"]),
     Case(83, 2, "no such model", [*GENERATE, "-m", "mod\udce9l"]),
