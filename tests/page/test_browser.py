@@ -256,8 +256,13 @@ def test_stable_diffusion_has_a_drawing_of_its_own(page: Any, tmp_path: Path) ->
     assert sum(".attentions." in name for name in unet) == 16
     assert sum(name.startswith("text.encoder.layers") for name in names) == 12
     folder = PICTURES if os.environ.get("SD_SCRATCH_PICTURES") else tmp_path
-    page.set_viewport_size({"width": 2000, "height": 900})
-    shot = page.locator("#house").screenshot()
+    page.set_viewport_size({"width": 4000, "height": 900})
+    house = page.locator("#house")  # all of it, where the page would scroll
+    house.evaluate(
+        "(house) => { house.closest('section').style.width = `${house.scrollWidth + 100}px`; }"
+    )
+    assert house.evaluate("(house) => house.scrollWidth - house.clientWidth") <= 2
+    shot = house.screenshot()
     Image.open(io.BytesIO(shot)).convert("RGB").save(folder / "sd15.webp", quality=70, method=6)
 
 
