@@ -164,6 +164,12 @@ class ModelConfig:
     guidance: float = 7.5
     others: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of further parts, by name
 
+    def steps_with(self, sampler: str, fast: bool = False) -> int:
+        """How many steps a run takes that names none. What `steps` says was chosen for the model's own
+        sampler and whole calls; another sampler, and forecasts between calls, may need more, so that
+        these take 25 at least."""
+        return self.steps if sampler == self.sampler and not fast else max(self.steps, 25)
+
     @property
     def latent_size(self) -> int:
         """The same in latent cells."""
@@ -250,7 +256,7 @@ SCENES = ModelConfig(
     schedule=ScheduleConfig(prediction_type="v_prediction"),
     sample_size=64,
     sampler="ddim",
-    steps=25,
+    steps=8,
     guidance=3.0,
 )
 

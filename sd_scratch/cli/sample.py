@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=integer(1, 64), help="rows without prompts or classes (6)")
     parser.add_argument("-b", "--batch-count", type=integer(1, 64), default=8, help="columns (8)")
     parser.add_argument("-s", "--seed", type=seed, default=0, help="of the first column (0)")
-    parser.add_argument("--steps", type=integer(*STEPS), help="sampling steps (scenes: 25)")
+    parser.add_argument(
+        "--steps", type=integer(*STEPS), help="sampling steps (scenes: the model's)"
+    )
     parser.add_argument(
         "--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)"
     )
@@ -99,7 +101,7 @@ def _of_prompts(
         load_components(args.model or "scenes", dtype=dtype, device=device),
         [prompt for prompt in prompts for _ in seeds],
         [*seeds] * len(prompts),
-        steps=args.steps or 25,
+        steps=args.steps,
         guidance=args.cfg_scale,
     )
     return images, len(seeds)

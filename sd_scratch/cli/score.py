@@ -28,7 +28,7 @@ def _scenes(args: argparse.Namespace) -> int:
     rows = evaluate_scenes(
         load_components(args.evaluate),
         count=args.count or 500,
-        steps=args.steps or 25,
+        steps=args.steps,
         guidance=args.cfg_scale,
     )
     header = (
@@ -73,7 +73,7 @@ def _classifier(args: argparse.Namespace) -> int:
         load_components(args.evaluate),
         load_classifier(args.classifier or shipped_classifier()),
         count=args.count or 200,
-        steps=args.steps or 25,
+        steps=args.steps,
         guidance=args.cfg_scale,
     )
     header = ("attribute", "chance", "classifier on renderings", "generated, by the oracle")

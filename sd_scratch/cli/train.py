@@ -105,7 +105,9 @@ def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)"
     )
-    group.add_argument("--steps", type=integer(*STEPS), help="sampling steps (25, else 50)")
+    group.add_argument(
+        "--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)"
+    )
     group.add_argument("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
     group.add_argument("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
     group.add_argument("--sampler", help=f"of {PIXELS} (ddim)")

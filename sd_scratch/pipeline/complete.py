@@ -78,7 +78,6 @@ def complete(
     check_own_sampler(recipe.sampler, config)
     defaults = Recipe(
         prompt="",
-        steps=config.steps,
         sampler=config.sampler,
         guidance=config.guidance,
         width=config.sample_size,
@@ -92,6 +91,8 @@ def complete(
     )
     recipe = defaults.over(**recipe.known)
     sampler = get_sampler(recipe.sampler or config.sampler)
+    if recipe.steps is None:
+        recipe = replace(recipe, steps=config.steps_with(sampler.name, bool(recipe.fast)))
     own = config.sampler_options if sampler.name == config.sampler else {}
     if recipe.schedule is None and sampler.name == config.sampler:
         recipe = replace(recipe, schedule=config.spacing)

@@ -241,7 +241,10 @@ class TextToImage(Recordable):
             raise UsageError(
                 "a ladder of your own has no longer one - count the steps as diffusers"
             )
-        steps = len(schedule) if isinstance(schedule, Ladder) else steps or self.config.steps
+        if isinstance(schedule, Ladder):
+            steps = len(schedule)
+        elif steps is None:
+            steps = self.config.steps_with(self._sampler(sampler).name)
         part = part_of(steps, strength, counted)
         ladder = self.way(sampler, part.levels, schedule).ladder
         return picture.on(ladder.tail(part.levels - part.taken))
@@ -357,18 +360,21 @@ class TextToImage(Recordable):
     ) -> Way:
         """The sampler, options and ladder that settings mean; what is None is the model's own. Raises
         ScratchError where that cannot be had."""
-        check_own_sampler(sampler, self.config)
-        own = sampler if isinstance(sampler, Sampler) else None
-        chosen = own or get_sampler(str(sampler or self.config.sampler))
+        chosen = self._sampler(sampler)
         given = dict(options or {})
         if chosen.name == self.config.sampler:
             given = {**self.config.sampler_options, **given}
             schedule = self.config.spacing if schedule is None else schedule
         if steps is None and not isinstance(schedule, Ladder):
-            steps = self.config.steps
+            steps = self.config.steps_with(chosen.name)
         ladder = chosen.ladder(self.schedule, steps, schedule)
         plain = schedule.plain() if isinstance(schedule, Ladder) else schedule
         return Way(chosen, given, ladder, plain)
+
+    def _sampler(self, sampler: str | Sampler | None) -> Sampler:
+        check_own_sampler(sampler, self.config)
+        own = sampler if isinstance(sampler, Sampler) else None
+        return own or get_sampler(str(sampler or self.config.sampler))
 
     def _check_memory(self, batch: int, h: int, w: int, branches: int = 1, kept: int = 0) -> None:
         """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said

@@ -78,7 +78,7 @@ def evaluate_scenes(
     *,
     count: int = COUNT,
     seeds: int = 2,
-    steps: int = 25,
+    steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Row]:
     """Score a model on `count` fixed prompts with `seeds` noises each: one row per thing asked for."""
@@ -192,10 +192,11 @@ def sample_prompts(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    steps: int = 25,
+    steps: int | None = None,
     guidance: float | None = None,
 ) -> Tensor:
-    """One picture ``[B, 3, S, S]`` for each prompt with its seed, by DDIM."""
+    """One picture ``[B, 3, S, S]`` for each prompt with its seed, by DDIM; in the model's own
+    number of steps, where none is named."""
     model = StableDiffusion(components)
     images = []
     for first in range(0, len(prompts), BATCH):

@@ -32,12 +32,12 @@ def test_the_way_back_shows_the_picture() -> None:
     (made,) = model.run(Recipe(PROMPT, seed=7, steps=12))
     picture = made.to_pil()[0]
     picture.save("a.png")
-    assert main(["invert", "a.png", "-p", PROMPT, "--steps=25", "-o", "n.safetensors"]) == 0
+    assert main(["invert", "a.png", "-p", PROMPT, "--steps=50", "-o", "n.safetensors"]) == 0
     assert main(["generate", "--init-noise", "n.safetensors", "-o", "b.png"]) == 0
     again = np.asarray(Image.open("b.png"))
     assert psnr(np.asarray(picture), again) > 32
     noise = load_file("n.safetensors")["noise"]
-    direct = invert(model, PROMPT, model.encode(picture), steps=25)
+    direct = invert(model, PROMPT, model.encode(picture), steps=50)
     assert torch.equal(noise, direct.latent)
     # Another prompt goes over the file's.
     words = ["generate", PROMPT.replace("red", "green"), "--init-noise", "n.safetensors"]

@@ -93,6 +93,10 @@ class Session:
         wanted = with_few_steps(args, recipe, self.layout.config)
         if "sampler" not in vars(args) and not ("samplers" in vars(args) and args.samplers is None):
             recipe = recipe.over(sampler=wanted.sampler)  # nothing is sampled by the model's own
+        if recipe.steps is None and (compared := getattr(args, "samplers", None)):
+            # All are compared in as many steps, so that the most needy one sets them.
+            most = max(wanted.steps_with(get_sampler(name).name) for name in compared)
+            recipe = recipe.over(steps=most)
         self.recipe = complete(recipe, wanted)
         advise(self.recipe, wanted)
         self._model: StableDiffusion | None = None

@@ -101,12 +101,15 @@ def randomise(rendering: Rendering, measured: Sequence[Measured]) -> list[Row]:
 
 
 def resample(rendering: Rendering, measured: Sequence[Measured]) -> list[Row]:
-    """The same maps with other samplers from the same noise: how they rank with each other's."""
-    own = str(rendering.settings["sampler"])
+    """The same maps with other samplers from the same noise: how they rank with each other's. Where
+    the run has the model's own number of steps, they take what they need (`ModelConfig.steps_with`)."""
+    own, config = str(rendering.settings["sampler"]), rendering.model.config
+    steps = rendering.settings.get("steps") or config.steps
     rows = []
     for sampler in (name for name in SAMPLERS if name != own):
+        enough = config.steps_with(sampler) if steps == config.steps else steps
         other = measure(
-            rendering.with_settings(sampler=sampler),
+            rendering.with_settings(sampler=sampler, steps=enough),
             [m.case for m in measured],
             words=1,
             truths=False,

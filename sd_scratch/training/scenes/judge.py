@@ -119,7 +119,7 @@ def evaluate_judge(
     classifier: Classifier,
     *,
     count: int = COUNT,
-    steps: int = 25,
+    steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Row]:
     """Let oracle and classifier read pictures that a model made of `count` plain sentences."""

@@ -1,0 +1,25 @@
+"""What a run takes that was not said."""
+
+from dataclasses import replace
+
+from sd_scratch.config import TINY
+from sd_scratch.pipeline.complete import complete
+from sd_scratch.pipeline.recipe import Recipe
+from tests.tiny import tiny_model
+
+FEW = replace(TINY, sampler="ddim", steps=8)
+
+
+def test_few_steps_are_for_the_models_own_sampler_alone() -> None:
+    assert complete(Recipe("a cat"), FEW).steps == 8
+    assert complete(Recipe("a cat", sampler="pndm"), FEW).steps == 25
+    assert complete(Recipe("a cat", sampler="pndm", steps=8), FEW).steps == 8
+    assert complete(Recipe("a cat", fast="best"), FEW).steps == 25
+    assert complete(Recipe("a cat", sampler="lms"), replace(FEW, steps=50)).steps == 50
+
+
+def test_the_loop_takes_as_many() -> None:
+    model = tiny_model()
+    model.config = replace(model.config, sampler="ddim", steps=3)
+    assert len(list(model.steps("a cat", model.noise(0)))) == 3
+    assert len(list(model.steps("a cat", model.noise(0), sampler="euler"))) == 25
