@@ -209,7 +209,8 @@ def test_what_is_not_there_is_said(model, caplog):
     with caplog.at_level(logging.WARNING), model.record("unet.h", "unet.pred") as trace:
         made(model, "deepcache:every=3")
     assert caplog.messages == [
-        "deepcache: 1 of the tensors, such as unet.h, do not exist in calls 1, 2, 4, 5"
+        "fast: 6 calls are too far apart for forecasts between them - take 20 steps or more, or leave fast out",
+        "deepcache: 1 of the tensors, such as unet.h, do not exist in calls 1, 2, 4, 5",
     ]
     assert [a.call for a in trace.values if a.name == "unet.h"] == [0, 0, 3, 3]
     assert len(trace["unet.pred"].calls) == 6
@@ -226,6 +227,13 @@ def test_what_is_not_there_is_said(model, caplog):
         "tome: 1 of the tensors" in caplog.text
         and "are of merged places in calls 0, 1" in caplog.text
     )
+
+
+def test_many_calls_are_near_enough(model, caplog):
+    with caplog.at_level(logging.WARNING):
+        made(model, "best", steps=20)
+        made(model, "tome", steps=2)
+    assert not caplog.messages
 
 
 def test_names_that_are_said_to_be_missing_are(model, caplog):
@@ -261,7 +269,7 @@ def test_a_recipe_says_so(model, tmp_path, monkeypatch, tiny_folder):
     (batch,) = model.run(recipe)
     assert batch.recipes[0].fast == show_fast(BEST)
     assert recipe_from_json(batch.recipes[0].to_json(), "x").fast == show_fast(BEST)
-    assert "Fast: delta + deepcache" in batch.recipes[0].to_parameters()
+    assert "Fast: interval + delta + deepcache" in batch.recipes[0].to_parameters()
     words = ["-m", str(tiny_folder), "--steps=4", "-W=32", "-H=32", "--seed=1", "--device=cpu"]
     assert main(["generate", "a cat", "--fast", *words, "-o", "a.png"]) == 0
     assert read_recipe(Path("a.png"))[0].fast == show_fast(BEST)

@@ -83,7 +83,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gate": (0.0, 1.0),
     "ratio": (0.0, 0.75),
 }
-BEST: tuple[Approximation, ...] = (Delta(), DeepCache())
+BEST: tuple[Approximation, ...] = (Interval(high=math.inf), Delta(every=4), DeepCache(every=4))
 """What `fast` means without a name."""
 
 Fast = str | Sequence[Approximation]

@@ -37,6 +37,8 @@ from sd_scratch.tensors.taps import Member
 
 log = logging.getLogger(__name__)
 
+FEW_CALLS = 20  # below it the pictures of the shipped model fall apart
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -236,6 +238,11 @@ def plan_run(
     chosen = read_fast(fast)
     sigmas = [schedule.sigma_at(t) for t in way.timesteps] if chosen else []
     run = FastRun(chosen, unet, weights, sigmas)
+    if (run.delta or run.cache) and len(sigmas) < FEW_CALLS:
+        log.warning(
+            f"fast: {len(sigmas)} calls are too far apart for forecasts between them - take {FEW_CALLS} steps"
+            " or more, or leave fast out"
+        )
     run.tell(members)
     return run
 
