@@ -127,7 +127,7 @@ LFS = (
         pytest.param(b"", "an empty file - download it again", id="empty"),
         pytest.param(b"\x05", "not a safetensors file", id="one byte"),
         pytest.param(b"\0" * 500, "not a safetensors file", id="zeros"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "not a safetensors file", id="png"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a picture", id="png"),
     ],
 )
 def test_something_else_with_a_models_name(tmp_path: Path, content: bytes, message: str) -> None:

@@ -104,7 +104,7 @@ def test_epochs_timesteps_and_kept_models(tmp_path, capsys):
 
 
 def test_flags_of_pixels_are_refused_for_scenes(tmp_path, capsys):
-    for flag in (["--lr", "1e-3"], ["--data", "x"], ["--preset", "paper"], ["--timesteps", "9"]):
+    for flag in (["--batch", "8"], ["--data", "x"], ["--preset", "paper"], ["--timesteps", "9"]):
         words = ["train", "scenes", "--stage", "vae", "--out", tmp_path, "--max-steps", 1, *flag]
         assert run(*words) == 2
         assert f"{flag[0]} is for mnist" in capsys.readouterr().err
