@@ -1,4 +1,5 @@
-"""Runs that begin with a picture at SD 1.5's full size, against diffusers' pipelines on the same random weights.
+"""Runs that begin with a picture, or have adapters, at SD 1.5's full size, against diffusers' pipelines on the same
+random weights.
 
 256x256 pixels, two calls of the U-Net a run, one thread. The four kinds of U-Net share all weights but their first
 convolution's. Prints the largest differences (``scripts/test -s -k full_size_pictures``). Takes 6 GB of memory, and
@@ -13,22 +14,27 @@ import torch
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
 )
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from sd_scratch.checkpoints import Components
-from sd_scratch.config import SD15
+from sd_scratch.config import SD15, ControlNetConfig
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.controlnet import ControlNet
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.text.tokenizer import Tokenizer
 from tests.lively import liven
 from tests.parity.references import reference_unet, reference_vae
+from tests.parity.test_controlnet import reference_controlnet
 from tests.parity.test_full_size import MEMORY, available_memory, report
 
 PROMPT, NEGATIVE = "a photograph of an astronaut riding a horse", "a blurry dog"
@@ -72,7 +78,7 @@ class Pair:
         self.vae, self.text = filled(vae, self.their_vae.state_dict()), liven(text, 3)
 
     def kind(
-        self, channels: int, pipeline: type, scheduler: object
+        self, channels: int, pipeline: type, scheduler: object, **more: nn.Module
     ) -> tuple[StableDiffusion, object]:
         """Our model with so many channels, and that pipeline of diffusers."""
         config = replace(SD15, unet=replace(SD15.unet, in_channels=channels))
@@ -97,6 +103,7 @@ class Pair:
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+            **more,
         )
         pipe.set_progress_bar_config(disable=True)
         return StableDiffusion(parts), pipe
@@ -174,3 +181,35 @@ def test_instruct_pix2pix(pair):
     own = made(model, model.noise(SEED, SIDE, SIDE), canvas=canvas, sampler="ddim", steps=2)
     expected = pipe(image=DRAWN, image_guidance_scale=1.5, **texts(model, 2)).images
     report("pix2pix", own, expected, BOUND)
+
+
+@torch.no_grad()
+def test_a_lora_and_a_control_net(pair, tmp_path):
+    pytest.importorskip("peft")
+    from tests.parity.test_lora import random_lora
+
+    config = ControlNetConfig(SD15.unet)
+    with torch.device("meta"):
+        network = ControlNet(config)
+    control = reference_controlnet(config)
+    control.load_state_dict(liven(network, 4).state_dict(), assign=True)
+    control.eval().save_pretrained(tmp_path / "control")
+    model, pipe = pair.kind(
+        4, StableDiffusionControlNetPipeline, DDIMScheduler(**SCHEDULE), controlnet=control
+    )
+    tensors = random_lora(model, "kohya", 1.5, convolutions=True)
+    file = tmp_path / "style.safetensors"
+    save_file({key: value for key, value in tensors.items() if "unet" in key}, file)
+    pipe.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="style")
+    pipe.set_adapters(["style"], [0.7])
+    model = model.with_lora(file, 0.7).with_control(tmp_path / "control")
+    hint = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    noise = model.noise(SEED, SIDE, SIDE)
+    expected = pipe(
+        image=hint,
+        latents=noise.latent.clone(),
+        controlnet_conditioning_scale=0.8,
+        **texts(model, 2),
+    ).images
+    own = made(model, noise, control=[Control(hint, 0.8)], sampler="ddim", steps=2)
+    report("LoRA and ControlNet", own, expected, BOUND)
