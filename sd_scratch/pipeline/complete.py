@@ -24,6 +24,8 @@ from sd_scratch.text.syntax import SYNTAXES
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 15  # steps, for a guidance far above the model's own: see docs/scenes.md
+
 SD_SIDES = (256, 1024)  # outside of these SD 1.x repeats itself or falls apart
 TWO_STARTS = (
     "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with it at"
@@ -158,6 +160,11 @@ def advise(recipe: Recipe, config: ModelConfig) -> None:
         )
     if recipe.guidance is not None and abs(recipe.guidance) > 30:
         log.warning(f"guidance {recipe.guidance:g} is far beyond the usual 1 to 15: expect noise")
+    elif (recipe.guidance or 0.0) > 2 * config.guidance and (recipe.steps or 0) < ENOUGH:
+        log.warning(
+            f"guidance {recipe.guidance:g} may leave seams and blots in {recipe.steps} steps of {config.name}: "
+            f"take {ENOUGH} or more"
+        )
 
 
 def with_seed(recipe: Recipe, count: int) -> Recipe:

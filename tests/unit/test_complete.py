@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sd_scratch.config import TINY
-from sd_scratch.pipeline.complete import complete
+from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.recipe import Recipe
 from tests.tiny import tiny_model
 
@@ -23,3 +23,10 @@ def test_the_loop_takes_as_many() -> None:
     model.config = replace(model.config, sampler="ddim", steps=3)
     assert len(list(model.steps("a cat", model.noise(0)))) == 3
     assert len(list(model.steps("a cat", model.noise(0), sampler="euler"))) == 25
+
+
+def test_much_guidance_in_few_steps_is_warned_of(caplog) -> None:
+    for guidance, steps, said in ((16.0, 8, True), (16.0, 15, False), (14.0, 8, False)):
+        caplog.clear()
+        advise(complete(Recipe("a cat", guidance=guidance, steps=steps), FEW), FEW)
+        assert ("15 or more" in caplog.text) is said
