@@ -66,7 +66,9 @@ def train_scenes(
     """Train one stage into `out`, beginning with the weights of `init` or from nothing.
 
     `crowded` trains on scenes with more objects (`crowded_scene`), `decoder_only` leaves the
-    autoencoder's encoder as it is in `init`. Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
+    autoencoder's encoder as it is in `init`.
+
+    Raises `ScratchError` for an unknown stage, for the U-Net's before the autoencoder's, and for
     whatever `sd_scratch.training.loop.train` raises it for.
     """
     if stage not in STAGES:
@@ -177,6 +179,6 @@ def _unet_task(
             CAPTIONS_PER_SCENE,
             crowded,
         )
-    task = UNetTask(config, train_config, out / "unet", vae, tokenizer, latents, team, init)
-    task.crowded = crowded
-    return task
+    return UNetTask(
+        config, train_config, out / "unet", vae, tokenizer, latents, team, init, crowded=crowded
+    )

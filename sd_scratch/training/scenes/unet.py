@@ -76,7 +76,6 @@ class UNetTask(Task):
     `init`, if any."""
 
     result = "model"
-    crowded = False  # whether the latents are of `crowded_scene`s
 
     def __init__(
         self,
@@ -88,13 +87,16 @@ class UNetTask(Task):
         latents: Latents,
         team: Team | None = None,
         init: Components | None = None,
+        *,
+        crowded: bool = False,
     ) -> None:
+        """`crowded`: the latents are of `crowded_scene`s."""
         self.networks = seeded(lambda: TextAndUNet(config), train.seed)
         if init is not None:
             self.networks.text.load_state_dict(init.text.state_dict())
             self.networks.unet.load_state_dict(init.unet.state_dict())
         super().__init__(self.networks, train, team)
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.crowded = config, folder, crowded
         self.vae, self.tokenizer, self.latents = vae, tokenizer, latents
         self.schedule = Schedule(config.schedule)
         self.empty = torch.tensor(tokenizer.encode("").ids)
