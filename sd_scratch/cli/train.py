@@ -147,6 +147,8 @@ def _check(args: argparse.Namespace) -> None:
         if args.stage is None and not (args.evaluate or args.export):
             later = ", then --stage unet; --stage clip; --stage classifier"
             raise UsageError(f"which part? - --stage vae{later}")
+        if args.evaluate or args.export:
+            refuse_flags(args, f"{OF_SCENES} --lr", "is for training")
         if args.stage != "unet":
             refuse_flags(args, "--scenes", "is for --stage unet")
     if args.stage not in (None, *stages):

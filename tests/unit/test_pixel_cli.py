@@ -110,6 +110,9 @@ def test_flags_of_pixels_are_refused_for_scenes(tmp_path, capsys):
         assert f"{flag[0]} is for mnist" in capsys.readouterr().err
     assert run("train", "scenes", "--stage", "vae", "--out", tmp_path, "--epochs", 1) == 2
     assert "there are no epochs" in capsys.readouterr().err
+    for flag in (["--crowded"], ["--decoder-only"], ["--lr", "1e-3"], ["--init", "scenes"]):
+        assert run("train", "scenes", "--evaluate", "scenes", *flag) == 2
+        assert f"{flag[0]} is for training" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_exported(tmp_path, model, capsys):
