@@ -1,6 +1,6 @@
 """`PixelDiffusion`: a class and noise to a small picture, with the samplers of the large model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from sd_scratch.pipeline.run_tensors import (
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors import Recordable, Run, Taps
 
-Classes = Sequence[int | str | None]
+Classes = Sequence[int | str | None] | int | str | None
 BATCH = 100  # pictures that `generate` makes at once
 
 
@@ -59,7 +59,7 @@ class PixelDiffusion(Recordable):
     def steps(
         self,
         classes: Classes,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | int,
         *,
         sampler: str | None = None,
         steps: int | None = None,
@@ -70,7 +70,7 @@ class PixelDiffusion(Recordable):
         """From noise to pictures, one `Step` at a time; the last `x_next` are the pictures.
 
         Args:
-            classes: one per picture, by its number or name; None for no class in particular.
+            classes: one per picture or one for all, by its number or name; None for no class in particular.
             seeds: one per picture, which draws all its noise from its own.
             sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
             steps: how many, 1 to the schedule's length.
@@ -90,8 +90,10 @@ class PixelDiffusion(Recordable):
         way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
         scale = self.config.guidance if guidance is None else guidance
         branches = len(branches_of(scale))
+        seeds = _seeds(seeds)
         check_pixel_run(self.config, len(seeds), self.device, branches=branches)
-        rows = self._class_rows(classes, len(seeds))
+        numbers = [self._class(one) for one in _classes(classes, len(seeds))]
+        rows = torch.tensor(numbers, device=self.device)
         noise, watch = NoiseSource(seeds), Watch(self.taps, self.schedule)
         x = way.ladder.noise_scale * noise.draw(self.shape, self.device)
 
@@ -119,12 +121,12 @@ class PixelDiffusion(Recordable):
                 check_pixel_run(self.config, len(seeds), self.device, branches=branches, kept=kept)
             yield from denoise(predict, x, way, noise, self.sampling, watch, blame=blame)
 
-    def generate(self, classes: Classes, seeds: Sequence[int], **settings: Any) -> Tensor:
+    def generate(self, classes: Classes, seeds: Sequence[int] | int, **settings: Any) -> Tensor:
         """Run all of `steps`, which takes the same settings: pictures ``[B, C, S, S]`` in -1..1."""
-        if not len(seeds) or len(classes) != len(seeds):
-            raise UsageError(f"{len(classes)} classes for {len(seeds)} seeds")
+        seeds = _seeds(seeds)
+        classes = _classes(classes, len(seeds))
         parts = []
-        for first in range(0, len(seeds), BATCH):
+        for first in range(0, max(len(seeds), 1), BATCH):
             part = slice(first, first + BATCH)
             for step in self.steps(classes[part], seeds[part], **settings):
                 last = step.x_next
@@ -142,11 +144,6 @@ class PixelDiffusion(Recordable):
             x, t = torch.zeros(1, *self.shape), torch.zeros(1)
             number = torch.zeros(1, dtype=torch.long)
         show_loop(roots, x, lambda: roots["unet"](x, t, number))
-
-    def _class_rows(self, classes: Classes, count: int) -> Tensor:
-        if len(classes) != count:
-            raise UsageError(f"{len(classes)} classes for {count} seeds")
-        return torch.tensor([self._class(one) for one in classes], device=self.device)
 
     def _class(self, given: int | str | None) -> int:
         """A class by its number or its name."""
@@ -180,6 +177,27 @@ class PixelDiffusion(Recordable):
         alpha_bar = 1.0 / (1.0 + self.schedule.sigma_at(t) ** 2)
         x0 = interpret(raw, x_t, alpha_bar, kind).x0.clamp(self.config.low, 1.0)
         return target(x0, eps_from_x0(x0, x_t, alpha_bar), alpha_bar, kind)
+
+
+def _classes(given: Any, count: int) -> list[int | str | None]:
+    """One class for each of `count` seeds; a single one is for all."""
+    if given is None or isinstance(given, str) or whole(given) is not None:
+        return [given] * count
+    if not isinstance(given, Iterable):
+        raise UsageError(f"classes: give a class or one for each seed, not {given!r}")
+    classes = list(given)
+    if len(classes) != count:
+        raise UsageError(f"{len(classes)} classes for {count} seeds")
+    return classes
+
+
+def _seeds(given: Any) -> list[int]:
+    """One seed or several, as a list."""
+    if whole(given) is not None:
+        return [given]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"seeds: give a whole number or several, not {given!r}")
+    return list(given)
 
 
 def load_pixels(source: str) -> PixelDiffusion:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,7 +109,10 @@ def test_a_saved_classifier_is_the_same_classifier(tmp_path):
     [
         ([10], [1], {}, "class 10 is not in 0..9"),
         ([1, 2], [1], {}, "2 classes for 1 seeds"),
-        ([], [], {}, "0 classes"),
+        ([], [], {}, "no seeds were given"),
+        (1.5, [1], {}, "a class or one for each seed"),
+        ([1], "7", {}, "a whole number or several"),
+        ([1], None, {}, "a whole number or several"),
         ([1], [1], {"steps": 1001}, "from 1 to 1000"),
         ([1], [1], {"sampler": "dim"}, "did you mean ddim"),
     ],
@@ -117,6 +121,15 @@ def test_bad_settings_are_refused(model, classes, seeds, settings, words):
     with pytest.raises(ScratchError, match=words) as error:
         model.generate(classes, seeds, **settings)
     assert "\n" not in str(error.value)
+
+
+def test_one_class_is_for_all_seeds_and_one_seed_is_a_seed(model):
+    listed = model.generate([7, 7], [5, 6], steps=2)
+    for one in (7, "7", np.int64(7)):
+        assert torch.equal(model.generate(one, np.array([5, 6]), steps=2), listed)
+    torch.testing.assert_close(model.generate(7, 5, steps=2), listed[:1])
+    no_class = model.generate(None, 5, steps=2)
+    assert torch.equal(no_class, model.generate([None], [5], steps=2))
 
 
 def change(folder, **values) -> None:
