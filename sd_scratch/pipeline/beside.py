@@ -17,7 +17,7 @@ from sd_scratch.pipeline.conditioning import Texts
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Address, Rows, Taps, TensorInfo
-from sd_scratch.tensors.taps import Onlooker
+from sd_scratch.tensors.taps import Member
 
 SAMPLE = 32_768
 BESIDE = ("scores", "probs", "result")  # follow from q, k and v, and take most of the memory
@@ -76,10 +76,10 @@ class Parting:
         )
 
 
-class Sketcher(Onlooker):
+class Sketcher(Member):
     """Keeps a sketch of every tensor that it is told to listen to; one of a model's `Taps`."""
 
-    order, on_path = 2, False
+    order = 2
 
     def __init__(self, taps: Taps, names: Mapping[str, TensorInfo]) -> None:
         self.taps, self.names = taps, names

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import ByCalls, Call, Calls, Run, Taps, choose_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Calls, Member, Run, Taps, choose_calls
 from sd_scratch.tensors.words import Worded, WordKey, look_up
 
 
@@ -55,7 +53,7 @@ EditFunction = Callable[[Tensor, At], Tensor | None]
 change the tensor that it gets."""
 
 
-class Editor(ByCalls, AbstractContextManager[None]):
+class Editor(ByCalls, Member, AbstractContextManager[None]):
     """Applies an edit to the tensors that some globs match, while it is entered.
 
     Args:
@@ -68,7 +66,6 @@ class Editor(ByCalls, AbstractContextManager[None]):
             is not shaped like the tensor that it got.
     """
 
-    order = 1
     on_path = True
 
     def __init__(
@@ -100,12 +97,7 @@ class Editor(ByCalls, AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.taps.enter(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.taps.leave(self)
 
     def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -161,12 +153,6 @@ class Editor(ByCalls, AbstractContextManager[None]):
             pieces += [x[end : place.start], x[place] if part is None else part]
             end = place.stop
         return torch.cat([*pieces, x[end:]])
-
-    def hear_rows(self, name: str, rows: Rows) -> None:
-        """Never called: what an editor listens to is on the path."""
-
-    def collect(self, call: Call | None) -> None:
-        pass
 
     def _edited(self, name: str, branch: str, x: Tensor) -> Tensor | None:
         at = self._ats.get((name, branch))

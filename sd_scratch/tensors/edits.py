@@ -4,7 +4,7 @@ Each is a function for `Editor`: ``with model.edit("unet.h", sd.edits.scale(1.2)
 look it up in the prompt of each picture, and act on the branch "cond" unless told otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -36,7 +36,10 @@ SPREAD = ("query", "height", "position", "key", "token")  # the axis that a mean
 
 @dataclass(frozen=True, eq=False)
 class ReadyEdit:
-    """An edit that is data: its fields are numbers, texts, tensors, and lists of them."""
+    """An edit that is data: its fields are numbers, texts, tensors, and lists of them. One of words acts on
+    the branch "cond" unless told otherwise."""
+
+    default_branch: ClassVar[str | None] = None
 
     def __call__(self, x: Tensor, at: At) -> Tensor | None:
         raise NotImplementedError
@@ -49,6 +52,8 @@ class ReadyEdit:
 
 @dataclass(frozen=True, eq=False)
 class Scale(ReadyEdit):
+    """Times `factor`."""
+
     factor: float
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
@@ -87,7 +92,7 @@ class Lerp(ReadyEdit):
         return x.lerp(_like(self.towards, x).expand_as(x), self.amount)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ablate(ReadyEdit):
     """Take away some heads, channels or words, or all of a tensor.
 
@@ -95,18 +100,16 @@ class Ablate(ReadyEdit):
     next picture of the batch has there.
     """
 
-    heads: tuple[int, ...] | None = None
-    channels: tuple[int, ...] | None = None
-    words: tuple[WordKey, ...] | None = None
+    heads: Sequence[int] | None = None
+    channels: Sequence[int] | None = None
+    words: Sequence[WordKey] | None = None
     by: str = "zero"
 
     def __post_init__(self) -> None:
         if self.by not in ("zero", "mean", "resample"):
             raise UsageError(f"ablate by='{self.by}' - say zero, mean or resample")
-
-    @property
-    def default_branch(self) -> str | None:
-        return "cond" if self.words else None
+        if self.words:
+            object.__setattr__(self, "default_branch", "cond")
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
         place = torch.ones_like(x, dtype=torch.bool)
@@ -161,12 +164,16 @@ class Shift(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class FreeU(ReadyEdit):
-    """What a residual block on the way up gets: of its first `width` channels, which come from below, half
-    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`."""
+    """FreeU (Si et al. 2023, arXiv:2309.11497), as diffusers has its first form; for ``unet.up_blocks.0.concat.*``
+    and ``unet.up_blocks.1.concat.*``, for SD 1.x with (1.5, 0.9) and (1.6, 0.2).
+
+    Of what a residual block on the way up gets, half of the first `width` channels, which come from below,
+    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`.
+    """
 
     backbone: float
     skip: float
-    width: int
+    width: int = 1280
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
         channels = x.shape[at.axis("channel")]
@@ -183,16 +190,10 @@ class FreeU(ReadyEdit):
 
 
 @dataclass(frozen=True, eq=False)
-class OfWords(ReadyEdit):
-    """An edit of a prompt's words."""
-
-    default_branch: ClassVar[str] = "cond"
-
-
-@dataclass(frozen=True, eq=False)
-class ScaleWord(OfWords):
+class ScaleWord(ReadyEdit):
     """A word's vectors times `factor`, away from zero, or from what the empty prompt has there."""
 
+    default_branch = "cond"
     word: WordKey
     factor: float
     origin: str = "zero"
@@ -209,12 +210,13 @@ class ScaleWord(OfWords):
 
 
 @dataclass(frozen=True, eq=False)
-class Reweight(OfWords):
+class Reweight(ReadyEdit):
     """Attention that each word gets, times a factor (Hertz et al. 2022, arXiv:2208.01626, equation 6).
 
     With `renormalise` all attention adds up to one again.
     """
 
+    default_branch = "cond"
     factors: tuple[tuple[WordKey, float], ...]
     renormalise: bool = False
 
@@ -225,10 +227,11 @@ class Reweight(OfWords):
 
 
 @dataclass(frozen=True, eq=False)
-class Swap(OfWords):
-    """Exchange two words. Of words with unequal numbers of tokens, the longer is thinned out and the
-    shorter stretched."""
+class Swap(ReadyEdit):
+    """Exchange two words; for ``text.context`` and for what attends to tokens. Of words with unequal
+    numbers of tokens, the longer is thinned out and the shorter stretched."""
 
+    default_branch = "cond"
     first: WordKey
     second: WordKey
 
@@ -246,13 +249,14 @@ class Swap(OfWords):
 
 
 @dataclass(frozen=True, eq=False)
-class Follow(OfWords):
+class Follow(ReadyEdit):
     """Pictures of a batch do as the first one does.
 
     Without a matrix they take over its tensor. With one, ``[B - 1, M, M]``, they take over what its
     tokens have, each as the matrix sends it to theirs, and keep `own` ``[B - 1, M]`` of what they have.
     """
 
+    default_branch = "cond"
     matrix: Tensor | None = None
     own: Tensor | None = None
 
@@ -272,36 +276,7 @@ class Follow(OfWords):
         return torch.cat([first, (taken + kept).movedim(-1, axis)])
 
 
-def scale(factor: float) -> Scale:
-    """Times `factor`."""
-    return Scale(factor)
-
-
-def add(value: float | Tensor, scale: float = 1.0) -> Add:
-    """Plus ``scale * value``; value is a number or a tensor that broadcasts."""
-    return Add(value, scale)
-
-
-def set_to(value: float | Tensor) -> Set:
-    """`value` in its place: a number or a tensor that broadcasts."""
-    return Set(value)
-
-
-def lerp(towards: Tensor, amount: float) -> Lerp:
-    """Between the tensor itself (0) and another one (1)."""
-    return Lerp(towards, amount)
-
-
-def ablate(
-    *,
-    heads: tuple[int, ...] | list[int] | None = None,
-    channels: tuple[int, ...] | list[int] | None = None,
-    words: tuple[WordKey, ...] | list[WordKey] | None = None,
-    by: str = "zero",
-) -> Ablate:
-    """Take away heads, channels, words, or all; by "zero", "mean" or "resample"."""
-    chosen = [None if places is None else tuple(places) for places in (heads, channels)]
-    return Ablate(chosen[0], chosen[1], None if words is None else tuple(words), by)
+ablate, add, freeu, lerp, scale, set_to, swap = Ablate, Add, FreeU, Lerp, Scale, Set, Swap
 
 
 def patch(trace: Trace) -> Patch:
@@ -317,13 +292,6 @@ def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shif
         if away is None or address in away.values
     }
     return Shift(difference, scale)
-
-
-def freeu(backbone: float, skip: float, width: int = 1280) -> FreeU:
-    """FreeU (Si et al. 2023, arXiv:2309.11497), as diffusers has its first form; for ``unet.up_blocks.0.concat.*``
-    and ``unet.up_blocks.1.concat.*``, for SD 1.x with (1.5, 0.9) and (1.6, 0.2). `width` is how many channels
-    come from below, 1280 in both of SD 1.x's."""
-    return FreeU(backbone, skip, width)
 
 
 def scale_word(
@@ -342,19 +310,12 @@ def reweight(factors: Mapping[WordKey, float], *, renormalise: bool = False) -> 
     return Reweight(tuple(factors.items()), renormalise)
 
 
-def swap(first: WordKey, second: WordKey) -> Swap:
-    """Two words exchanged; for ``text.context`` and for what attends to tokens."""
-    return Swap(first, second)
-
-
 # Storing --------------------------------------------------------------------------------------
 
 
 def edit_from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ReadyEdit:
     """The inverse of `ReadyEdit.to_plain`. Raises ScratchError for what is none."""
-    kinds = {
-        kind.__name__: kind for kind in (*ReadyEdit.__subclasses__(), *OfWords.__subclasses__())
-    }
+    kinds = {kind.__name__: kind for kind in ReadyEdit.__subclasses__()}
     try:
         kind = kinds[plain["edit"]]
         values = {f.name: _unplain(plain[f.name], tensors) for f in fields(kind)}
@@ -370,7 +331,7 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"each": {key: _plain(each, tensors) for key, each in value.items()}}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(each, tensors) for each in value]
     return value
 
@@ -410,7 +371,7 @@ def _like(value: float | Tensor, x: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
-def _along(x: Tensor, at: At, name: str, places: tuple[int, ...]) -> Tensor:
+def _along(x: Tensor, at: At, name: str, places: Sequence[int]) -> Tensor:
     """True at some places of an axis, in a shape that broadcasts to x."""
     axis = at.axis(name)
     size = x.shape[axis]

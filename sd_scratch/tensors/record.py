@@ -3,7 +3,6 @@
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from math import inf, isfinite, prod
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from sd_scratch.limits import read_number
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words, bind
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import ByCalls, Call, Calls, Run, StopRun, Taps, choose_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Calls, Member, Run, StopRun, Taps, choose_calls
 from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
 from sd_scratch.tensors.unofficial import without_numbers
 
@@ -21,7 +20,7 @@ CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
 
 
-class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
+class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
     """Records the tensors that some globs match, while it is entered.
 
     Args:
@@ -99,12 +98,7 @@ class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
             self.taps.enter(self._stop)
         return self.trace
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if self._stop:
             self.taps.leave(self._stop)
         self.taps.leave(self)
@@ -114,9 +108,6 @@ class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
 
     def wants(self, call: Call) -> bool:
         return call.index is None or call.index in self._chosen
-
-    def begin(self, call: Call) -> None:
-        pass
 
     # Planning -------------------------------------------------------------------------------
 
@@ -266,10 +257,9 @@ class Recorder(ByCalls, AbstractContextManager[Trace, bool]):
             raise ScratchError(f"{address} was recorded already - make a recording for each run")
 
 
-class _Stop:
+class _Stop(Member):
     """Ends the run when a tensor was made."""
 
-    on_path = False
     order = 3
 
     def __init__(self, taps: Taps, address: str) -> None:
@@ -284,9 +274,6 @@ class _Stop:
     def wants(self, call: Call) -> bool:
         return call.edits and self.address.call in (None, call.index)
 
-    def begin(self, call: Call) -> None:
-        pass
-
     def hear(self, name: str, x: Tensor) -> Tensor:
         # Compiled code cannot raise; there, the call is finished first.
         if not torch.compiler.is_compiling():
@@ -295,9 +282,6 @@ class _Stop:
 
     def hear_rows(self, name: str, rows: Rows) -> None:
         self.hear(name, torch.empty(0))
-
-    def collect(self, call: Call | None) -> None:
-        pass
 
 
 def budget_bytes(budget: str | int) -> int:

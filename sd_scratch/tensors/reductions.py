@@ -163,7 +163,8 @@ def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Ten
 
 @dataclass(frozen=True)
 class OverCalls:
-    """The mean over the recorded calls, kept as it runs: one tensor, whatever the number of calls."""
+    """The mean over the recorded calls, kept as it runs: one tensor, whatever the number of calls. It is the
+    last in a list of reductions."""
 
 
 def words(*words: WordKey, mean: bool = False) -> Words:
@@ -181,9 +182,7 @@ def area(top: float, left: float, bottom: float, right: float) -> Area:
     return Area((top, left, bottom, right))
 
 
-def mean_over_calls() -> OverCalls:
-    """Keep one running mean over the recorded calls (the last in the list of reductions)."""
-    return OverCalls()
+mean_over_calls = OverCalls
 
 
 AnyReduction = Reduction | Callable[[Tensor], Tensor]

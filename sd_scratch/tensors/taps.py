@@ -5,14 +5,15 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo, match, survey
-from sd_scratch.tensors.tapped import Ears, Listener, Probe, Tapped, running
+from sd_scratch.tensors.tapped import Ears, Listener, Probe, Rows, Tapped, running
 from sd_scratch.tensors.unofficial import uncompiled
 from sd_scratch.tensors.words import Prompts
 
@@ -29,8 +30,8 @@ class StopRun(Exception):
 class Call:
     """One forward pass of a network, as far as listeners have to know of it.
 
-    `index` counts the calls of a run from 0. `branches` are those in the batch, in order, each an equal share of it; a branch None concerns
-    nobody. `edits` is false where nobody may interfere.
+    `index` counts the calls of a run from 0. `branches` are those in the batch, in order, each an equal share of
+    it; a branch None concerns nobody. `edits` is false where nobody may interfere.
     """
 
     index: int | None = None
@@ -76,12 +77,10 @@ class _LazyRun:
 
     def __init__(self, describe: Callable[[], Run]) -> None:
         self.describe = describe
-        self.run: Run | None = None
 
+    @cached_property
     def known(self) -> Run:
-        if self.run is None:
-            self.run = self.describe()
-        return self.run
+        return self.describe()
 
 
 Calls = int | slice | Iterable[int] | None
@@ -116,44 +115,46 @@ class ByCalls:
         return super().__new__(cls)
 
 
-class Member(Listener, Protocol):
-    """A listener that a `Taps` looks after."""
+class Member:
+    """A listener that a `Taps` looks after. This one hears every call that may be edited, and plans and keeps
+    nothing.
 
-    @property
-    def order(self) -> int:
-        """0 records before the edits, 1 edits, 2 records after them."""
+    Attributes:
+        names: what it listens to.
+        order: 0 records before the edits, 1 edits, 2 records after them.
+        on_path: see `Listener`.
+        gradients: whether it wants to know gradients.
+        kept_bytes: what it will keep of the run that goes on, on the networks' device.
+    """
 
-    @property
-    def names(self) -> Mapping[str, TensorInfo]:
-        """What it listens to."""
+    names: Mapping[str, TensorInfo]
+    order = 1
+    on_path = False
+    gradients = False
+    kept_bytes = 0
+
+    def hears(self, root: str, but: Sequence[str] = ()) -> bool:
+        """Whether it listens to a tensor under `root`, apart from those named `but`."""
+        return any(i.root == root and name not in but for name, i in self.names.items())
 
     def prepare(self, run: Run) -> None:
         """A run begins: plan for it, or refuse."""
 
     def wants(self, call: Call) -> bool:
         """Whether it listens to this call."""
+        return call.edits
 
     def begin(self, call: Call) -> None:
         """A call that it wants begins."""
 
+    def hear(self, name: str, x: Tensor) -> Tensor:
+        return x
+
+    def hear_rows(self, name: str, rows: Rows) -> None:
+        pass
+
     def collect(self, call: Call | None) -> None:
         """The call is over: put away what was heard, or forget it where the call failed (None)."""
-
-
-class Onlooker:
-    """A part of a `Member`: it listens to every call that may be edited, and plans and keeps nothing."""
-
-    def prepare(self, run: Run) -> None:
-        pass
-
-    def wants(self, call: Call) -> bool:
-        return call.edits
-
-    def begin(self, call: Call) -> None:
-        pass
-
-    def collect(self, call: Call | None) -> None:
-        pass
 
 
 class _State(threading.local):
@@ -176,9 +177,7 @@ class Taps:
     A recording or edit concerns the runs of the thread that entered it, and of this `Taps` alone: other models
     on the same networks, and other threads, go on as if it were not there.
 
-    Args:
-        roots: the networks, and the first part of their tensors' names.
-        dry_run: calls every one of them once; see `DryRun`.
+    `roots` are the networks by the first part of their tensors' names; `dry_run` calls every one of them once.
     """
 
     def __init__(self, roots: Mapping[str, nn.Module], dry_run: DryRun) -> None:
@@ -253,51 +252,45 @@ class Taps:
 
     def wants(self, root: str, *but: str) -> bool:
         """Whether anybody listens to a tensor under `root`, apart from those named `but`."""
-        return any(self._under(member, root, but) for member in self._here.members)
+        return any(member.hears(root, but) for member in self._here.members)
 
     def edits(self, root: str, *but: str) -> bool:
         """Whether anybody needs such a tensor on the path to the picture."""
-        return any(m.on_path and self._under(m, root, but) for m in self._here.members)
+        return any(m.on_path and m.hears(root, but) for m in self._here.members)
 
     @property
     def gradients(self) -> bool:
         """Whether anybody wants to know gradients."""
-        return any(getattr(member, "gradients", False) for member in self._here.members)
+        return any(member.gradients for member in self._here.members)
 
     @property
     def kept_bytes(self) -> int:
         """What the recordings of the run that goes on will keep on the networks' device."""
-        return sum(getattr(member, "kept_bytes", 0) for member in self._here.members)
-
-    @staticmethod
-    def _under(member: Member, root: str, but: Sequence[str]) -> bool:
-        return any(i.root == root and name not in but for name, i in member.names.items())
+        return sum(member.kept_bytes for member in self._here.members)
 
     # Runs and calls -------------------------------------------------------------------------
 
     @property
     def run(self) -> Run:
         """The run that goes on; without one, an empty description."""
-        return self._here.runs[-1].known() if self._here.runs else Run()
+        return self._here.runs[-1].known if self._here.runs else Run()
 
     @contextmanager
     def running(self, describe: Callable[[], Run]) -> Iterator[None]:
-        """A run: every listener plans for it first, and may refuse it. `describe` is called when
-        somebody listens."""
+        """A run: every listener plans for it first, and may refuse it; only then `describe` is called."""
         mine = _LazyRun(describe)
         self._here.runs.append(mine)
         try:
             for member in self._here.members:
-                member.prepare(mine.known())
+                member.prepare(mine.known)
             yield
         finally:
             self._here.runs.remove(mine)  # not always the last: one that is given up may end late
 
     def finish(self, **facts: Callable[[], Any]) -> None:
         """Add what is only known at the end to the description of the run, where there is one."""
-        run = self._here.runs[-1].run if self._here.runs else None
-        if run is not None:
-            run.facts.update({key: value() for key, value in facts.items()})
+        if self._here.runs and "known" in vars(self._here.runs[-1]):
+            self.run.facts.update({key: value() for key, value in facts.items()})
 
     @contextmanager
     def calling(
@@ -323,19 +316,21 @@ class Taps:
     def _alone(self) -> Iterator[None]:
         """Compiled code does not know whose call it is, so that all who listen would hear it, and their edits
         act. While it is called nobody begins to listen."""
-        networks = [network for network in self.roots.values() if _compiled(network)]
+        networks = [
+            n
+            for n in self.roots.values()
+            if getattr(n, "compiled", False) or uncompiled(n) is not n
+        ]
         if not networks:
             yield
             return
         with _attaching:
-            modules = (m for network in networks for m in uncompiled(network).modules())
-            for module in modules:
-                probe = module.probe if isinstance(module, Tapped) else None
-                if probe is not None and self._others(probe):
-                    raise UsageError(
-                        "this network is compiled, and another thread or model records or edits its tensors:"
-                        " the two runs would not be kept apart - load the model once for each, or do not compile it"
-                    )
+            modules = [m for network in networks for m in uncompiled(network).modules()]
+            if any(isinstance(m, Tapped) and m.probe and self._others(m.probe) for m in modules):
+                raise UsageError(
+                    "this network is compiled, and another thread or model records or edits its tensors:"
+                    " the two runs would not be kept apart - load the model once for each, or do not compile it"
+                )
             yield
 
     @contextmanager
@@ -402,7 +397,3 @@ class Taps:
         module = uncompiled(self.roots[root]).get_submodule(rest)
         assert isinstance(module, Tapped)
         return module
-
-
-def _compiled(network: nn.Module) -> bool:
-    return getattr(network, "compiled", False) or uncompiled(network) is not network

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sd_scratch.errors import ScratchError
@@ -89,12 +88,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._silent:
             self._flush()
         if self._held:

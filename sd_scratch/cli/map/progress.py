@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from sd_scratch.cli.console import progress_bar
 
@@ -27,16 +26,11 @@ class Progress:
         self._done, self._told, self._last = 0, False, float("nan")
 
     def __enter__(self) -> "Progress":
-        self._bar = progress_bar(self.pictures * self.steps, "steps").__enter__()
+        self._bar = progress_bar(self.pictures * self.steps, "steps")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
     def update(self, pictures: int) -> None:
         now = time.perf_counter()

@@ -8,23 +8,17 @@ from torch import Tensor
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.fast.merge import Match
 from sd_scratch.pipeline.fast.shallow import keep
-from sd_scratch.tensors import Rows, TensorInfo
-from sd_scratch.tensors.taps import Onlooker
+from sd_scratch.tensors import TensorInfo
+from sd_scratch.tensors.taps import Member
 
 
-class Listening(Onlooker):
+class Listening(Member):
     """Listens to named tensors of single calls; one of a model's `Taps`."""
 
-    order, on_path = 1, True
+    on_path = True
 
     def __init__(self, *names: str) -> None:
         self.names: Mapping[str, TensorInfo] = {name: _info(name) for name in names}
-
-    def hear(self, name: str, x: Tensor) -> Tensor:
-        return x
-
-    def hear_rows(self, name: str, rows: Rows) -> None:
-        pass
 
 
 def _info(name: str) -> TensorInfo:
