@@ -272,9 +272,7 @@ TOKENIZER = Keys(
         "padding_side|truncation_side|padding|truncation|stride|pad_to_multiple_of|pad_token_type_id|"
         "pad_token_id|truncation_strategy|padding_strategy": "prompts are filled up and cut at their end",
     },
-    warned={
-        "do_lower_case": (True,),
-    },
+    warned={"do_lower_case": (True,)},
 )
 
 METADATA = Keys(

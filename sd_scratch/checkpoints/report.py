@@ -81,11 +81,7 @@ class Report:
 
 
 def inspect(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    check: bool = False,
+    source: str | Path, *, revision: str | None = None, offline: bool = False, check: bool = False
 ) -> Report:
     """Say what a model is; with `check`, read every tensor and look for NaN and infinities.
 

@@ -208,10 +208,7 @@ def _inferred(
 
 
 def _schedule(
-    header: Header,
-    tensors: Mapping[str, StoredTensor],
-    warnings: list[str],
-    lacks: list[str],
+    header: Header, tensors: Mapping[str, StoredTensor], warnings: list[str], lacks: list[str]
 ) -> ScheduleConfig:
     """Stable Diffusion's, changed as marker tensors and the metadata say; `lacks` gets what they say of the
     prediction that cannot be had."""
@@ -227,8 +224,7 @@ def _schedule(
     if said is None and unet_context(tensors) == SD2_CONTEXT:
         said = _prediction_of_2(header, tensors, warnings)
     return ScheduleConfig(
-        prediction_type=said or "epsilon",
-        rescale_betas_zero_snr="ztsnr" in tensors,
+        prediction_type=said or "epsilon", rescale_betas_zero_snr="ztsnr" in tensors
     )
 
 

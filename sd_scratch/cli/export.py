@@ -42,12 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_packages()
     check_new_folder(args.output, FILES if args.overwrite else ())
-    model = load(
-        args.model,
-        device="cpu",
-        revision=args.revision,
-        offline=args.offline,
-    )
+    model = load(args.model, device="cpu", revision=args.revision, offline=args.offline)
     export_onnx(
         model,
         args.output,

@@ -25,14 +25,7 @@ from sd_scratch.cli.options import (
 )
 from sd_scratch.cli.preview import Previews, add_preview_arguments
 from sd_scratch.errors import UsageError
-from sd_scratch.limits import (
-    HIRES_SCALE,
-    RNGS,
-    SEED,
-    STEPS,
-    TILINGS,
-    UPSCALER_NAMES,
-)
+from sd_scratch.limits import HIRES_SCALE, RNGS, SEED, STEPS, TILINGS, UPSCALER_NAMES
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 

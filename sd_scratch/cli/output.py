@@ -64,7 +64,7 @@ class Output:
             stem = self.template.removesuffix(suffix)
             raise UsageError(
                 f"-o {self.template} names one file for {pictures} pictures - "
-                f"use a template such as -o '{stem}-{{index}}{suffix}'",
+                f"use a template such as -o '{stem}-{{index}}{suffix}'"
             )
 
     def check(self) -> None:
@@ -127,7 +127,7 @@ class Output:
             raise UsageError("-o - is standard output, which is closed - name a file")
         if sys.stdout.isatty():
             raise UsageError(
-                "-o - would write a PNG to the terminal - send it to a file or a program",
+                "-o - would write a PNG to the terminal - send it to a file or a program"
             )
 
 

@@ -95,7 +95,7 @@ def _pixels(args: argparse.Namespace) -> int:
 
     if args.classifier is None:
         raise UsageError(
-            "who judges? - train a classifier with --stage classifier, name it with --classifier",
+            "who judges? - train a classifier with --stage classifier, name it with --classifier"
         )
     judge, data = load_classifier(args.classifier), load_data(args.what, args.data)
     model = load_denoiser(args.evaluate, choose_device(args.device or "cpu"))

@@ -18,10 +18,7 @@ from sd_scratch.limits import DTYPES
 
 log = logging.getLogger(__name__)
 
-VERIFIED = {
-    "v1-1": "CompVis/stable-diffusion-v1-1",
-    "v1-4": "CompVis/stable-diffusion-v1-4",
-}
+VERIFIED = {"v1-1": "CompVis/stable-diffusion-v1-1", "v1-4": "CompVis/stable-diffusion-v1-4"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

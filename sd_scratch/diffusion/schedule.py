@@ -192,7 +192,7 @@ class Schedule:
         if number is None or not 1 <= number <= len(self):
             raise UsageError(
                 f"{steps!r} steps cannot be taken - this model's schedule has {len(self)} timesteps"
-                f" - give a whole number from 1 to {len(self)}",
+                f" - give a whole number from 1 to {len(self)}"
             )
         return number
 

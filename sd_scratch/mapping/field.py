@@ -141,7 +141,7 @@ def field_report(
         notes=[
             "Grey: how likely the forward process is to be at a place at that step. Arrows: the score, "
             "which points to where it is likelier, the longest of a panel as long as the arrows are "
-            "apart. Red: samples on their way from noise; every sampler begins with the same ones.",
+            "apart. Red: samples on their way from noise; every sampler begins with the same ones."
         ],
         row_labels=list(samplers),
         side=SIDE,

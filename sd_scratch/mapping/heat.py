@@ -64,10 +64,7 @@ class Heat:
         return min(share.shape[1] for share in self.shares.values())
 
     def maps(
-        self,
-        layers: Sequence[str] = (),
-        heads: Sequence[int] = (),
-        calls: slice = slice(None),
+        self, layers: Sequence[str] = (), heads: Sequence[int] = (), calls: slice = slice(None)
     ) -> list[Map]:
         """One map a word, the mean over layers, heads and calls (all by default).
 

@@ -77,10 +77,7 @@ def _printed(title: str, below: Image.Image, maps: Sequence[Map], prompt: str) -
     smallest to its largest value; that number is also how opaque the word's colour is."""
     own = [stretched(map_) for map_ in maps]
     colours = hues(len(own))
-    overlays = (
-        overlay_strongest(below, own, 255, colours),
-        overlay_all(below, own, 255, colours),
-    )
+    overlays = (overlay_strongest(below, own, 255, colours), overlay_all(below, own, 255, colours))
     raw = own[0] is maps[0]
     ranges = [
         f"{'up to' if raw else f'{float(m.tensor.min()):.2g} to'} {float(m.tensor.max()):.3g}"

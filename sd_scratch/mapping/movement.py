@@ -58,7 +58,7 @@ def check_count(rows: int, count: int) -> None:
     if not 1 <= count < rows:
         raise UsageError(
             f"{rows} prompts differ along {max(rows - 1, 0)} directions - {count} components need at "
-            f"least {count + 1} different prompts",
+            f"least {count + 1} different prompts"
         )
 
 
@@ -163,7 +163,7 @@ def places_along(corners: Tensor, frames: int) -> Tensor:
     if not 2 <= len(corners) <= frames:
         raise UsageError(
             f"a path of {len(corners)} places and {frames} frames - it needs two places at least, and "
-            "a frame for each",
+            "a frame for each"
         )
     lengths = (corners[1:] - corners[:-1]).norm(dim=1)
     steps = torch.ones_like(lengths)

@@ -222,7 +222,7 @@ def words_report(
         notes=[
             f"The sum of what a word gets from {givers}, itself included, in the text encoder; the "
             f"mean over {which} and {mean}. A word gives 1 in all{lost}. No word sees the ones behind "
-            "it: the earlier a word stands, the more can look at it.",
+            "it: the earlier a word stands, the more can look at it."
         ],
     )
     table = [

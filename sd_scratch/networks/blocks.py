@@ -27,11 +27,7 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList(downsamplers)
 
     def forward(
-        self,
-        h: Tensor,
-        time: Tensor,
-        context: Tensor | None = None,
-        feature: Tensor | None = None,
+        self, h: Tensor, time: Tensor, context: Tensor | None = None, feature: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """`feature` is added to what leaves the last layer."""
         skips = []

@@ -20,13 +20,7 @@ from torch import Tensor, nn
 from sd_scratch.config import PixelUNetConfig
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.blocks import DownBlock, MidBlock, UpBlock, stack_widths
-from sd_scratch.networks.layers import (
-    Downsample,
-    Linear,
-    TimestepMLP,
-    Upsample,
-    timestep_embedding,
-)
+from sd_scratch.networks.layers import Downsample, Linear, TimestepMLP, Upsample, timestep_embedding
 from sd_scratch.tensors import Tapped
 
 EPS = 1e-5

@@ -180,7 +180,7 @@ def with_seed(recipe: Recipe, count: int) -> Recipe:
     if recipe.seed is not None and recipe.seed + count - 1 > SEED[1]:
         raise UsageError(
             f"seed {recipe.seed} and {count} pictures - the last one's seed would exceed 2^64-1 - "
-            "choose a smaller seed",
+            "choose a smaller seed"
         )
     return recipe
 
@@ -198,7 +198,7 @@ def _option(sampler: Sampler, name: str, value: Option) -> Option:
     """The value of a sampler's option, of the type that its default has."""
     if name not in sampler.options:
         raise UsageError(
-            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}",
+            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}"
         )
     kind = type(sampler.options[name])
     text = str(value)

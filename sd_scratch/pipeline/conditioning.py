@@ -86,11 +86,7 @@ class Conditioning:
         return x
 
     def rows(
-        self,
-        prompt: Texts,
-        negative: Texts | None,
-        batch: int,
-        branches: Sequence[str],
+        self, prompt: Texts, negative: Texts | None, batch: int, branches: Sequence[str]
     ) -> Rows:
         """For each branch, one prompt for every image."""
         prompts = self._prompts("prompt", prompt, batch)

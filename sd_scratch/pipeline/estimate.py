@@ -175,12 +175,7 @@ def check_run(
 
 
 def check_pixel_run(
-    config: PixelModelConfig,
-    batch: int,
-    device: torch.device,
-    *,
-    branches: int = 2,
-    kept: int = 0,
+    config: PixelModelConfig, batch: int, device: torch.device, *, branches: int = 2, kept: int = 0
 ) -> None:
     """The same for a model of pixels that is loaded."""
     side = config.network.sample_size

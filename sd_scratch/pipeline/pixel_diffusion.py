@@ -154,7 +154,7 @@ class PixelDiffusion(Recordable):
         if number is None or not 0 <= number < self.no_class:
             raise UsageError(
                 f"class {given} is not in 0..{self.no_class - 1}"
-                f" - this model knows {', '.join(names[:20])}",
+                f" - this model knows {', '.join(names[:20])}"
             )
         return number
 

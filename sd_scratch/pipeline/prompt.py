@@ -61,7 +61,7 @@ class Prompt:
         found = [word for word in self.words if word.text.casefold() == wanted]
         if not found and wanted and wanted in self.encoding.cut.casefold():
             raise UsageError(
-                f"the word '{text}' stands beyond the last token that the model reads - shorten the prompt",
+                f"the word '{text}' stands beyond the last token that the model reads - shorten the prompt"
             )
         if not found:
             have = ", ".join(dict.fromkeys(word.text for word in self.words)) or "none"
@@ -71,11 +71,11 @@ class Prompt:
         if nth is None and len(found) > 1:
             raise UsageError(
                 f"the word '{text}' stands {len(found)} times in the prompt - say which one is meant, "
-                f"1 to {len(found)}",
+                f"1 to {len(found)}"
             )
         if nth is not None and not 1 <= nth <= len(found):
             raise UsageError(
-                f"the word '{text}' stands {len(found)} times in the prompt, there is no number {nth}",
+                f"the word '{text}' stands {len(found)} times in the prompt, there is no number {nth}"
             )
         return found[(nth or 1) - 1]
 

@@ -14,13 +14,7 @@ from sd_scratch.diffusion.sampler_names import a1111_title
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import RNGS
-from sd_scratch.pipeline.adapters import (
-    ControlUse,
-    EmbeddingUse,
-    LoraUse,
-    show_hashes,
-    with_tags,
-)
+from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse, show_hashes, with_tags
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.part_way import UPSCALERS

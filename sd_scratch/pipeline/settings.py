@@ -24,11 +24,7 @@ from sd_scratch.limits import (
     TILINGS,
     UPSCALER_NAMES,
 )
-from sd_scratch.pipeline.adapters import (
-    controls_from_json,
-    embeddings_from_json,
-    loras_from_json,
-)
+from sd_scratch.pipeline.adapters import controls_from_json, embeddings_from_json, loras_from_json
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.mask_use import mask_from_json
 from sd_scratch.text.cleaning import STYLES

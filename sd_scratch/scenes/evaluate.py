@@ -13,14 +13,7 @@ from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.captions import full_caption
-from sd_scratch.scenes.graph import (
-    NEW_SHAPES,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    Scene,
-    sample_scene,
-)
+from sd_scratch.scenes.graph import NEW_SHAPES, RELATIONS, SHAPES, SIZES, Scene, sample_scene
 from sd_scratch.scenes.render import render
 
 CHECK_SEED = 900  # scenes that no training sees

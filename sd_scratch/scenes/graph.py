@@ -38,12 +38,7 @@ COLUMNS = ("left", "centre", "right")
 ROWS = ("top", "middle", "bottom")
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 
-RELATIONS = {
-    "left of": (-1, 0),
-    "right of": (1, 0),
-    "above": (0, -1),
-    "below": (0, 1),
-}
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Where the first of two objects stands, seen from the second."""
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 

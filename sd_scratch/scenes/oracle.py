@@ -13,14 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_scratch.scenes.graph import (
-    COLOURS,
-    SHAPES,
-    SIZES,
-    Scene,
-    place_of,
-    relation_of,
-)
+from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES, Scene, place_of, relation_of
 from sd_scratch.scenes.render import coverage
 
 MIN_AREA = 0.006  # share of the picture; less is no object

@@ -40,7 +40,7 @@ class At:
             if name in self.axes:
                 return self.axes.index(name)
         raise UsageError(
-            f"{self.name} has no axis '{wanted[0]}' - its axes are {', '.join(self.axes)}",
+            f"{self.name} has no axis '{wanted[0]}' - its axes are {', '.join(self.axes)}"
         )
 
     def positions(self, word: WordKey) -> list[list[int]]:

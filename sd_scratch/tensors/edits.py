@@ -133,7 +133,7 @@ class Ablate(ReadyEdit):
         if x.shape[0] < 2:
             raise UsageError(
                 f"ablating {at.name} by resampling needs another picture in the batch - make two, or"
-                " patch it from a trace",
+                " patch it from a trace"
             )
         return x.roll(1, dims=0)
 

@@ -117,7 +117,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         if self.branch and run.branches and self.branch not in run.branches:
             raise UsageError(
                 f"the run has no branch '{self.branch}', only {', '.join(run.branches)}"
-                " - another guidance scale needs both",
+                " - another guidance scale needs both"
             )
         self._chosen = choose_calls(self._calls, run.calls)
         if self._calls is not None and not self._chosen:
@@ -163,7 +163,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
             raise UsageError(
                 f"recording {len(self.names)} tensors of this run takes {show_bytes(total)}, more than"
                 f" the budget of {show_bytes(self.budget)} - reduce them, choose fewer calls or one"
-                " branch, or raise the budget",
+                " branch, or raise the budget"
             )
         device = self.taps.device.type
         self.kept_bytes = total if torch.device(self.to or device).type == device else 0

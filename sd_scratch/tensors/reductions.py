@@ -16,12 +16,7 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo
 from sd_scratch.tensors.words import Prompts, Worded, WordKey, word_matrix
 
-__all__ = [
-    "area",
-    "heads",
-    "mean_over_calls",
-    "words",
-]
+__all__ = ["area", "heads", "mean_over_calls", "words"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Subject:
                 return self.axes.index(name)
         have = ", ".join(self.axes) or "unknown"
         raise UsageError(
-            f"{self.info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}",
+            f"{self.info.name} has no axis '{wanted[0]}' to reduce - its axes are {have}"
         )
 
     def size(self, axis: str) -> int:
@@ -95,7 +90,7 @@ class Pick:
         i, size = subject.axis(self.axis), subject.size(self.axis)
         if not all(-size <= place < size for place in self.places):
             raise UsageError(
-                f"{subject.info.name} has {size} places along '{self.axis}', not all of {self.places}",
+                f"{subject.info.name} has {size} places along '{self.axis}', not all of {self.places}"
             )
         index = torch.tensor([place % size for place in self.places], device=subject.device)
         return Bound(lambda x: x.index_select(i, index), subject.axes, self.axis != "query")
@@ -113,7 +108,7 @@ class Words:
         if not prompts:
             raise UsageError(
                 f"the words of {subject.info.name} cannot be told without a prompt - record one"
-                " branch, 'cond', during a run",
+                " branch, 'cond', during a run"
             )
         if subject.info.root != "text" or subject.info.name == "text.context":
             tokens = prompts[0].empty.shape[1]  # of all chunks, where the text encoder reads one

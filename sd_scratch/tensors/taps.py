@@ -277,7 +277,7 @@ class Taps:
 
     @contextmanager
     def running(self, describe: Callable[[], Run]) -> Iterator[None]:
-        """A run: every listener plans for it first, and may refuse it; only then `describe` is called."""
+        """A run: every listener plans for it first, and may refuse it. Without any nothing is described."""
         mine = _LazyRun(describe)
         self._here.runs.append(mine)
         try:

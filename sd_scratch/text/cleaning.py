@@ -46,7 +46,7 @@ def check_text(text: str) -> None:
     except UnicodeEncodeError as error:
         raise UsageError(
             f"the prompt holds half a character (U+{ord(text[error.start]):04X} at position "
-            f"{error.start}), as text cut in the middle of an emoji does - remove it",
+            f"{error.start}), as text cut in the middle of an emoji does - remove it"
         ) from None
     if size > TEXT_LIMIT:
         raise UsageError(f"the prompt has {size:,} bytes, the limit is {TEXT_LIMIT:,} - shorten it")

@@ -197,7 +197,7 @@ def _start(run: Run, resume: bool) -> str:
     if not resume:
         raise UsageError(
             f"{run.folder} holds a run at step {state.step} - it would be overwritten"
-            " - resume it, or name another folder",
+            " - resume it, or name another folder"
         )
     run.restore(state)
     return state.held

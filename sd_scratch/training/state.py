@@ -120,5 +120,5 @@ def check_settings(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
     if differences:
         raise UsageError(
             f"cannot resume {folder} - {'; '.join(differences)}"
-            " - use the same settings, or train into another folder",
+            " - use the same settings, or train into another folder"
         )

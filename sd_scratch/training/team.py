@@ -44,7 +44,7 @@ class Team:
         if batch % self.size:
             raise UsageError(
                 f"a batch of {batch} cannot be shared by {self.size} processes"
-                " - start a number of them that divides it",
+                " - start a number of them that divides it"
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:

@@ -101,10 +101,7 @@ def difference(slots: Slots, factor: Factor) -> Tensor:
 FORMULAS: tuple[tuple[tuple[str, ...], Callable[[Slots, Factor], Tensor]], ...] = (
     (("down", "up"), low_rank),
     (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), hadamard),
-    (
-        ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
-        kronecker,
-    ),
+    (("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"), kronecker),
     (("diff",), difference),
 )
 

@@ -15,11 +15,7 @@ from sd_scratch.checkpoints.adapters.changes import Change
 from sd_scratch.checkpoints.adapters.embedding import Embedding, bundled_embeddings
 from sd_scratch.checkpoints.adapters.few_steps import FewSteps, few_steps
 from sd_scratch.checkpoints.adapters.names import module_names, split_key
-from sd_scratch.checkpoints.adapters.tensor_file import (
-    TensorFile,
-    json_metadata,
-    read_tensor_file,
-)
+from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, json_metadata, read_tensor_file
 from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError

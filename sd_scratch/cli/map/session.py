@@ -10,12 +10,7 @@ from typing import Any
 import torch
 
 from sd_scratch.checkpoints.build import empty
-from sd_scratch.checkpoints.load import (
-    build_components,
-    read_layout,
-    read_tokenizer,
-    with_schedule,
-)
+from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer, with_schedule
 from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_loras, load_loras, with_few_steps
 from sd_scratch.cli.load import check_size

@@ -34,10 +34,6 @@ def run(args: argparse.Namespace) -> None:
     skip = session.recipe.clip_skip or 1
     reads = [text_attention(session.model, text, clip_skip=skip) for text in args.prompt]
     report = words_report(
-        reads,
-        layers=args.layers,
-        heads=args.heads,
-        special=args.special,
-        by_layer=args.by_layer,
+        reads, layers=args.layers, heads=args.heads, special=args.special, by_layer=args.by_layer
     )
     results.save(report, session.text_recipe)

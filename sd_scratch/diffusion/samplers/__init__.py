@@ -7,6 +7,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -70,12 +71,7 @@ class Sampler:
         return spacing
 
     def run(
-        self,
-        model: Denoiser,
-        x_t: Tensor,
-        ladder: Ladder,
-        draw: Draw,
-        **options: object,
+        self, model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, **options: object
     ) -> Steps:
         """The sampler's steps, lazily; the arguments are those of every sampler function: a
         variance-preserving sample that stands on the ladder's top rung, and what to do with it.
@@ -88,10 +84,13 @@ class Sampler:
                 hint = _did_you_mean(option, {known: known for known in self.options})
                 raise UsageError(
                     f"sampler {self.name} has no option {option!r}{hint}"
-                    f" - it has {', '.join(self.options) or 'none'}",
+                    f" - it has {', '.join(self.options) or 'none'}"
                 )
         return self.function(model, x_t, ladder, draw, **options)
 
+
+# In the view of `sd_scratch.diffusion.samplers.sigma_space`.
+InSigma = partial(Sampler, sigma_space=True)
 
 SAMPLERS: dict[str, Sampler] = {
     sampler.name: sampler
@@ -99,87 +98,43 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("pndm", pndm, "PLMS", "linear multistep on DDIM's step; what SD 1.x ships with"),
         Sampler("ddim", ddim, "DDIM", "first order; eta > 0 adds noise at every step"),
         Sampler("ddpm", ddpm, "DDPM", "the original random walk; wants hundreds of steps"),
-        Sampler("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4", sigma_space=True),
-        Sampler(
-            "euler",
-            euler,
-            "Euler",
-            "first order in sigma; DDIM in other coordinates",
-            sigma_space=True,
+        InSigma("lms", lms, "LMS", "linear multistep in sigma, orders 1 to 4"),
+        InSigma("euler", euler, "Euler", "first order in sigma; DDIM in other coordinates"),
+        InSigma("euler_a", euler_a, "Euler a", "Euler with fresh noise at every step"),
+        InSigma("heun", heun, "Heun", "second order; two model calls a step"),
+        InSigma("dpmpp_2m", dpmpp_2m, "DPM++ 2M", "second order multistep; good in 20 steps"),
+        InSigma("dpm2", dpm2, "DPM2", "second order; two model calls a step"),
+        InSigma("dpm2_a", dpm2_a, "DPM2 a", "DPM2 with fresh noise at every step"),
+        InSigma(
+            "dpmpp_2s", dpmpp_2s, "DPM++ 2S", "second order in cycles of two steps, orders 2 and 3"
         ),
-        Sampler(
-            "euler_a", euler_a, "Euler a", "Euler with fresh noise at every step", sigma_space=True
-        ),
-        Sampler("heun", heun, "Heun", "second order; two model calls a step", sigma_space=True),
-        Sampler(
-            "dpmpp_2m",
-            dpmpp_2m,
-            "DPM++ 2M",
-            "second order multistep; good in 20 steps",
-            sigma_space=True,
-        ),
-        Sampler("dpm2", dpm2, "DPM2", "second order; two model calls a step", sigma_space=True),
-        Sampler(
-            "dpm2_a", dpm2_a, "DPM2 a", "DPM2 with fresh noise at every step", sigma_space=True
-        ),
-        Sampler(
-            "dpmpp_2s",
-            dpmpp_2s,
-            "DPM++ 2S",
-            "second order in cycles of two steps, orders 2 and 3",
-            sigma_space=True,
-        ),
-        Sampler(
+        InSigma(
             "dpmpp_2s_a",
             dpmpp_2s_a,
             "DPM++ 2S a",
             "second order with fresh noise; two model calls a step",
-            sigma_space=True,
         ),
-        Sampler(
-            "dpmpp_sde",
-            dpmpp_sde,
-            "DPM++ SDE",
-            "the stochastic equation; two model calls a step",
-            sigma_space=True,
+        InSigma(
+            "dpmpp_sde", dpmpp_sde, "DPM++ SDE", "the stochastic equation; two model calls a step"
         ),
-        Sampler(
-            "dpmpp_2m_sde",
-            dpmpp_2m_sde,
-            "DPM++ 2M SDE",
-            "the stochastic equation from two answers",
-            sigma_space=True,
+        InSigma(
+            "dpmpp_2m_sde", dpmpp_2m_sde, "DPM++ 2M SDE", "the stochastic equation from two answers"
         ),
-        Sampler(
+        InSigma(
             "dpmpp_3m_sde",
             dpmpp_3m_sde,
             "DPM++ 3M SDE",
             "the stochastic equation from three answers; wants many steps",
-            sigma_space=True,
+        ),
+        InSigma(
+            "unipc", unipc, "UniPC", "predictor and corrector, orders 1 to 3; good in 10 steps"
+        ),
+        InSigma("deis", deis, "DEIS", "linear multistep in log sigma, orders 1 to 3"),
+        Sampler(
+            "lcm", lcm, "LCM", "for models distilled to consistency: 1 to 8 steps", spacing="lcm"
         ),
         Sampler(
-            "unipc",
-            unipc,
-            "UniPC",
-            "predictor and corrector, orders 1 to 3; good in 10 steps",
-            sigma_space=True,
-        ),
-        Sampler(
-            "deis", deis, "DEIS", "linear multistep in log sigma, orders 1 to 3", sigma_space=True
-        ),
-        Sampler(
-            "lcm",
-            lcm,
-            "LCM",
-            "for models distilled to consistency: 1 to 8 steps",
-            spacing="lcm",
-        ),
-        Sampler(
-            "tcd",
-            tcd,
-            "TCD",
-            "the same with less fresh noise, for TCD's models",
-            spacing="lcm",
+            "tcd", tcd, "TCD", "the same with less fresh noise, for TCD's models", spacing="lcm"
         ),
     )
 }
@@ -192,7 +147,7 @@ def get_sampler(name: str) -> Sampler:
         names |= {sampler.metadata_name.lower(): known for known, sampler in SAMPLERS.items()}
         raise UsageError(
             f"sampler {name!r} is unknown{_did_you_mean(name, names)}"
-            f" - choose from {', '.join(SAMPLERS)}",
+            f" - choose from {', '.join(SAMPLERS)}"
         )
     return SAMPLERS[name]
 

@@ -84,7 +84,7 @@ def choice(option: str, value: object, known: Sequence[object]) -> None:
     """`UsageError` unless the option's value is one of the known ones."""
     if value not in known:
         raise UsageError(
-            f"{option} {value!r} is unknown - choose from {', '.join(map(str, known))}",
+            f"{option} {value!r} is unknown - choose from {', '.join(map(str, known))}"
         )
 
 

@@ -16,12 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers.sigma_space import (
-    predict_at,
-    resume,
-    sigma_step,
-    to_sigma_space,
-)
+from sd_scratch.diffusion.samplers.sigma_space import predict_at, resume, sigma_step, to_sigma_space
 from sd_scratch.diffusion.samplers.step import Denoiser, Draw, Steps, choice
 from sd_scratch.diffusion.schedule import Ladder
 

@@ -40,18 +40,7 @@ FASHION = (
     "bag",
     "ankle boot",
 )
-CIFAR10 = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 IDX_FILES = tuple(
@@ -220,7 +209,7 @@ def find_preset(data: str, variant: str = "better") -> PixelPreset:
     variants = find_data(data).presets
     if variant not in variants:
         raise UsageError(
-            f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}",
+            f"there is no preset {variant!r} for {data} - there is {', '.join(variants)}"
         )
     return replace(variants[variant], data=data)
 

@@ -20,11 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.checkpoints.pixel_model import (
-    Denoiser,
-    PixelComponents,
-    build_denoiser,
-)
+from sd_scratch.checkpoints.pixel_model import Denoiser, PixelComponents, build_denoiser
 from sd_scratch.diffusion.prediction import target
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.pictures.film import save_film

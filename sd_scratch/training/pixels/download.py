@@ -18,12 +18,7 @@ from sd_scratch.training.pixels.datasets import Remote, Source
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 18
 USER_AGENT = "sd_scratch"
-UNREACHABLE = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    TimeoutError,
-    ConnectionError,
-)
+UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 Progress = Callable[[str, int, int], None]
 """Told the file's name, the bytes that are there, and the bytes that there will be."""

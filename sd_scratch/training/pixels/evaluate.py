@@ -152,7 +152,7 @@ def check_same_kind(judge: Classifier, data: DataSet) -> None:
         raise UsageError(
             f"the classifier is for {config.num_classes} classes of {config.sample_size}-pixel"
             f" pictures with {config.in_channels} channels, the data has other ones - name the"
-            " classifier that was trained on this data",
+            " classifier that was trained on this data"
         )
 
 

@@ -107,10 +107,7 @@ def paper(data: str, features: int, side: int, channels: int) -> PixelPreset:
 MNIST_NET = PixelUNetConfig()
 FASHION_NET = PixelUNetConfig(block_out_channels=(32, 64, 96))
 CIFAR_NET = PixelUNetConfig(
-    in_channels=3,
-    sample_size=32,
-    block_out_channels=(32, 64, 128),
-    attention_head_dim=32,
+    in_channels=3, sample_size=32, block_out_channels=(32, 64, 128), attention_head_dim=32
 )
 LARGE_NET = replace(
     CIFAR_NET,

@@ -78,7 +78,7 @@ def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
     except RuntimeError:
         raise UsageError(
             f"{out / DDPM} - its state is of another network - name the preset and the timesteps that"
-            " it was trained with",
+            " it was trained with"
         ) from None
     write_model(preset, network, folder, state.step, state.seconds)
     _copy_film(out, folder)
@@ -99,5 +99,5 @@ def check_fits(preset: PixelPreset, data: DataSet) -> None:
             f"{pictures.source} - pictures of {pictures.side} pixels with {pictures.channels}"
             f" channels in {len(pictures.class_names)} classes, where the network is for"
             f" {network.sample_size} pixels, {network.in_channels} channels and"
-            f" {network.num_classes} classes - another data set?",
+            f" {network.num_classes} classes - another data set?"
         )

@@ -22,14 +22,7 @@ from sd_scratch.networks.classifier import Classifier
 from sd_scratch.scenes import oracle
 from sd_scratch.scenes.captions import full_caption
 from sd_scratch.scenes.evaluate import CHECK_SEED, sample_prompts
-from sd_scratch.scenes.graph import (
-    COLOURS,
-    SHAPES,
-    SIZES,
-    Scene,
-    SceneObject,
-    sample_scene,
-)
+from sd_scratch.scenes.graph import COLOURS, SHAPES, SIZES, Scene, SceneObject, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, worsen
 from sd_scratch.training.settings import TrainConfig
@@ -171,12 +164,7 @@ def asked_for(scene: Scene) -> dict[str, str | None]:
 
 
 def _attributes(background: str, item: SceneObject | oracle.ReadObject) -> dict[str, str | None]:
-    return {
-        "background": background,
-        "colour": item.colour,
-        "shape": item.shape,
-        "size": item.size,
-    }
+    return {"background": background, "colour": item.colour, "shape": item.shape, "size": item.size}
 
 
 def labels(scenes: Sequence[Scene]) -> Tensor:

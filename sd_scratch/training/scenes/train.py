@@ -123,9 +123,7 @@ def trained_autoencoder(out: Path, config: ModelConfig) -> tuple[Autoencoder, Mo
     was measured to need."""
     state = load_state(out / "vae")
     if state is None:
-        raise UsageError(
-            f"{out / 'vae'} - no state of an autoencoder - train the stage vae first",
-        )
+        raise UsageError(f"{out / 'vae'} - no state of an autoencoder - train the stage vae first")
     vae = Autoencoder(config.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae.load_state_dict(state.ema)
     vae.eval().requires_grad_(False)
