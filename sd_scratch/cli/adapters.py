@@ -224,15 +224,15 @@ def _embeddings(
 
 def _lora_files(args: argparse.Namespace) -> dict[str, Path]:
     paths = [split_lora(text)[0] for text in args.lora if text != NONE]
-    return _files("lora", paths, args.lora_dir)
+    return find_files("lora", paths, args.lora_dir)
 
 
 def _embedding_files(args: argparse.Namespace) -> dict[str, Path]:
     paths = [split_embedding(text)[0] for text in args.embedding if text != NONE]
-    return _files("embedding", paths, args.embedding_dir)
+    return find_files("embedding", paths, args.embedding_dir)
 
 
-def _files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]:
+def find_files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]:
     """Names to files: those that were named, and all in the folder and below it."""
     files: dict[str, Path] = {}
     for path in paths:

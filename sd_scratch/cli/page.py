@@ -17,7 +17,7 @@ from sd_scratch.cli.options import (
 from sd_scratch.errors import ScratchError, UsageError
 
 if TYPE_CHECKING:
-    from sd_scratch.page.engine import Engine
+    from sd_scratch.page.engine import Engine, NoEngine
 
 DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
 NO_MODEL = "is for a model that the server runs, and --static serves one that the tab runs"
@@ -59,6 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_source_arguments(model)
     model.add_argument(
+        "--vae",
+        metavar="FILE",
+        help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
+    )
+    model.add_argument(
+        "--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from"
+    )
+    model.add_argument(
+        "--lora-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="LoRAs that the page may choose from, each by its name: .safetensors in it and below it",
+    )
+    model.add_argument(
         "--force", action="store_true", help="load even if memory seems too small for it"
     )
     add_device_arguments(parser)
@@ -75,7 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
     require_packages()
     if args.static is not None:
-        refuse_flags(args, "--revision --offline --force --device --dtype --threads", NO_MODEL)
+        refuse_flags(
+            args,
+            "--revision --offline --vae --text-encoder --lora-dir --force --device --dtype --threads",
+            NO_MODEL,
+        )
         if args.model is not None:
             raise UsageError(f"--model {NO_MODEL}")
     with contextlib.closing(listen(args.host, args.port)) as listening:
@@ -111,32 +129,54 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_engine(args: argparse.Namespace) -> "Engine":
-    """The model that the flags name, ready to be asked."""
+def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
+    """The model that the flags name, ready to be asked; or what the page then says, where a model is there
+    and cannot be had."""
     from sd_scratch.checkpoints.shipped import list_shipped
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
-    from sd_scratch.page.engine import Engine
-    from sd_scratch.pipeline.checks import check_inputs
+    from sd_scratch.page.engine import Engine, NoEngine
     from sd_scratch.pipeline.load import load
     from sd_scratch.pipeline.recipe import Recipe
 
-    source = args.model or "scenes"
+    source, loras = args.model or "scenes", find_loras(args.lora_dir)
     device = choose_device(args.device)
     set_threads(args.threads)
-    model = load(
-        source,
-        device=device,
-        dtype=choose_dtype(args.dtype, device),
-        revision=args.revision,
-        offline=args.offline,
-        force=args.force,
-    )
-    check_inputs(model.config, source)
+    try:
+        model = load(
+            source,
+            device=device,
+            dtype=choose_dtype(args.dtype, device),
+            revision=args.revision,
+            offline=args.offline,
+            vae=args.vae if args.vae != "none" else None,
+            text_encoder=args.text_encoder,
+            force=args.force,
+        )
+    except UsageError:
+        raise
+    except ScratchError as error:
+        log.error(str(error))
+        return NoEngine(str(error))
     log.info(model.components.summary)
     name, path = source, Path(source).expanduser()
     if name not in list_shipped() and path.exists():  # paths are nobody else's business
         name = path.resolve().name if path.is_dir() else path.stem
-    return Engine(model, Recipe("", model=name, revision=args.revision))
+    return Engine(model, Recipe("", model=name, revision=args.revision), loras)
+
+
+def find_loras(folder: Path | None) -> dict[str, Path]:
+    """The LoRAs of a folder and below it, by name. Pickles are left out, and a line says so."""
+    if folder is None:
+        return {}
+    from sd_scratch.cli.adapters import find_files
+
+    files = find_files("lora", [], folder)
+    loras = {name: path for name, path in files.items() if path.suffix.lower() == ".safetensors"}
+    if left := sorted(set(files) - set(loras)):
+        names = ", ".join(left[:5])
+        log.warning(f"{len(left)} files of {folder} are no .safetensors and left out: {names}")
+    log.info(f"{len(loras)} LoRAs of {folder}")
+    return loras
 
 
 def listen(host: str, port: int) -> socket.socket:

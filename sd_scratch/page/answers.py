@@ -14,18 +14,19 @@ from torch import Tensor
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import SPACINGS
 from sd_scratch.errors import UsageError
+from sd_scratch.page.edits import EDITS, EDITS_LIMIT, STEPS_LIMIT, TEXT_LIMIT
 from sd_scratch.page.messages import (
-    EDITS,
-    EDITS_LIMIT,
     FORMAT,
     GUIDANCE_LIMIT,
+    LORAS_LIMIT,
+    PICTURE_LIMIT,
     PLACES_LIMIT,
     SIDE_LIMIT,
-    STEPS_LIMIT,
-    TEXT_LIMIT,
 )
 from sd_scratch.page.runs import Result
 from sd_scratch.pictures.png import encode_png
+from sd_scratch.pipeline.adapters import take_tags
+from sd_scratch.pipeline.checks import inputs_beside
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.stored_recipe import A1111, OWN
@@ -92,9 +93,12 @@ def hello(model: StableDiffusion, named: Recipe) -> dict[str, Any]:
             "guidance": GUIDANCE_LIMIT,
             "edits": EDITS_LIMIT,
             "places": PLACES_LIMIT,
+            "loras": LORAS_LIMIT,
+            "picture": PICTURE_LIMIT,
         },
         "examples": list(EXAMPLES.get(config.name, PHOTOGRAPHS)),
         "landmarks": list(LANDMARKS.get(config.name, TRIO)),
+        "needs": inputs_beside(config),
         "tensors": listing(model),
     }
 
@@ -119,7 +123,7 @@ def listing(model: StableDiffusion) -> list[dict[str, Any]]:
 
 def words_of(model: StableDiffusion, number: int, text: str) -> dict[str, Any]:
     """A prompt's tokens and words."""
-    encoding = encode_prompt(model.tokenizer, text)
+    encoding = encode_prompt(model.tokenizer, take_tags(text)[0])
     return {
         "say": "words",
         "id": number,

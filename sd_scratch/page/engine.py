@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from sd_scratch.page.answers import (
 )
 from sd_scratch.page.messages import (
     CancelWish,
+    PictureWish,
     PlaneWish,
     Refused,
     RunWish,
@@ -34,12 +36,14 @@ from sd_scratch.page.messages import (
     Wish,
     WordsWish,
     read_message,
+    read_picture_message,
 )
+from sd_scratch.page.pictures import Album
 from sd_scratch.page.runs import Result, Studio, held, pixel_bytes
 from sd_scratch.page.sources import source_of
 from sd_scratch.page.views import statistics, view
-from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.run import count_steps
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 SESSIONS_LIMIT = 8
@@ -74,11 +78,34 @@ class Session:
 
     def __init__(self, send: Send) -> None:
         self.send = send
-        self.waiting: dict[type[Wish], tuple[int, Wish]] = {}
+        self.waiting: dict[object, tuple[int, Wish]] = {}
         self.running: tuple[int, Wish] | None = None
         self.stopping = threading.Event()
         self.last: Result | None = None
+        self.album = Album()
         self.closed = False
+
+
+class NoEngine:
+    """Stands where there is no model: says why to every page, and goes on saying it."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def open(self, send: Send) -> Session:
+        session = Session(send)
+        self.receive(session, "")
+        return session
+
+    def receive(self, session: Session, message: str | bytes) -> None:
+        text = f"there is no model: {self.reason} - start the page with another"
+        session.send({"say": "error", "id": None, "text": text}, None)
+
+    def close(self, session: Session) -> None:
+        session.closed = True
+
+    def stop(self) -> None:
+        pass
 
 
 class Engine:
@@ -87,12 +114,18 @@ class Engine:
     Args:
         model: with it nobody else works while the engine does.
         named: a recipe that holds the model's name and revision, for the pictures that are saved.
+        loras: files that a page may choose from, by the names that it knows them by.
     """
 
-    def __init__(self, model: StableDiffusion, named: Recipe | None = None) -> None:
+    def __init__(
+        self,
+        model: StableDiffusion,
+        named: Recipe | None = None,
+        loras: Mapping[str, Path] | None = None,
+    ) -> None:
         self.model = model
         self.named = named or Recipe("", model=model.components.source)
-        self.studio = Studio(model)
+        self.studio = Studio(model, loras)
         self._changed = threading.Condition()
         self._sessions: list[Session] = []
         self._current: Session | None = None
@@ -104,7 +137,7 @@ class Engine:
             for name, module in network.named_modules()
             if BLOCKS.search(name)
         ]
-        self._hello = hello(model, self.named)
+        self._hello = hello(model, self.named) | {"loras": self.studio.wardrobe.listed()}
         self._thread = threading.Thread(target=self._work, name="page engine", daemon=True)
         self._thread.start()
 
@@ -127,7 +160,7 @@ class Engine:
             session.closed = True
             session.waiting.clear()
             session.stopping.set()
-            session.last = None
+            session.last, session.album = None, Album()
             self._sessions = [each for each in self._sessions if each is not session]
 
     def stop(self) -> None:
@@ -141,10 +174,14 @@ class Engine:
         for hook in self._hooks:
             hook.remove()
 
-    def receive(self, session: Session, text: str) -> None:
-        """Read a message and see to it; what is wrong with it is said."""
+    def receive(self, session: Session, message: str | bytes) -> None:
+        """Read a message, a text or a picture's bytes, and see to it; what is wrong with it is said."""
+        number: int | None = None
         try:
-            number, wish = read_message(text)
+            if isinstance(message, str):
+                number, wish = read_message(message)
+            else:
+                number, wish = read_picture_message(message)
             if isinstance(wish, WordsWish):
                 session.send(words_of(self.model, number, wish.prompt), None)
                 return
@@ -166,9 +203,10 @@ class Engine:
                 session.waiting.clear()
                 session.stopping.set()
             else:
-                old = session.waiting.pop(type(wish), None)
+                kind = wish.use if isinstance(wish, PictureWish) else type(wish)
+                old = session.waiting.pop(kind, None)
                 skipped = [old[0]] if old else []
-                session.waiting[type(wish)] = (number, wish)
+                session.waiting[kind] = (number, wish)
                 if _ends(wish, session.running):
                     session.stopping.set()
                 self._changed.notify()
@@ -221,8 +259,12 @@ class Engine:
             self._run(session, number, wish)
         elif isinstance(wish, TensorWish):
             self._tensor(session, number, wish)
+        elif isinstance(wish, PictureWish):
+            digest, width, height = session.album.put(wish)
+            head = {"say": "picture", "id": number, "use": wish.use, "name": wish.name}
+            session.send({**head, "hash": digest, "width": width, "height": height}, None)
         elif isinstance(wish, PlaneWish):
-            plane = self.studio.plane(wish.prompts)
+            plane = self.studio.plane(wish.prompts, wish.loras)
             explained = plane.components.explained.tolist()
             places = plane.places.tolist()
             session.send(
@@ -238,13 +280,14 @@ class Engine:
 
     def _run(self, session: Session, number: int, wish: RunWish) -> None:
         session.send({"say": "running", "id": number}, None)
-        total = self.studio.completed(wish.recipe).steps
+        model, whole = self.studio.completed(wish.recipe)
+        total, start = count_steps(model, whole), session.album.start(whole)
 
-        def on_step(step: Step, noise: ImageNoise) -> None:
+        def on_step(step: Step) -> None:
             head: dict[str, Any] = {"say": "step", "id": number, "index": step.index, "of": total}
             head.update(t=step.t, sigma=step.sigma)
             if wish.previews:
-                pixels, coarse = self.studio.preview(step.x0, noise)
+                pixels, coarse = self.studio.preview(step.x0)
                 head.update(width=pixels.shape[2], height=pixels.shape[1], coarse=coarse)
                 session.send(head, pixel_bytes(pixels))
             elif not wish.live:
@@ -252,7 +295,7 @@ class Engine:
 
         # What is made while a picture is decoded would be recorded at every preview too.
         watched = tuple(name for name in wish.watch if not name.startswith("vae."))
-        result, trace = self.studio.make(wish, on_step, watched)
+        result, trace = self.studio.make(wish, start, on_step, watched)
         if trace is not None:
             result.traces.update({(name, None): trace for name in trace.names})
         recipe = result.recipe.over(model=self.named.model, revision=self.named.revision)
@@ -289,7 +332,7 @@ class Engine:
         branch = wish.branch if wish.branch in branches else branches[0]
         address = next(a for a in have if a.branch == branch)
         x = trace.values[address][0]
-        drawn = view(info, x, result.prompts.get(branch or "cond"), wish.place)
+        drawn = view(info, x, result.texts.get(branch or "cond"), wish.place)
         seen = reading(self.model, result.pixels) if drawn.kind == "maps" else None
         head = {
             "say": "tensor",

@@ -7,22 +7,30 @@ that comes back in every answer.
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.json_file import Fields, parse_json
+from sd_scratch.page.edits import (
+    BRANCHES,
+    EDITS_LIMIT,
+    NUMBER_LIMIT,
+    STEPS_LIMIT,
+    TEXT_LIMIT,
+    EditWish,
+    only,
+    read_edit,
+)
+from sd_scratch.pipeline.adapters import LoraUse, loras_from_json, take_tags
+from sd_scratch.pipeline.mask_use import MAX_NAME
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.tensors import ReadyEdit
-from sd_scratch.tensors.edits import ablate, add, reweight, scale, scale_word, set_to, swap
-from sd_scratch.tensors.words import WordKey
 
-FORMAT = 1
+FORMAT = 2
 MESSAGE_LIMIT = 64_000  # bytes of one message
-TEXT_LIMIT = 2_000  # characters of a prompt
-STEPS_LIMIT, SIDE_LIMIT, GUIDANCE_LIMIT = 150, 1024, 1000.0
-EDITS_LIMIT, PLACES_LIMIT, WATCH_LIMIT = 32, 16, 4
-NUMBER_LIMIT = 1e6  # of a factor, and of a value that is added or set
+PICTURE_LIMIT = 16_000_000  # bytes of a picture's file
+SIDE_LIMIT, GUIDANCE_LIMIT = 1024, 1000.0
+PLACES_LIMIT, WATCH_LIMIT, LORAS_LIMIT = 16, 4, 8
 LAST_ID = 2**53 - 1  # that JavaScript counts exactly
 
 RECIPE_KEYS = (
@@ -36,18 +44,13 @@ RECIPE_KEYS = (
     "guidance",
     "width",
     "height",
+    "loras",
+    "init_image",
+    "init_image_hash",
+    "strength",
+    "mask",
 )
-BRANCHES = ("cond", "uncond")
-
-
-@dataclass(frozen=True)
-class EditWish:
-    """One edit: where, what, and at which steps."""
-
-    tensors: str
-    edit: ReadyEdit
-    steps: tuple[int, int] | None = None
-    branch: str | None = None
+USES = ("picture", "mask")  # of a picture that a page sends
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class WordsWish:
 @dataclass(frozen=True)
 class PlaneWish:
     prompts: tuple[str, ...]
+    loras: tuple[LoraUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,17 @@ class CancelWish:
     pass
 
 
-Wish = RunWish | TensorWish | WordsWish | PlaneWish | SaveWish | CancelWish
+@dataclass(frozen=True)
+class PictureWish:
+    """A file that a person chose on the page, or a mask that was drawn there: what its session's runs may
+    begin with, and where they paint. `name` is without a path."""
+
+    use: str
+    name: str
+    data: bytes = field(repr=False)
+
+
+Wish = RunWish | TensorWish | WordsWish | PlaneWish | SaveWish | CancelWish | PictureWish
 
 
 class Refused(UsageError):
@@ -136,6 +150,40 @@ def read_message(text: str) -> tuple[int, Wish]:
         raise Refused(str(error), number) from None
 
 
+def read_picture_message(data: bytes) -> tuple[int, PictureWish]:
+    """A binary message: the length of its head, the head as JSON, and a picture's file. Raises Refused."""
+    length = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or length > MESSAGE_LIMIT or length > len(data) - 4:
+        raise Refused("a binary message that does not begin with its head's length")
+    number = None
+    try:
+        try:
+            text = data[4 : 4 + length].decode()
+        except UnicodeDecodeError:
+            raise UsageError("the head of a binary message is no text") from None
+        head = _object(text)
+        fields = Fields(head, "message")
+        number = fields.integer("id", 0, LAST_ID)
+        fields.choice("do", ("picture",))
+        only(head, ("do", "id", "use", "name"), "a picture's message")
+        name = _name(fields, "name")
+        if len(data) - 4 - length > PICTURE_LIMIT:
+            raise UsageError(
+                f"{name} has more than {PICTURE_LIMIT // 1_000_000} MB - send a smaller one"
+            )
+        return number, PictureWish(fields.choice("use", USES), name, data[4 + length :])
+    except ScratchError as error:
+        raise Refused(str(error), number) from None
+
+
+def _name(fields: Fields, key: str) -> str:
+    """A file's name, which is shown and stored, and never opened."""
+    value = fields.data.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or set(value) & set("/\\\0\n"):
+        fields.fail(key, "a file's name without folders")
+    return str(value)
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
         return parse_json(text.encode(), "message")
@@ -143,13 +191,6 @@ def _object(text: str) -> dict[str, Any]:
         raise UsageError("the message holds half a character - send whole ones") from None
     except ScratchError as error:  # whose advice is about files
         raise UsageError(str(error).rpartition(" - ")[0] or str(error)) from None
-
-
-def only(data: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    """Raise UsageError for a key that nobody reads: nothing that is said is dropped."""
-    for key in data:
-        if key not in known:
-            raise UsageError(f"{what} has no '{key[:40]}' - it has {', '.join(known)}")
 
 
 def _run(fields: Fields) -> RunWish:
@@ -161,7 +202,9 @@ def _run(fields: Fields) -> RunWish:
         place = _place(_inner(fields, "place"))
     return RunWish(
         recipe=_recipe(data["recipe"]),
-        edits=tuple(_edit(Fields(each, "edit")) for each in _objects(fields, "edits", EDITS_LIMIT)),
+        edits=tuple(
+            read_edit(Fields(each, "edit")) for each in _objects(fields, "edits", EDITS_LIMIT)
+        ),
         place=place,
         watch=_texts(fields, "watch", WATCH_LIMIT),
         previews=fields.flag("previews", True),
@@ -187,8 +230,33 @@ def _recipe(data: dict[str, Any]) -> Recipe:
     for name, value, limit in caps:
         if value is not None and value > limit:
             raise UsageError(f"{name} {value:g} - the page goes up to {limit:g}")
-    # Only what changes nothing unless it is asked for: a run without a seed would be another one each time.
-    return recipe if recipe.seed is not None else recipe.over(seed=0)
+    _check_beginning(recipe, Fields(data, "recipe"))
+    prompt, tagged = take_tags(recipe.prompt)
+    loras = (*(recipe.loras or ()), *tagged)
+    if len(loras) > LORAS_LIMIT:
+        raise UsageError(f"{len(loras)} LoRAs - the page takes {LORAS_LIMIT}")
+    # A recipe of the page says nothing of syntax, and is read as the model's default; a run without a seed
+    # would be another one each time.
+    return replace(recipe, prompt=prompt, loras=loras or None, syntax=None, seed=recipe.seed or 0)
+
+
+def _check_beginning(recipe: Recipe, fields: Fields) -> None:
+    """What a recipe says of the picture that it begins with."""
+    for key in ("init_image", "init_image_hash"):
+        if key in fields.data:
+            _name(fields, key)
+    if recipe.init_image_hash is not None and recipe.init_image is None:
+        fields.fail("init_image", "the picture's name")
+    if recipe.init_image_hash is None:
+        for name in ("init_image", "strength", "mask"):
+            if getattr(recipe, name) is not None:
+                raise UsageError(f"{name} without a picture to begin with - choose one")
+    if recipe.strength == 0:
+        raise UsageError("strength 0 makes nothing anew - give more than 0")
+    if recipe.mask and (any(recipe.mask.extend) or recipe.mask.alpha or not recipe.mask.hash):
+        raise UsageError(
+            "a mask of the page is a picture of its own - margins and transparency are for generate"
+        )
 
 
 def _short(text: str) -> str:
@@ -226,78 +294,11 @@ def _tensor(fields: Fields) -> TensorWish:
     )
 
 
-def _edit(fields: Fields) -> EditWish:
-    kind = fields.choice("edit", tuple(EDITS))
-    keys, make = EDITS[kind]
-    only(fields.data, ("tensors", "edit", "steps", "branch", *keys), f"the edit {kind}")
-    steps = None
-    if fields.data.get("steps") is not None:
-        first_last = fields.integers("steps", 0, 10 * STEPS_LIMIT, 2)
-        if len(first_last) != 2 or first_last[0] > first_last[1]:
-            fields.fail("steps", "the first and the last step")
-        steps = (first_last[0], first_last[1])
-    branch = None
-    if fields.data.get("branch") is not None:
-        branch = fields.choice("branch", BRANCHES)
-    glob = fields.text("tensors", r"[\w.*?\[\]!-]{1,200}", "")
-    if not glob:
-        fields.fail("tensors", "a name, or a glob such as unet.*.attn2.probs")
-    return EditWish(glob, make(fields), steps, branch)
-
-
-def _factor(fields: Fields, key: str) -> float:
-    return fields.number(key, -NUMBER_LIMIT, NUMBER_LIMIT)
-
-
-def _ablate(fields: Fields) -> ReadyEdit:
-    chosen: dict[str, Any] = {}
-    for axis in ("heads", "channels"):
-        if fields.data.get(axis) is not None:
-            chosen[axis] = fields.integers(axis, 0, 100_000, 4096)
-    if fields.data.get("words") is not None:
-        chosen["words"] = _words(fields, "words")
-    return ablate(**chosen, by=fields.choice("by", ("zero", "mean"), "zero"))
-
-
-def _reweight(fields: Fields) -> ReadyEdit:
-    words = _words(fields, "words")
-    factors = fields.numbers("factors", -NUMBER_LIMIT, NUMBER_LIMIT, EDITS_LIMIT)
-    if len(words) != len(factors):
-        fields.fail("factors", "a number for each word")
-    return reweight(
-        dict(zip(words, factors, strict=True)), renormalise=fields.flag("renormalise", False)
-    )
-
-
-def _scale_word(fields: Fields) -> ReadyEdit:
-    word = _word(fields, "word", fields.data.get("word"))
-    text, nth = (word, None) if isinstance(word, str) else word
-    origin = fields.choice("origin", ("zero", "empty"), "zero")
-    return scale_word(text, _factor(fields, "factor"), nth=nth, origin=origin)
-
-
-def _swap(fields: Fields) -> ReadyEdit:
-    first, second = (_word(fields, key, fields.data.get(key)) for key in ("first", "second"))
-    return swap(first, second)
-
-
-def _word(fields: Fields, key: str, value: Any) -> WordKey:
-    """``"cat"``, or ``["cat", 2]`` for the second one."""
-    if isinstance(value, list) and len(value) == 2:
-        text, nth = value
-        whole = isinstance(nth, int) and not isinstance(nth, bool) and 1 <= nth <= TEXT_LIMIT
-        if isinstance(text, str) and len(text) <= TEXT_LIMIT and whole:
-            return text, nth
-    if not isinstance(value, str) or len(value) > TEXT_LIMIT:
-        fields.fail(key, 'a word such as "cat", or ["cat", 2] for the second one')
-    return str(value)
-
-
-def _words(fields: Fields, key: str) -> list[WordKey]:
-    values = fields.data.get(key)
-    if not isinstance(values, list) or not 1 <= len(values) <= EDITS_LIMIT:
-        fields.fail(key, f"a list of 1 to {EDITS_LIMIT} words")
-    return [_word(fields, key, value) for value in values or []]
+def _plane(fields: Fields) -> PlaneWish:
+    loras = loras_from_json(fields, fields.data.get("loras", []))
+    if len(loras) > LORAS_LIMIT:
+        raise UsageError(f"{len(loras)} LoRAs - the page takes {LORAS_LIMIT}")
+    return PlaneWish(_prompts(fields), loras)
 
 
 def _inner(fields: Fields, key: str) -> Fields:
@@ -332,21 +333,11 @@ def _prompt(fields: Fields) -> WordsWish:
     return WordsWish(_short(str(value)))
 
 
-EDITS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], ReadyEdit]]] = {
-    "scale": (("factor",), lambda fields: scale(_factor(fields, "factor"))),
-    "add": (("value",), lambda fields: add(_factor(fields, "value"))),
-    "set": (("value",), lambda fields: set_to(_factor(fields, "value"))),
-    "ablate": (("heads", "channels", "words", "by"), _ablate),
-    "scale_word": (("word", "factor", "origin"), _scale_word),
-    "reweight": (("words", "factors", "renormalise"), _reweight),
-    "swap": (("first", "second"), _swap),
-}
-
 READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], Wish]]] = {
     "run": (("recipe", "edits", "place", "watch", "previews", "live"), _run),
     "tensor": (("name", "step", "branch", "place"), _tensor),
     "words": (("prompt",), _prompt),
-    "plane": (("prompts",), lambda fields: PlaneWish(_prompts(fields))),
+    "plane": (("prompts", "loras"), _plane),
     "save": (
         ("what",),
         lambda fields: SaveWish(fields.choice("what", ("picture", "tensors"), "picture")),

@@ -1,27 +1,38 @@
 """A wish to a picture: what the page's runs are made of, without threads and sockets."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import STRENGTH_STEPS
 from sd_scratch.mapping.movement import Plane, make_plane
-from sd_scratch.page.messages import EditWish, Place, RunWish
+from sd_scratch.page.loras import Wardrobe
+from sd_scratch.page.messages import Place, RunWish
+from sd_scratch.page.pictures import Start
 from sd_scratch.pictures.pixels import to_bytes
+from sd_scratch.pipeline.adapters import LoraUse
+from sd_scratch.pipeline.coding import decode
 from sd_scratch.pipeline.complete import check_recipe, complete, with_seed
-from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.run import settings_of
+from sd_scratch.pipeline.run import uses_of
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Address, Trace
 from sd_scratch.tensors.reductions import Pick
+from sd_scratch.text.chunks import encode_prompt
+from sd_scratch.text.encoding import Encoding
 
 RECORD_LIMIT = 128_000_000  # bytes of the recordings that one session keeps
 PLANES_LIMIT = 8  # that one engine keeps
@@ -37,7 +48,9 @@ class Result:
         pixels: ``[3, H, W]`` uint8.
         moments: timestep and sigma of each of the sampler's steps.
         calls: how often the U-Net was called, which is how many steps a tensor has.
-        prompts: by branch.
+        start: the picture that it began with, if it did.
+        texts: by branch.
+        notes: what was warned of on the way.
         traces: recorded tensors, by name and, for one row of a self-attention, its place.
     """
 
@@ -47,7 +60,8 @@ class Result:
     pixels: Tensor = field(repr=False)
     moments: tuple[tuple[float, float], ...]
     calls: int
-    prompts: dict[str, Prompt] = field(repr=False)
+    texts: dict[str, Encoding] = field(repr=False)
+    start: Start | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     traces: dict[tuple[str, int | None], Trace] = field(default_factory=dict, repr=False)
 
@@ -64,71 +78,90 @@ def pixel_bytes(pixels: Tensor) -> bytes:
 
 
 class Studio:
-    """One model, and what is remembered from run to run."""
+    """One model, and what is remembered from run to run.
 
-    def __init__(self, model: StableDiffusion) -> None:
+    Args:
+        loras: files that a recipe may name.
+    """
+
+    def __init__(self, model: StableDiffusion, loras: Mapping[str, Path] | None = None) -> None:
         self.model = model
-        self._planes: dict[tuple[str, ...], Plane] = {}
+        self.wardrobe = Wardrobe(model, loras or {})
+        self._planes: dict[tuple[Any, ...], Plane] = {}
         self._fit: Tensor | None = None
 
-    def completed(self, recipe: Recipe) -> Recipe:
-        """The recipe with everything that it leaves open. Raises UsageError as `model.run` does."""
-        recipe = check_recipe(recipe).over(text_cleaning=self.model.tokenizer.text_cleaning)
-        whole = complete(recipe, self.model.config, dtype=self.model.dtype_name)
-        return with_seed(whole, 1)
+    def completed(self, recipe: Recipe) -> tuple[StableDiffusion, Recipe]:
+        """The model with a recipe's LoRAs, and the recipe with everything that it leaves open. Raises
+        UsageError as `model.run` does."""
+        model = self.wardrobe.dress(recipe.loras)
+        recipe = replace(recipe, loras=uses_of(model)["loras"] or None)
+        recipe = check_recipe(recipe).over(text_cleaning=model.tokenizer.text_cleaning)
+        return model, with_seed(complete(recipe, model.config, dtype=model.dtype_name), 1)
 
-    def plane(self, prompts: tuple[str, ...]) -> Plane:
-        """The plane of some prompts, or the line of two."""
-        if prompts not in self._planes:
+    def plane(self, prompts: tuple[str, ...], loras: tuple[LoraUse, ...] | None = None) -> Plane:
+        """The plane of some prompts, or the line of two, as a model with these LoRAs reads them."""
+        model = self.wardrobe.dress(loras)
+        key = prompts, uses_of(model)["loras"]
+        if key not in self._planes:
             while len(self._planes) >= PLANES_LIMIT:
                 del self._planes[next(iter(self._planes))]
             count = min(len(prompts) - 1, 2)
-            self._planes[prompts] = make_plane([self.model.prompt(p) for p in prompts], count)
-        return self._planes[prompts]
+            self._planes[key] = make_plane([model.prompt(p) for p in prompts], count)
+        return self._planes[key]
 
-    def at(self, place: Place) -> Prompt:
-        plane = self.plane(place.prompts)
+    def at(self, place: Place, loras: tuple[LoraUse, ...] | None = None) -> Prompt:
+        plane = self.plane(place.prompts, loras)
         return plane.at(plane.places.new_tensor(place.at))
 
     def make(
         self,
         wish: RunWish,
-        on_step: Callable[[Step, ImageNoise], object] | None = None,
+        start: Start | None = None,
+        on_step: Callable[[Step], object] | None = None,
         record: tuple[str, ...] = (),
         **options: Any,
     ) -> tuple[Result, Trace | None]:
         """Run a wish, with these tensors recorded. Raises ScratchError for what cannot be done."""
-        recipe = self.completed(wish.recipe)
+        moments: list[tuple[float, float]] = []
+
+        def told(step: Step) -> None:
+            moments.append((step.t, step.sigma))
+            if on_step is not None:
+                on_step(step)
+
         with ExitStack() as stack:
+            notes = stack.enter_context(warnings_heard())
+            model, recipe = self.completed(wish.recipe)
             for edit in wish.edits:
-                stack.enter_context(self._editor(edit))
+                at = None if edit.steps is None else slice(edit.steps[0], edit.steps[1] + 1)
+                editor = model.edit(edit.tensors, edit.edit, calls=at, branch=edit.branch)
+                stack.enter_context(editor)
             trace = None
             if record:
-                recorder = self.model.record(*record, to="cpu", budget=RECORD_LIMIT, **options)
+                recorder = model.record(*record, to="cpu", budget=RECORD_LIMIT, **options)
                 trace = stack.enter_context(recorder)
-            settings = settings_of(self.model, recipe)
-            if wish.place is not None:
-                settings["prompt"] = self.at(wish.place)
-            noise = self.model.noise(
-                recipe.seed or 0, recipe.width, recipe.height, recipe.drawing()
+            prompt = None if wish.place is None else self.at(wish.place, recipe.loras)
+            (made,) = model.run(
+                recipe,
+                init_image=None if start is None else start.picture,
+                mask=None if start is None else start.mask,
+                prompt=prompt,
+                on_step=told,
             )
-            moments, latent = [], noise.latent
-            for step in self.model.steps(noise=noise, **settings):
-                moments.append((step.t, step.sigma))
-                latent = step.x_next
-                if on_step is not None:
-                    on_step(step, noise)
-            pixels = to_bytes(noise.with_latent(latent, t=0).decode()[0] * 0.5 + 0.5).cpu()
-        way = self.model.way(recipe.sampler, recipe.steps, recipe.schedule, recipe.sampler_options)
-        prompts = {"cond": settings["prompt"], "uncond": settings["negative"]}
-        notes = tuple(note for p in prompts.values() for note in p.encoding.notes)
+            pixels = torch.from_numpy(np.array(made.to_pil()[0])).permute(2, 0, 1)
+        (recipe,) = made.recipes
+        texts = {
+            "cond": encode_prompt(model.tokenizer, recipe.prompt)
+            if prompt is None
+            else prompt.encoding,
+            "uncond": encode_prompt(model.tokenizer, recipe.negative_prompt),
+        }
+        latent, calls = made.latents.latent, calls_of(model, recipe)
         self._learn(latent, pixels)
-        result = Result(wish, recipe, latent, pixels, tuple(moments), way.calls, prompts, notes)
+        result = Result(
+            wish, recipe, latent, pixels, tuple(moments), calls, texts, start, tuple(notes)
+        )
         return result, trace
-
-    def _editor(self, wish: EditWish) -> Any:
-        calls = None if wish.steps is None else slice(wish.steps[0], wish.steps[1] + 1)
-        return self.model.edit(wish.tensors, wish.edit, calls=calls, branch=wish.branch)
 
     def tensor(self, result: Result, name: str, step: int, place: int | None) -> Trace:
         """A recording that holds a tensor at a step: one that is there, or the run is made again with it.
@@ -153,18 +186,18 @@ class Studio:
             options["steps"] = step
         found = result.traces.get(key)
         if found is None or not held(found, name, step):
-            found = self.make(result.wish, record=(name,), **options)[1]
+            found = self.make(result.wish, result.start, record=(name,), **options)[1]
             assert found is not None  # something was recorded
             keep(result.traces, key, found)
         return found
 
     # Previews -------------------------------------------------------------------------------
 
-    def preview(self, x0: Tensor, noise: ImageNoise) -> tuple[Tensor, bool]:
+    def preview(self, x0: Tensor) -> tuple[Tensor, bool]:
         """What a clean latent ``[1, C, h, w]`` looks like, ``[3, H, W]`` uint8, and whether that is coarse:
         a colour for each cell, where decoding would take longer than the step."""
         if x0.device.type != "cpu" or x0.shape[-1] * x0.shape[-2] <= CHEAP_CELLS:
-            return to_bytes(noise.with_latent(x0, t=0).decode()[0] * 0.5 + 0.5).cpu(), False
+            return to_bytes(decode(self.model.vae, x0)[0] * 0.5 + 0.5).cpu(), False
         cells = x0[0].flatten(1).T  # [cells, C]
         if self._fit is None:
             grey = cells.mean(dim=1)
@@ -199,3 +232,31 @@ def keep(
     while traces and sum(t.bytes for t in traces.values()) + trace.bytes > RECORD_LIMIT:
         del traces[next(iter(traces))]
     traces[key] = trace
+
+
+def calls_of(model: StableDiffusion, recipe: Recipe) -> int:
+    """How often a complete recipe's run calls the U-Net."""
+    part = part_of(
+        recipe.steps or 1, recipe.strength or 1.0, recipe.strength_steps or STRENGTH_STEPS[0]
+    )
+    way = model.way(recipe.sampler, part.levels, recipe.schedule, recipe.sampler_options)
+    return replace(way, ladder=way.ladder.tail(part.levels - part.taken)).calls
+
+
+@contextmanager
+def warnings_heard() -> Iterator[list[str]]:
+    """The lines that this thread's work logs as warnings: what a terminal would show is for the page too."""
+    lines: list[str] = []
+    worker = threading.get_ident()
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == worker and record.getMessage() not in lines:
+                lines.append(record.getMessage())
+
+    ear, root = Ear(logging.WARNING), logging.getLogger("sd_scratch")
+    root.addHandler(ear)
+    try:
+        yield lines
+    finally:
+        root.removeHandler(ear)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.errors import UsageError
-from sd_scratch.page.engine import Engine
+from sd_scratch.page.engine import Engine, NoEngine
 from sd_scratch.page.guard import TAB_POLICY, Application, Guard
-from sd_scratch.page.messages import MESSAGE_LIMIT, frame
+from sd_scratch.page.messages import MESSAGE_LIMIT, PICTURE_LIMIT, frame
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -36,7 +36,7 @@ TYPES = {
 PROTOCOL = "sd-scratch-page"
 UNSENT = 64  # answers that wait for a page; more than that of previews are left out
 GONE = 512  # a page that lets so many wait is no longer there
-FRAME_LIMIT = 2 * MESSAGE_LIMIT  # bytes: what is longer ends the connection unread
+FRAME_LIMIT = PICTURE_LIMIT + 2 * MESSAGE_LIMIT  # bytes: what is longer ends the connection unread
 TRY_LATER, TOO_SLOW = 1013, 1011
 
 EXTRA = "pip install starlette uvicorn websockets"
@@ -99,7 +99,7 @@ class Outbox:
         return self.answers.popleft()
 
 
-def make_application(engine: Engine, token: str, hosts: frozenset[str]) -> Application:
+def make_application(engine: Engine | NoEngine, token: str, hosts: frozenset[str]) -> Application:
     """The server as an ASGI application.
 
     Args:
@@ -153,7 +153,7 @@ def make_static(folder: Path, hosts: frozenset[str]) -> Application:
     return Guard(Starlette(routes=[Route("/{path:path}", serve_file)]), hosts, TAB_POLICY)
 
 
-async def serve_socket(engine: Engine, token: str, socket: "WebSocket") -> None:
+async def serve_socket(engine: Engine | NoEngine, token: str, socket: "WebSocket") -> None:
     """One page, from its first message to its last."""
     from starlette.responses import PlainTextResponse
 
@@ -190,7 +190,9 @@ async def _send_all(socket: "WebSocket", outbox: Outbox) -> None:
             await socket.send_bytes(frame(head, body))
 
 
-async def _receive_all(engine: Engine, session: Any, socket: "WebSocket", outbox: Outbox) -> None:
+async def _receive_all(
+    engine: Engine | NoEngine, session: Any, socket: "WebSocket", outbox: Outbox
+) -> None:
     while True:
         message = await socket.receive()
         if message["type"] != "websocket.receive":
@@ -199,11 +201,7 @@ async def _receive_all(engine: Engine, session: Any, socket: "WebSocket", outbox
             await socket.close(TOO_SLOW)
             return
         text = message.get("text")
-        if text is None:
-            refusal = "messages are texts, and this one was not"
-            outbox.put({"say": "error", "id": None, "text": refusal}, None)
-            continue
-        engine.receive(session, text)
+        engine.receive(session, message.get("bytes") or b"" if text is None else text)
         await asyncio.sleep(0)  # so that a page that sends without end lets others have their turn
 
 

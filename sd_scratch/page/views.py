@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.tensors import TensorInfo
+from sd_scratch.text.encoding import Encoding
 
 VALUES_LIMIT = 1 << 20  # numbers of one view
 
@@ -60,21 +60,21 @@ def statistics(x: Tensor) -> dict[str, float | int | None]:
     return {**dict.fromkeys(names), **known, "not_finite": numbers.numel() - finite.numel()}
 
 
-def view(info: TensorInfo, x: Tensor, prompt: Prompt | None, place: int | None) -> View:
+def view(info: TensorInfo, x: Tensor, text: Encoding | None, place: int | None) -> View:
     """The view of one picture's tensor, ``[...]`` with the axes of `info` but the batch.
 
-    `prompt` names the tokens; `place` is the query whose row of a self-attention is shown, the middle by
+    `text` names the tokens; `place` is the query whose row of a self-attention is shown, the middle by
     default. Where `x` has one query alone, that is it.
     """
     axes, hw = info.axes[1:], info.hw
     x = x.detach().float().cpu()
     labels: dict[str, list[str]] = {}
-    if prompt is not None and "token" in axes:
+    if text is not None and "token" in axes:
         if "query" in axes and hw is not None:
-            x, labels["word"] = by_words(x, prompt)
+            x, labels["word"] = by_words(x, text)
             axes = tuple("word" if axis == "token" else axis for axis in axes)
-        elif x.shape[axes.index("token")] == len(prompt.encoding.ids):
-            labels["token"] = token_names(prompt)
+        elif x.shape[axes.index("token")] == len(text.ids):
+            labels["token"] = token_names(text)
             if "query" in axes:  # of the text encoder
                 labels["query"] = labels["token"]
     if {"query", "key"} <= set(axes) and hw is not None:
@@ -114,19 +114,19 @@ def _within(
     return View(kind, flat, ("*".join(names) or "map", *axes[lead:]), {}, total - room, place)
 
 
-def by_words(x: Tensor, prompt: Prompt) -> tuple[Tensor, list[str]]:
+def by_words(x: Tensor, text: Encoding) -> tuple[Tensor, list[str]]:
     """``[..., token]`` to ``[..., word]``: each word's tokens added up, and the tokens that stand for no
     word: the start, the end, and what fills up."""
     tokens = x.shape[-1]
     groups: list[tuple[str, Sequence[int]]] = [
-        (word.text, [p for p in word.positions if p < tokens]) for word in prompt.words
+        (word.text, [p for p in word.positions if p < tokens]) for word in text.words
     ]
     taken = {p for _, positions in groups for p in positions}
-    text = [token.position for token in prompt.encoding.tokens if token.position < tokens]
-    end = (max(text) if text else 0) + 1
+    own = [token.position for token in text.tokens if token.position < tokens]
+    end = max(own, default=0) + 1
     others = [
         ("start", [0]),
-        ("other", [p for p in text if p not in taken]),
+        ("other", [p for p in own if p not in taken]),
         ("end", [end] if end < tokens else []),
         ("padding", [p for p in range(end + 1, tokens) if p not in taken]),
     ]
@@ -135,12 +135,12 @@ def by_words(x: Tensor, prompt: Prompt) -> tuple[Tensor, list[str]]:
     return torch.stack(columns, dim=-1), [name for name, positions in named if positions]
 
 
-def token_names(prompt: Prompt) -> list[str]:
+def token_names(text: Encoding) -> list[str]:
     """A name for every place of the prompt's ids."""
-    names = ["(padding)"] * len(prompt.encoding.ids)
+    names = ["(padding)"] * len(text.ids)
     last = 0
-    for token in prompt.encoding.tokens:
-        names[token.position] = prompt.text[token.start : token.end]
+    for token in text.tokens:
+        names[token.position] = text.text[token.start : token.end]
         last = max(last, token.position)
     names[0] = "(start)"
     if last + 1 < len(names):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
-from sd_scratch.pictures.read import read_alpha, read_picture
+from sd_scratch.pictures.read import picture_in, read_alpha, read_picture
 
 HALF = 128  # of 255: from here on a mask's grey is white, and alpha is opaque
 
@@ -27,6 +27,11 @@ def read_mask(path: Path) -> Mask:
     Raises ScratchError as `read_picture`.
     """
     return np.asarray(read_picture(path, "black").convert("L")) >= HALF
+
+
+def mask_in(data: bytes, where: str) -> Mask:
+    """The same of a file's bytes; `where` names them in errors."""
+    return np.asarray(picture_in(data, where, "black").convert("L")) >= HALF
 
 
 def read_holes(path: Path) -> Mask:

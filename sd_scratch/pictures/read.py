@@ -34,6 +34,11 @@ def read_picture(path: Path, background: str = "white") -> Image.Image:
     return _read(path, lambda picture: to_rgb(picture, background))
 
 
+def picture_in(data: bytes, where: str, background: str = "white") -> Image.Image:
+    """The same of a file's bytes; `where` names them in errors."""
+    return _decoded(data, where, lambda picture: to_rgb(picture, background))
+
+
 def read_alpha(path: Path) -> Image.Image | None:
     """How opaque a picture file is, 8-bit grey; None where nothing can be transparent in it. Raises as
     `read_picture`."""
@@ -47,21 +52,24 @@ def _alpha(picture: Image.Image) -> Image.Image | None:
 
 
 def _read(path: Path, as_wanted: Callable[[Image.Image], Wanted]) -> Wanted:
+    return _decoded(read_file(path, FILE_LIMIT), str(path), as_wanted)
+
+
+def _decoded(data: bytes, where: str, as_wanted: Callable[[Image.Image], Wanted]) -> Wanted:
     """What is made of a picture file's first frame, turned upright."""
-    data = without_texts(read_file(path, FILE_LIMIT))
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            check_size(picture, str(path))
-            return as_wanted(_upright(picture, path))
+        with Image.open(io.BytesIO(without_texts(data)), formats=FORMATS) as picture:
+            check_size(picture, where)
+            return as_wanted(_upright(picture, where))
     except ScratchError as error:
-        raise type(error)(f"{path} - {str(error).removeprefix(f'{path} - ')}") from None
+        raise type(error)(f"{where} - {str(error).removeprefix(f'{where} - ')}") from None
     except UnidentifiedImageError:
-        raise ScratchError(f"{path} - not a PNG, JPEG or WebP picture") from None
+        raise ScratchError(f"{where} - not a PNG, JPEG or WebP picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ScratchError(f"{path} - more than {MAX_SIDE} pixels a side - shrink it") from None
+        raise ScratchError(f"{where} - more than {MAX_SIDE} pixels a side - shrink it") from None
     except Exception as error:  # a damaged file can raise anything in the decoders
         raise ScratchError(
-            f"{path} - damaged or cut off ({_reason(error)}) - get it again"
+            f"{where} - damaged or cut off ({_reason(error)}) - get it again"
         ) from None
 
 
@@ -100,13 +108,13 @@ def check_size(picture: Image.Image, where: str) -> None:
         )
 
 
-def _upright(picture: Image.Image, path: Path) -> Image.Image:
+def _upright(picture: Image.Image, where: str) -> Image.Image:
     picture.seek(0)
     picture.load()
     try:
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # as for the pixels: a damaged block can raise anything
-        log.warning(f"{path} - its EXIF block is damaged ({_reason(error)}): not turned")
+        log.warning(f"{where} - its EXIF block is damaged ({_reason(error)}): not turned")
         return picture
 
 

@@ -23,6 +23,7 @@ from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.idle import idle_settings
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
+from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.stop import Stop
@@ -59,6 +60,7 @@ def run(
     mask: Image.Image | Mask | None = None,
     init_noise: Tensor | None = None,
     hints: Sequence[Image.Image] = (),
+    prompt: Prompt | None = None,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
     share: tuple[int, int] = (0, 1),
@@ -77,6 +79,7 @@ def run(
         init_noise: the noise to begin with, ``[1, 4, h, w]``, such as `sd_scratch.mapping.inversion.invert`
             finds; in the place of the seed's, all of whose pictures begin with it.
         hints: one picture for each of the model's ControlNets.
+        prompt: in the place of the recipe's own, such as a place between several.
         on_step: is told of every step.
         stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
             batches does the same between them.
@@ -106,7 +109,7 @@ def run(
     way = model.way(recipe.sampler, recipe.steps, recipe.schedule, recipe.sampler_options)
     for line in idle_settings(recipe, way):
         log.warning(line)
-    settings = settings_of(model, recipe, hints)
+    settings = settings_of(model, recipe, hints, prompt)
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
     number, processes = share
@@ -244,12 +247,16 @@ def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:
 
 
 def settings_of(
-    model: TextToImage, recipe: Recipe, hints: Sequence[Image.Image] = ()
+    model: TextToImage,
+    recipe: Recipe,
+    hints: Sequence[Image.Image] = (),
+    prompt: Prompt | None = None,
 ) -> dict[str, Any]:
     """A complete recipe as the arguments of `TextToImage.steps`, all but the noise. What the prompts'
-    readers noted is logged."""
-    prompts = []
-    for name, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt)):
+    readers noted is logged. A `prompt` stands in the place of the recipe's."""
+    prompts = [] if prompt is None else [prompt]
+    texts = (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt))
+    for name, text in texts[len(prompts) :]:
         prompts.append(model.prompt(text, **recipe.reading))
         for note in prompts[-1].encoding.notes:
             log.warning(f"{name}: {note}")

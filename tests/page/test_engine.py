@@ -15,8 +15,8 @@ from PIL import Image
 
 import sd_scratch
 from sd_scratch.page.answers import masks
+from sd_scratch.page.edits import STEPS_LIMIT, TEXT_LIMIT
 from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
-from sd_scratch.page.messages import STEPS_LIMIT, TEXT_LIMIT
 from sd_scratch.page.sources import source_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.scenes import oracle
@@ -253,7 +253,7 @@ SENTENCES = [
     ({"do": "run"}, "recipe"),
     ({"do": "run", "recipe": {"prompt": 3}}, "prompt"),
     ({"do": "run", "recipe": {**RECIPE, "model": "/etc/passwd"}}, "no 'model'"),
-    ({"do": "run", "recipe": {**RECIPE, "init_image": "http://a"}}, "no 'init_image'"),
+    ({"do": "run", "recipe": {**RECIPE, "init_image": "http://a"}}, "init_image"),
     ({"do": "run", "recipe": {**RECIPE, "steps": STEPS_LIMIT + 1}}, "goes up to"),
     ({"do": "run", "recipe": {**RECIPE, "steps": 0}}, "steps"),
     ({"do": "run", "recipe": {**RECIPE, "width": 4096}}, "goes up to"),

@@ -1,13 +1,16 @@
 """What the server lets through, and what it refuses: each line of the list in docs/page.md."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from sd_scratch.cli.page import listen
-from sd_scratch.errors import ScratchError
-from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
+from sd_scratch.cli.page import listen, make_engine
+from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.page.engine import SESSIONS_LIMIT, Engine, NoEngine
 from sd_scratch.page.messages import MESSAGE_LIMIT
 from sd_scratch.page.server import PROTOCOL, make_application, new_token, page_files
 from tests.page.pages import RECIPE, open_frame
@@ -140,7 +143,7 @@ def test_what_is_no_message_is_answered_and_the_socket_stays_open(client: Any) -
     with connect(client) as socket:
         socket.receive_json()
         socket.send_bytes(b"\x80\x04gASV")  # the start of a pickle
-        assert "texts" in socket.receive_json()["text"]
+        assert "head" in socket.receive_json()["text"]
         socket.send_text("x" * (MESSAGE_LIMIT + 1))
         assert "shorter" in socket.receive_json()["text"]
         socket.send_text(
@@ -169,3 +172,25 @@ def test_it_listens_on_this_machine_alone_and_says_where_it_cannot() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ScratchError, match="cannot listen"):
             listen(args.host, port)
+
+
+def test_a_model_without_a_text_encoder_is_a_sentence_on_the_page(tmp_path: Path) -> None:
+    """The page stands, and says why; it goes on answering."""
+    from sd_scratch.cli import _parser
+
+    file = tmp_path / "half.safetensors"
+    tensors = {"model.diffusion_model.out.2.weight": torch.zeros(4, 320, 3, 3)}
+    save_file({**tensors, "first_stage_model.quant_conv.bias": torch.zeros(8)}, file)
+    engine = make_engine(_parser(["page"]).parse_args(["page", "-m", str(file)]))
+    assert isinstance(engine, NoEngine)
+    client = testclient.TestClient(
+        make_application(engine, TOKEN, frozenset({HOST})), base_url=f"http://{HOST}"
+    )
+    assert client.get("/").status_code == 200
+    with connect(client) as socket:
+        for _ in range(2):
+            answer = socket.receive_json()
+            assert answer["say"] == "error" and "text encoder" in answer["text"]
+            socket.send_json({"do": "run", "id": 1, "recipe": RECIPE})
+    with pytest.raises(UsageError):  # a name that means nothing ends the command at once
+        make_engine(_parser(["page"]).parse_args(["page", "-m", "scenes", "--lora-dir", str(file)]))

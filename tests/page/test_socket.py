@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from sd_scratch.page.engine import Engine
+from sd_scratch.page.server import FRAME_LIMIT
 from tests.page.browser import served
 from tests.page.pages import RECIPE, open_frame
 
+websockets = pytest.importorskip("websockets", reason="the page's packages are missing")
 client = pytest.importorskip("websockets.sync.client", reason="the page's packages are missing")
 pytest.importorskip("uvicorn")
 
@@ -100,3 +102,25 @@ def test_fifty_places_a_second_leave_nothing_but_the_last(socket: Any, engine: E
     assert heard(socket, number + 1, "done")["sha256"] == last["sha256"]
     assert memory() - before < GROWTH, answers
     print(f"{number} places in {SECONDS:g} s: {answers}, {(memory() - before) / 1e6:+.1f} MB")
+
+
+def test_a_frame_beyond_the_limit_ends_the_connection_and_nothing_else(engine: Engine) -> None:
+    """It is not read into memory first: the socket is closed as the standard says, with 1009."""
+    with served(engine) as address:
+        place, token = address.removeprefix("http://").split("/#token=")
+        options = {"origin": f"http://{place}", "subprotocols": ["sd-scratch-page", token]}
+        with client.connect(f"ws://{place}/socket", max_size=None, **options) as socket:
+            socket.recv()
+            before = memory()
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                for _ in range(64):  # one message of many megabytes, never finished
+                    socket.send(iter([b"x" * (FRAME_LIMIT + 1), b"x"]))
+                    socket.recv(timeout=5)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+            assert memory() - before < 3 * FRAME_LIMIT + GROWTH
+        with client.connect(f"ws://{place}/socket", max_size=None, **options) as socket:
+            assert json.loads(socket.recv())["say"] == "hello"
+            socket.send("x" * (FRAME_LIMIT - 1))  # a text is refused long before
+            assert "shorter" in json.loads(socket.recv())["text"]
+            socket.send(json.dumps({"do": "run", "id": 1, "recipe": RECIPE}))
+            assert heard(socket, 1, "done", "error")["say"] == "done"
