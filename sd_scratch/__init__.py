@@ -39,39 +39,13 @@ _HOMES = {
     "load_pixels": "sd_scratch.pipeline.pixel_diffusion",
     "reductions": "sd_scratch.tensors",
 }
-__all__ = [
-    "Control",
-    "Drawing",
-    "ImageNoise",
-    "PixelDiffusion",
-    "Prompt",
-    "Recipe",
-    "ScratchError",
-    "StableDiffusion",
-    "Trace",
-    "__version__",
-    "edits",
-    "load",
-    "load_pixels",
-    "reductions",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 # Names that stood here before edits and reductions had namespaces: scripts that say `sd.scale` go on.
+_EDITS = ("ablate", "add", "lerp", "patch", "reweight", "scale", "scale_word")
 _MOVED = dict.fromkeys(
-    (
-        "ablate",
-        "add",
-        "lerp",
-        "patch",
-        "reweight",
-        "scale",
-        "scale_word",
-        "set_to",
-        "shift",
-        "swap",
-    ),
-    "sd_scratch.tensors.edits",
+    (*_EDITS, "set_to", "shift", "swap"), "sd_scratch.tensors.edits"
 ) | dict.fromkeys(("area", "heads", "mean_over_calls", "words"), "sd_scratch.tensors.reductions")
 
 

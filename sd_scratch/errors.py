@@ -1,7 +1,10 @@
-"""The errors that a user is meant to read."""
+"""What a user is meant to read: errors, and the messages of a logger."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+log = logging.getLogger("sd_scratch")  # of the whole package
 
 OUT_OF_MEMORY = (  # in what PyTorch says, on a CPU, on CUDA and on MPS
     "can't allocate memory",

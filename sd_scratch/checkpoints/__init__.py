@@ -30,17 +30,7 @@ _HOMES = {
     "save_single_file": "save",
 }
 
-__all__ = [
-    "Components",
-    "Report",
-    "download",
-    "inspect",
-    "list_cached",
-    "list_shipped",
-    "load_components",
-    "save_folder",
-    "save_single_file",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,17 @@ from torch import Tensor
 
 from sd_scratch.checkpoints import shipped
 from sd_scratch.checkpoints.build import check, check_memory, empty, fill
-from sd_scratch.checkpoints.config_json import text_encoder_json
+from sd_scratch.checkpoints.config_json import (
+    numbers,
+    text_encoder_config,
+    text_encoder_json,
+    transformer,
+)
 from sd_scratch.checkpoints.pickle_file import read_pickle
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
-from sd_scratch.checkpoints.source import HUB_ID
-from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
+from sd_scratch.checkpoints.source import HUB_ID, called
+from sd_scratch.config import ClipConfig, ImageEncoderConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import write_file
 from sd_scratch.json_file import Fields, read_json
@@ -29,7 +34,6 @@ from sd_scratch.text.tokenizer import Tokenizer
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 VOCABULARY = ("vocab.json", "merges.txt")
 PREPROCESSOR = "preprocessor_config.json"
-MAX_WIDTH = 16384
 # Of the colours 0..1 in CLIP's training data.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -71,8 +75,7 @@ def load_clip(
     tokenizer = Tokenizer.from_folder(folder, length) if own else Tokenizer.clip(length)
     if tokenizer.vocab_size > config.text.vocab_size:
         raise ScratchError(f"{folder} - its vocabulary is larger than its embedding")
-    name = Path(source).resolve().name if Path(source).is_dir() else source
-    return ClipModel(network, tokenizer, name)
+    return ClipModel(network, tokenizer, called(source))
 
 
 def clip_taps(network: Clip) -> Taps:
@@ -184,33 +187,13 @@ def clip_config(fields: Fields) -> ClipConfig:
     if fields.data.get("model_type") != "clip":
         fields.fail("model_type", "clip, with an image and a text encoder")
     text, image = fields.nested("text_config"), fields.nested("vision_config")
-    config = ClipConfig(
-        text=TextEncoderConfig(
-            vocab_size=text.integer("vocab_size", 1, 1_000_000, 49408),
-            max_position_embeddings=text.integer("max_position_embeddings", 3, 4096, 77),
-            hidden_size=text.integer("hidden_size", 1, MAX_WIDTH, 512),
-            intermediate_size=text.integer("intermediate_size", 1, 4 * MAX_WIDTH, 2048),
-            num_hidden_layers=text.integer("num_hidden_layers", 1, 64, 12),
-            num_attention_heads=text.integer("num_attention_heads", 1, 256, 8),
-            hidden_act=text.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
-            layer_norm_eps=text.number("layer_norm_eps", 0.0, 0.1, 1e-5),
-        ),
-        image=ImageEncoderConfig(
-            image_size=image.integer("image_size", 1, 1024, 224),
-            patch_size=image.integer("patch_size", 1, 1024, 32),
-            hidden_size=image.integer("hidden_size", 1, MAX_WIDTH, 768),
-            intermediate_size=image.integer("intermediate_size", 1, 4 * MAX_WIDTH, 3072),
-            num_hidden_layers=image.integer("num_hidden_layers", 1, 64, 12),
-            num_attention_heads=image.integer("num_attention_heads", 1, 256, 12),
-            hidden_act=image.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
-            layer_norm_eps=image.number("layer_norm_eps", 0.0, 0.1, 1e-5),
-        ),
-        projection_dim=fields.integer("projection_dim", 1, MAX_WIDTH, 512),
+    sides = {"image_size": 224, "patch_size": 32}
+    widths = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    return ClipConfig(
+        text=text_encoder_config(text),
+        image=ImageEncoderConfig(**transformer(image, **sides, **widths)),
+        **numbers(fields, projection_dim=512),
     )
-    for part, sizes in ((text, config.text), (image, config.image)):
-        if sizes.hidden_size % sizes.num_attention_heads:
-            part.fail("num_attention_heads", f"a divisor of the width {sizes.hidden_size}")
-    return config
 
 
 def _stored(folder: Path) -> Mapping[str, StoredTensor]:

@@ -20,6 +20,28 @@ MAX_LEVELS = 8
 LATENT_SIZE = 64  # cells along one side, where a file does not say
 LARGEST_SIZE = 256  # cells: a default picture of more would be a mistake, and take minutes
 
+# What a number of any of the networks may be, by its key: integers, and numbers where a limit is one.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), (1, 64)),
+    **dict.fromkeys(("hidden_size", "cross_attention_dim", "projection_dim"), (1, MAX_WIDTH)),
+    **dict.fromkeys(("norm_num_groups", "attention_head_dim"), (1, MAX_WIDTH)),
+    "dropout": (0.0, 0.9),
+    "features": (8, MAX_WIDTH),
+    "image_size": (1, 1024),
+    "intermediate_size": (1, 4 * MAX_WIDTH),
+    "last_timestep": (1, 100_000),
+    "layer_norm_eps": (0.0, 0.1),
+    "layers_per_block": (1, 8),
+    "max_position_embeddings": (3, 4096),
+    "num_attention_heads": (1, 256),
+    "num_classes": (1, 1000),
+    "num_hidden_layers": (1, 64),
+    "patch_size": (1, 1024),
+    "sample_size": (1, 1024),
+    "scaling_factor": (1e-6, 1e6),
+    "vocab_size": (1, 1_000_000),
+}
+
 DOWN_PLAIN, DOWN_CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
 UP_PLAIN, UP_CROSS = "UpBlock2D", "CrossAttnUpBlock2D"
 
@@ -33,6 +55,26 @@ PER_LEVEL = (
     "reverse_transformer_layers_per_block",
     "transformer_layers_per_block",
 )
+
+
+def numbers(fields: Fields, **defaults: float | None) -> dict[str, Any]:
+    """The values of some keys, held against `RANGES`; an absent one is its default, and wrong where that is None."""
+    return {
+        key: fields.integer(key, *RANGES[key], default)  # type: ignore[arg-type]
+        if isinstance(RANGES[key][0], int)
+        else fields.number(key, *RANGES[key], default)
+        for key, default in defaults.items()
+    }
+
+
+def transformer(fields: Fields, **defaults: float | None) -> dict[str, Any]:
+    """The same for one of CLIP's transformers, with what all of them have."""
+    acts = ("quick_gelu", "gelu")
+    found = numbers(fields, num_hidden_layers=12, layer_norm_eps=1e-5, **defaults)
+    _check_divides(
+        fields, "num_attention_heads", found["num_attention_heads"], [found["hidden_size"]]
+    )
+    return {**found, "hidden_act": fields.choice("hidden_act", acts, "quick_gelu")}
 
 
 def unet_config(fields: Fields) -> UNetConfig:
@@ -53,14 +95,17 @@ def unet_config(fields: Fields) -> UNetConfig:
     if tuple(block == UP_CROSS for block in reversed(up)) != cross_attention:
         fields.fail("up_block_types", "down_block_types in reverse order")
     config = UNetConfig(
-        in_channels=fields.integer("in_channels", 1, 64, 4),
-        out_channels=fields.integer("out_channels", 1, 64, 4),
+        **numbers(
+            fields,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=2,
+            cross_attention_dim=1280,
+            norm_num_groups=32,
+        ),
         block_out_channels=widths,
         cross_attention=cross_attention,
-        layers_per_block=fields.integer("layers_per_block", 1, 8, 2),
         num_attention_heads=_heads(fields, levels),
-        cross_attention_dim=fields.integer("cross_attention_dim", 1, MAX_WIDTH, 1280),
-        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH, 32),
         use_linear_projection=fields.flag("use_linear_projection", False),
         upcast_attention=fields.data.get("upcast_attention") is not None
         and fields.flag("upcast_attention", False),
@@ -109,13 +154,16 @@ def autoencoder_config(fields: Fields) -> AutoencoderConfig:
         if len(fields.strings(key, (block,), [block] * len(widths))) != len(widths):
             fields.fail(key, f"a list of {len(widths)} blocks, as block_out_channels")
     config = AutoencoderConfig(
-        in_channels=fields.integer("in_channels", 1, 64, 3),
-        out_channels=fields.integer("out_channels", 1, 64, 3),
-        latent_channels=fields.integer("latent_channels", 1, 64, 4),
+        **numbers(
+            fields,
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=32,
+            scaling_factor=0.18215,
+        ),
         block_out_channels=widths,
-        layers_per_block=fields.integer("layers_per_block", 1, 8, 1),
-        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH, 32),
-        scaling_factor=fields.number("scaling_factor", 1e-6, 1e6, 0.18215),
     )
     _check_divides(fields, "norm_num_groups", config.norm_num_groups, widths)
     return config
@@ -127,18 +175,16 @@ def text_encoder_config(fields: Fields) -> TextEncoderConfig:
     if "text_config" in fields.data and fields.data.get("model_type") == "clip":
         fields = fields.nested("text_config")
         keys.TEXT.check(fields)
-    config = TextEncoderConfig(
-        vocab_size=fields.integer("vocab_size", 1, 1_000_000, 49408),
-        hidden_size=fields.integer("hidden_size", 1, MAX_WIDTH, 512),
-        intermediate_size=fields.integer("intermediate_size", 1, 4 * MAX_WIDTH, 2048),
-        num_hidden_layers=fields.integer("num_hidden_layers", 1, 64, 12),
-        num_attention_heads=fields.integer("num_attention_heads", 1, 256, 8),
-        max_position_embeddings=fields.integer("max_position_embeddings", 3, 4096, 77),
-        hidden_act=fields.choice("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
-        layer_norm_eps=fields.number("layer_norm_eps", 0.0, 0.1, 1e-5),
+    return TextEncoderConfig(
+        **transformer(
+            fields,
+            vocab_size=49408,
+            hidden_size=512,
+            intermediate_size=2048,
+            num_attention_heads=8,
+            max_position_embeddings=77,
+        )
     )
-    _check_divides(fields, "num_attention_heads", config.num_attention_heads, [config.hidden_size])
-    return config
 
 
 def unet_json(config: UNetConfig, sample_size: int) -> dict[str, Any]:

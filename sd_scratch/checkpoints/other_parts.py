@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.parts import PARTS
-from sd_scratch.checkpoints.source import locate
+from sd_scratch.checkpoints.source import called, locate
 from sd_scratch.checkpoints.vae_file import read_vae_file, read_vae_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError
@@ -54,7 +53,5 @@ def with_text_encoder(layout: Layout, source: str, read_model: ReadModel) -> Lay
 def _replaced(layout: Layout, config: ModelConfig, stored: StoredPart, source: str) -> Layout:
     parts = {**layout.parts, stored.part.name: stored}
     ordered = {name: parts[name] for name in config.networks if name in parts}
-    path = Path(source).expanduser()
-    called = path.name if path.exists() else source
-    note = f"{stored.part.title} of {called}"
+    note = f"{stored.part.title} of {called(source)}"
     return replace(layout, config=config, parts=ordered, notes=(*layout.notes, note))

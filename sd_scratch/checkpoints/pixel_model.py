@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sd_scratch.checkpoints.build import C, N, check, check_memory, empty, fill, weights
-from sd_scratch.checkpoints.config_json import MAX_WIDTH
+from sd_scratch.checkpoints.config_json import MAX_WIDTH, numbers
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.shipped import weights_folder
@@ -39,8 +39,7 @@ from sd_scratch.networks.context_unet import ContextUNet
 from sd_scratch.networks.pixel_unet import PixelUNet
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-MAX_CLASSES = 1000
-MAX_SIDE = 1024
+PICTURES = dict.fromkeys(("in_channels", "num_classes", "sample_size"))  # in every file
 KINDS = ("pixel_unet", "context_unet", "classifier")
 
 Denoiser = PixelUNet | ContextUNet
@@ -117,11 +116,8 @@ def load_classifier(source: str | Path) -> Classifier:
     folder = Path(source)
     network = _read_config(folder, "classifier").nested("network")
     config = ClassifierConfig(
-        in_channels=network.integer("in_channels", 1, 64),
-        num_classes=network.integer("num_classes", 1, MAX_CLASSES),
-        sample_size=network.integer("sample_size", 1, MAX_SIDE),
+        **numbers(network, **PICTURES, norm_num_groups=None),
         block_out_channels=network.integers("block_out_channels", 1, MAX_WIDTH, 8),
-        norm_num_groups=network.integer("norm_num_groups", 1, MAX_WIDTH),
     )
     return _load(Classifier, config, folder)
 
@@ -188,15 +184,16 @@ def _pixel_unet(fields: Fields) -> PixelUNetConfig:
     if not isinstance(attention, list) or [type(a) for a in attention] != [bool] * len(widths):
         fields.fail("attention", f"a list of {len(widths)} times true or false")
     config = PixelUNetConfig(
-        in_channels=fields.integer("in_channels", 1, 64),
-        num_classes=fields.integer("num_classes", 1, MAX_CLASSES),
-        sample_size=fields.integer("sample_size", 1, MAX_SIDE),
+        **numbers(
+            fields,
+            **PICTURES,
+            layers_per_block=None,
+            attention_head_dim=None,
+            norm_num_groups=None,
+            dropout=None,
+        ),
         block_out_channels=widths,
         attention=tuple(attention),
-        layers_per_block=fields.integer("layers_per_block", 1, 8),
-        attention_head_dim=fields.integer("attention_head_dim", 1, MAX_WIDTH),
-        norm_num_groups=fields.integer("norm_num_groups", 1, MAX_WIDTH),
-        dropout=fields.number("dropout", 0.0, 0.9),
     )
     for key, divisor in (
         ("norm_num_groups", config.norm_num_groups),
@@ -210,13 +207,8 @@ def _pixel_unet(fields: Fields) -> PixelUNetConfig:
 
 
 def _context_unet(fields: Fields) -> ContextUNetConfig:
-    config = ContextUNetConfig(
-        in_channels=fields.integer("in_channels", 1, 64),
-        num_classes=fields.integer("num_classes", 1, MAX_CLASSES),
-        sample_size=fields.integer("sample_size", 4, MAX_SIDE),
-        features=fields.integer("features", 8, MAX_WIDTH),
-        last_timestep=fields.integer("last_timestep", 1, 100_000),
-    )
+    sizes = numbers(fields, **PICTURES, features=None, last_timestep=None)
+    config = ContextUNetConfig(**sizes)
     if config.features % 8:
         fields.fail("features", "a multiple of 8")
     if config.sample_size % 4:

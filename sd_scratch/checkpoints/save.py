@@ -5,7 +5,6 @@ appears whole or not at all.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,10 @@ from sd_scratch.checkpoints.open_clip import PADDING, is_open_clip, open_clip_te
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.single_file import config_metadata
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import write_file
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import END
-
-log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9  # larger networks are cut, as by diffusers
 

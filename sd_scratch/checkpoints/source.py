@@ -60,6 +60,15 @@ def locate(
     raise _not_found(text, path)
 
 
+def called(source: str, *, ending: bool = True) -> str:
+    """What to call a model elsewhere: where it lies on this machine is nobody's business. A folder and a file
+    go by their own names, a file without its `ending` if so wanted."""
+    path = Path(source).expanduser()
+    if source in list_shipped() or not path.exists():
+        return source
+    return path.resolve().name if path.is_dir() else path.name if ending else path.stem
+
+
 def _may_be_hub_id(text: str) -> bool:
     return bool(HUB_ID.fullmatch(text)) and Path(text).suffix.lower() not in WEIGHT_SUFFIXES
 

@@ -20,12 +20,12 @@ from types import FrameType
 from typing import NoReturn
 
 import sd_scratch
-from sd_scratch.cli.console import Escaping, console, report_error
+from sd_scratch.cli.console import INTERRUPTED, Escaping, console, report_error
 from sd_scratch.cli.options import add_message_arguments
 from sd_scratch.errors import UsageError
 from sd_scratch.stop import endings
 
-INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells say it
+BROKEN_PIPE = 141  # 128 + the signal's number, as shells say it
 
 
 @dataclass(frozen=True)

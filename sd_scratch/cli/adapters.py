@@ -3,87 +3,45 @@ adapters."""
 
 import argparse
 import contextlib
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sd_scratch.cli.control import add_control_arguments, ask_for_controls, load_controls
-from sd_scratch.cli.options import add_lora_argument
-from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import LORA_SCALE, read_number
+from sd_scratch.checkpoints.adapters.apply import Adapter, AppliedLora
+from sd_scratch.checkpoints.adapters.embedding import read_embeddings
+from sd_scratch.checkpoints.adapters.few_steps import brought, few_steps
+from sd_scratch.checkpoints.adapters.lora import read_lora
+from sd_scratch.checkpoints.load import Components
+from sd_scratch.checkpoints.safetensors_file import read_header
+from sd_scratch.cli.control import ask_for_controls, load_controls
+from sd_scratch.cli.options import NO_ADAPTER, split_lora
+from sd_scratch.config import ModelConfig
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
-
-if TYPE_CHECKING:
-    from sd_scratch.checkpoints.adapters.apply import AppliedLora
-    from sd_scratch.checkpoints.load import Components
-    from sd_scratch.config import ModelConfig
-    from sd_scratch.pipeline.recipe import Recipe
-    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-
-log = logging.getLogger(__name__)
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt")
 MAX_FILES = 100_000
-NONE = "none"
 
 
-def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("adapters")
-    for name, pattern, text, where in (
-        (
-            "lora",
-            "FILE[:SCALE[:TEXT_SCALE]]",
-            "add a LoRA, LoCon, LoHa, LoKr or DoRA",
-            "<lora:name:scale> in the prompt",
-        ),
-        (
-            "embedding",
-            "FILE[:TOKEN]",
-            "add a textual inversion's word",
-            "names that stand in the prompt",
-        ),
-    ):
-        group.add_argument(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar=pattern,
-            help=f"{text}; may be given several times; none for none",
-        )
-        group.add_argument(
-            f"--{name}-dir", type=Path, metavar="FOLDER", help=f"where the files of {where} are"
-        )
-    add_control_arguments(parser)
-
-
-def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
-    """LoRAs alone, for commands that have no other adapters."""
-    add_lora_argument(parser, "add a LoRA, LoCon, LoHa, LoKr or DoRA")
-    parser.set_defaults(lora_dir=None)
-
-
-def ask_for_loras(args: argparse.Namespace, prompts: list[str]) -> "tuple[LoraUse, ...]":
+def ask_for_loras(args: argparse.Namespace, prompts: list[str]) -> tuple[LoraUse, ...]:
     """The LoRAs of the flags. Raises UsageError where a file cannot be found, and for a tag in a prompt,
     which would be read as text."""
     for prompt in prompts:
         tagged = take_tags(prompt)[1]
         if tagged:
             raise UsageError(f"{tagged[0].tag} in the prompt - give the file here with --lora")
-    uses = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
+    uses = tuple(split_lora(text)[1] for text in args.lora if text != NO_ADAPTER)
     _find("lora", _lora_files(args), [use.name for use in uses])
     return uses
 
 
 def load_loras(
-    args: argparse.Namespace, base: "Components", uses: "tuple[LoraUse, ...]"
-) -> "tuple[list[AppliedLora], tuple[LoraUse, ...]]":
+    args: argparse.Namespace, base: Components, uses: tuple[LoraUse, ...]
+) -> tuple[list[AppliedLora], tuple[LoraUse, ...]]:
     """The LoRAs that are used, read for a model, and the uses with their hashes. Raises ScratchError."""
-    from sd_scratch.checkpoints.adapters.apply import AppliedLora
-    from sd_scratch.checkpoints.adapters.lora import read_lora
-
     loaded, known = [], []
     paths = _find("lora", _lora_files(args), [use.name for use in uses])
     for path, use in zip(paths, uses, strict=True):
@@ -96,15 +54,15 @@ def load_loras(
 
 
 def ask_for_adapters(
-    args: argparse.Namespace, recipe: "Recipe", given: bool, prompts: list[str]
-) -> "Recipe":
+    args: argparse.Namespace, recipe: Recipe, given: bool, prompts: list[str]
+) -> Recipe:
     """The recipe with the adapters of flags, prompts and a picture; tags are out of its prompt.
 
     `given` says that the prompt was typed: its LoRA tags, and those of flags, replace what a picture's
     recipe asks for. `prompts` are more of them. Raises UsageError where a file cannot be found.
     """
     prompt, tagged = take_tags(recipe.prompt) if given else (recipe.prompt, ())
-    flagged = tuple(split_lora(text)[1] for text in args.lora if text != NONE)
+    flagged = tuple(split_lora(text)[1] for text in args.lora if text != NO_ADAPTER)
     if args.lora or tagged:
         recipe = recipe.over(prompt=prompt, loras=flagged + tagged)
     tagged += tuple(use for line in prompts for use in take_tags(line)[1])
@@ -116,12 +74,9 @@ def ask_for_adapters(
 
 
 def add_adapters(
-    args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe"
-) -> "tuple[StableDiffusion, Recipe]":
+    args: argparse.Namespace, model: StableDiffusion, recipe: Recipe
+) -> tuple[StableDiffusion, Recipe]:
     """The model with the recipe's adapters, and the recipe with their hashes. Raises ScratchError."""
-    from sd_scratch.checkpoints.adapters.apply import Adapter
-    from sd_scratch.checkpoints.adapters.embedding import read_embeddings
-
     words = list(recipe.embeddings or ())
     applied, loras = load_loras(args, model.base, recipe.loras or ())
     adapters: list[Adapter] = [*applied]
@@ -142,8 +97,8 @@ def add_adapters(
 
 
 def each_line(
-    args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe", lines: list[str]
-) -> "list[tuple[StableDiffusion, Recipe]]":
+    args: argparse.Namespace, model: StableDiffusion, recipe: Recipe, lines: list[str]
+) -> list[tuple[StableDiffusion, Recipe]]:
     """For each line of a prompt file the model with the LoRAs that it names beside the recipe's, and its
     recipe. Every file is read once. Raises ScratchError."""
     known: dict[str, tuple[AppliedLora, LoraUse]] = {}
@@ -168,14 +123,9 @@ def each_line(
     return jobs
 
 
-def with_few_steps(
-    args: argparse.Namespace, recipe: "Recipe", config: "ModelConfig"
-) -> "ModelConfig":
+def with_few_steps(args: argparse.Namespace, recipe: Recipe, config: ModelConfig) -> ModelConfig:
     """The model's configuration as a LoRA of the recipe wants it that was distilled for few steps; a line
     says which. Only the headers of the files are read."""
-    from sd_scratch.checkpoints.adapters.few_steps import brought, few_steps
-    from sd_scratch.checkpoints.safetensors_file import read_header
-
     loras = recipe.loras or ()
     found = []
     for path, use in zip(
@@ -201,10 +151,10 @@ def _compare(what: str, theirs: str, ours: str) -> None:
 
 
 def _embeddings(
-    args: argparse.Namespace, recipe: "Recipe", more: list[str]
+    args: argparse.Namespace, recipe: Recipe, more: list[str]
 ) -> tuple[EmbeddingUse, ...]:
     """Those of flags, those of the picture, and those of the folder that the prompts name."""
-    if NONE in args.embedding:
+    if NO_ADAPTER in args.embedding:
         return ()
     files = _embedding_files(args)
     flagged = [split_embedding(text)[1] for text in args.embedding]
@@ -223,12 +173,12 @@ def _embeddings(
 
 
 def _lora_files(args: argparse.Namespace) -> dict[str, Path]:
-    paths = [split_lora(text)[0] for text in args.lora if text != NONE]
+    paths = [split_lora(text)[0] for text in args.lora if text != NO_ADAPTER]
     return find_files("lora", paths, args.lora_dir)
 
 
 def _embedding_files(args: argparse.Namespace) -> dict[str, Path]:
-    paths = [split_embedding(text)[0] for text in args.embedding if text != NONE]
+    paths = [split_embedding(text)[0] for text in args.embedding if text != NO_ADAPTER]
     return find_files("embedding", paths, args.embedding_dir)
 
 
@@ -263,23 +213,6 @@ def _find(kind: str, files: dict[str, Path], names: list[str]) -> list[Path]:
                 f" folder that it is in, or --{kind} none"
             )
     return [files[name] for name in names]
-
-
-def split_lora(text: str) -> tuple[Path, LoraUse]:
-    """``FILE[:SCALE[:TEXT_SCALE]]``; a colon may stand in the path too."""
-    path = text
-    scales: list[float] = []
-    while len(scales) < 2:
-        head, colon, tail = path.rpartition(":")
-        scale = read_number(tail)
-        if scale is None or not colon or not head:
-            break
-        path, scales = head, [scale, *scales]
-    low, high = LORA_SCALE
-    if any(not low <= scale <= high for scale in scales):
-        raise UsageError(f"--lora {text} - a scale is a number from {low:g} to {high:g}")
-    scale, text_scale = (scales * 2)[:2] if scales else (1.0, 1.0)
-    return Path(path).expanduser(), LoraUse(Path(path).stem, scale, text_scale)
 
 
 def split_embedding(text: str) -> tuple[Path, EmbeddingUse]:

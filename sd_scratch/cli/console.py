@@ -5,25 +5,26 @@ Every floor says what it has to say through `logging`; here it is decided what t
 
 import logging
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sd_scratch.errors import MemoryShortage, NotFinite, ScratchError, UsageError, told
+from sd_scratch.errors import MemoryShortage, NotFinite, ScratchError, UsageError, log, told
+from sd_scratch.stop import Stop
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 PREFIXES = {logging.DEBUG: "", logging.INFO: "", logging.WARNING: "warning: "}
+INTERRUPTED = 130  # 128 + the signal's number, as shells say it
 LOWER = "--width, --height, --batch-size (--batch, --batch-count), or --dtype bfloat16"
 LEVERS = {"dtype": "--dtype float32", "guidance": "--cfg-scale"}
 # All but tab and line feed of the C0 and C1 sets, lone surrogates, line ends, turns of direction.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-log = logging.getLogger("sd_scratch")
 
 
 class _OneLine(logging.Handler):
@@ -59,18 +60,15 @@ def report_error(error: Exception, debug: bool = False) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     error = told(error)
+    line = str(error)
     if isinstance(error, MemoryShortage):
-        print(f"error: {one_line(f'{error} (lower {LOWER})')}", file=sys.stderr)
-        return 1
-    if isinstance(error, NotFinite) and error.lever:
-        print(f"error: {one_line(f'{error} ({LEVERS[error.lever]})')}", file=sys.stderr)
-        return 1
-    if isinstance(error, ScratchError):
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    line = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
+        line += f" (lower {LOWER})"
+    elif isinstance(error, NotFinite) and error.lever:
+        line += f" ({LEVERS[error.lever]})"
+    elif not isinstance(error, ScratchError):
+        line = f"{type(error).__name__}: {line} (run again with --debug for the traceback)"
     print(f"error: {one_line(line)}", file=sys.stderr)
-    return 1
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def one_line(text: str) -> str:
@@ -109,6 +107,12 @@ def progress_bar(total: int, description: str, *, bar_format: str | None = None)
         dynamic_ncols=True,
         bar_format=bar_format,
     )
+
+
+def stop_on_ctrl_c() -> AbstractContextManager[Stop]:
+    """Inside the ``with`` block the first Ctrl-C only asks, and says so; the next one interrupts."""
+    text = "\nstopping after this step; Ctrl-C again stops at once"
+    return Stop().on_signals(signal.SIGINT, tell=lambda: print(text, file=sys.stderr))
 
 
 class WorkBar:

@@ -1,66 +1,22 @@
 """``--control-net`` and its kind: from flags over a picture's recipe to ControlNets and their hints."""
 
 import argparse
-import logging
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import number
-from sd_scratch.errors import UsageError
-from sd_scratch.limits import LORA_SCALE
+from PIL import Image
+
+from sd_scratch.checkpoints.adapters.control import LoadedControl, read_control
+from sd_scratch.checkpoints.load import Components
+from sd_scratch.cli.options import refuse_flags
+from sd_scratch.errors import UsageError, log
+from sd_scratch.pictures.hints import low_high
+from sd_scratch.pictures.read import read_picture
 from sd_scratch.pipeline.adapters import ControlUse
+from sd_scratch.pipeline.recipe import Recipe
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from sd_scratch.checkpoints.adapters.control import LoadedControl
-    from sd_scratch.checkpoints.load import Components
-    from sd_scratch.pipeline.recipe import Recipe
-
-log = logging.getLogger(__name__)
-
-EDGES = "100:200"
+OF_NETS = "--control-strength --control-start --control-end --control-guess --control-pool --canny"
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def add_control_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("control (each may be given several times, in one order)")
-
-    def several(*names: str, **options: object) -> None:
-        group.add_argument(*names, action="append", default=[], **options)  # type: ignore[arg-type]
-
-    several(
-        "--control-net",
-        "--controlnet",
-        type=_path,
-        metavar="FILE",
-        help="steer by a ControlNet or T2I-Adapter",
-    )
-    several("--control-image", type=_path, metavar="PICTURE", help="its hint: edges, a pose, depth")
-    several("--control-strength", type=number(*LORA_SCALE), metavar="X", help="default: 1")
-    several(
-        "--control-start", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 0)"
-    )
-    several("--control-end", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 1)")
-    group.add_argument(
-        "--control-guess", action="store_true", help="steer the prompt's branch alone, coarse first"
-    )
-    group.add_argument(
-        "--control-pool", action="store_true", help="for networks of the kind shuffle"
-    )
-    group.add_argument(
-        "--canny",
-        nargs="?",
-        const=EDGES,
-        metavar="LOW:HIGH",
-        help=f"the hints are the pictures' edges (default: {EDGES})",
-    )
-
-
-def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
+def ask_for_controls(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     """The recipe with the ControlNets of the flags; what these leave out is as a picture's recipe says.
 
     Raises UsageError for files that are not there, or not as many as are needed.
@@ -77,24 +33,11 @@ def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
             f"{len(nets)} --control-net and {len(images)} --control-image - give one for each"
         )
     if not nets:
-        of_nets = (
-            "control_strength",
-            "control_start",
-            "control_end",
-            "control_guess",
-            "control_pool",
-            "canny",
-        )
-        for name in of_nets:
-            if getattr(args, name) not in (None, False, []):
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} without a ControlNet - name it with --control-net")
+        refuse_flags(args, OF_NETS, "without a ControlNet - name it with --control-net")
     for path in [*nets, *images]:
         if not path.exists():
             raise UsageError(f"{path} - there is no such file")
     if args.canny is not None:
-        from sd_scratch.pictures.hints import low_high
-
         low_high(args.canny)
     uses = []
     for i, path in enumerate(nets):
@@ -124,11 +67,9 @@ def ask_for_controls(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
 
 
 def load_controls(
-    args: argparse.Namespace, base: "Components", recipe: "Recipe"
-) -> "tuple[list[LoadedControl], Recipe]":
+    args: argparse.Namespace, base: Components, recipe: Recipe
+) -> tuple[list[LoadedControl], Recipe]:
     """The recipe's ControlNets, and the recipe with their hashes. Raises ScratchError."""
-    from sd_scratch.checkpoints.adapters.control import read_control
-
     loaded, uses = [], []
     for path, use in zip(args.control_net, recipe.controls or (), strict=True):
         control = read_control(path, base, True if use.pool else None)
@@ -143,8 +84,6 @@ def load_controls(
     return loaded, recipe.over(controls=tuple(uses) if uses else None)
 
 
-def read_hints(args: argparse.Namespace) -> "list[Image.Image]":
+def read_hints(args: argparse.Namespace) -> list[Image.Image]:
     """The pictures that steer, in the order of the ControlNets."""
-    from sd_scratch.pictures.read import read_picture
-
     return [read_picture(path) for path in args.control_image]

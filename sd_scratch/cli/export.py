@@ -3,7 +3,12 @@
 import argparse
 from pathlib import Path
 
-from sd_scratch.cli.options import a_name, add_message_arguments, add_source_arguments, side
+from sd_scratch.cli.options import (
+    a_name,
+    add_message_arguments,
+    add_size_arguments,
+    add_source_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="tensors of the U-Net that its graph returns, such as 'unet.*.attn2.probs'",
     )
-    onnx.add_argument("-W", "--width", type=side, help="pixels (default: the model's own)")
-    onnx.add_argument("-H", "--height", type=side, help="pixels (default: the model's own)")
+    add_size_arguments(onnx)
     onnx.add_argument(
         "--dtype",
         choices=("float16", "float32"),

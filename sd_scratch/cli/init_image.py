@@ -1,102 +1,36 @@
 """``--init-image`` and its kind: a run that begins with a picture, paints a part of it, or extends it."""
 
 import argparse
-import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import integer, number
-from sd_scratch.errors import UsageError
-from sd_scratch.limits import GUIDANCE, SIDE, STRENGTH_STEPS, are_digits
-from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE, MaskUse
+from sd_scratch.checkpoints.hashes import sha256
+from sd_scratch.cli.options import CELL, refuse_flags
+from sd_scratch.errors import UsageError, log
+from sd_scratch.limits import SIDE, are_digits
+from sd_scratch.pictures.masks import Mask, read_holes, read_mask
+from sd_scratch.pictures.read import read_picture
+from sd_scratch.pipeline.begin import begin_with
+from sd_scratch.pipeline.canvas import Canvas
+from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.mask_use import MaskUse
+from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-if TYPE_CHECKING:
-    from sd_scratch.pictures.masks import Mask
-    from sd_scratch.pipeline.canvas import Canvas
-    from sd_scratch.pipeline.image_noise import ImageNoise
-    from sd_scratch.pipeline.recipe import Recipe
-    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-
-CELL = 8  # pixels of a side that one place of every known autoencoder's latent stands for
+OF_MASKS = "--mask-blur --masked-content --blend"
 SIDES = ("left", "top", "right", "bottom")
 
-log = logging.getLogger(__name__)
 
-
-def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("from a picture")
-    group.add_argument(
-        "-i",
-        "--init-image",
-        "--init-img",
-        type=Path,
-        metavar="FILE",
-        help="a picture to begin with: PNG, JPEG or WebP, over white where it is transparent",
-    )
-    group.add_argument(
-        "--strength",
-        type=number(0, 1),
-        help="how much of it is made anew: the share of the steps that are taken (default 0.75; 1 with a mask,"
-        " with margins, and for models that are told of the picture)",
-    )
-    group.add_argument(
-        "--strength-steps",
-        choices=STRENGTH_STEPS,
-        metavar="TOOL",
-        help="whose way to count the steps at a strength: diffusers' (default), a1111's or comfy's",
-    )
-    group.add_argument(
-        "--mask",
-        type=Path,
-        metavar="FILE",
-        help="paint where it is white, from half grey on; all other pixels are kept as they are",
-    )
-    group.add_argument(
-        "--mask-alpha", action="store_true", help="paint where the picture is transparent"
-    )
-    group.add_argument(
-        "--extend",
-        metavar="SIDE=PIXELS,...",
-        help="paint beyond the picture's edges: left=128,right=128,top=64,bottom=64",
-    )
-    group.add_argument(
-        "--mask-blur",
-        type=integer(0, SIDE[1]),
-        metavar="PIXELS",
-        help=f"around the mask, in which the new picture fades into the old one (default {FEATHER})",
-    )
-    group.add_argument(
-        "--masked-content",
-        choices=CONTENTS,
-        help="what is there at first: what was (default), the colours around it (default for margins), or noise",
-    )
-    group.add_argument(
-        "--blend",
-        choices=BLENDS,
-        help="how the rest is kept on the way, as which tool (default: diffusers; none for models that are"
-        " told of the mask)",
-    )
-    group.add_argument(
-        "--image-cfg-scale",
-        type=number(*GUIDANCE),
-        metavar="SCALE",
-        help=f"how strongly the picture steers an InstructPix2Pix model (default {IMAGE_GUIDANCE})",
-    )
-
-
-def ask_for_init_image(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
+def ask_for_init_image(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     """The recipe with the picture that it begins with, its strength and mask, and its size where no other was
     said.
 
     Raises UsageError for settings of a picture without one, and for a repeated recipe whose files are not named.
     """
-    path: Path | None = getattr(args, "init_image", None)
+    path: Path | None = args.init_image
     if path is None:
         _refuse_without_picture(args, recipe)
         return recipe
-    from sd_scratch.checkpoints.hashes import sha256
-    from sd_scratch.pictures.read import read_picture
 
     width, height = (max(side // CELL, 1) * CELL for side in read_picture(path).size)
     digest = sha256([path])[:10]
@@ -126,25 +60,18 @@ def ask_for_init_image(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
 
 
 def begin_with_init_image(
-    args: argparse.Namespace, model: "StableDiffusion", recipe: "Recipe"
-) -> "ImageNoise | Canvas | None":
+    args: argparse.Namespace, model: StableDiffusion, recipe: Recipe
+) -> ImageNoise | Canvas | None:
     """The picture that the run begins with, encoded once for all prompts; None where it begins with noise."""
-    if getattr(args, "init_image", None) is None:
+    if args.init_image is None:
         return None
-    from sd_scratch.pictures.read import read_picture
-    from sd_scratch.pipeline.begin import begin_with
 
     return begin_with(model, recipe, read_picture(args.init_image), _white(args, recipe))[0]
 
 
-def _refuse_without_picture(args: argparse.Namespace, recipe: "Recipe") -> None:
-    flags = ("strength", "mask", "mask_alpha", "extend", "mask_blur", "masked_content", "blend")
-    for name in (*flags, "image_cfg_scale"):
-        if getattr(args, name, None) not in (None, False):
-            flag = name.replace("_", "-")
-            raise UsageError(
-                f"--{flag} without a picture to begin with - name it with --init-image"
-            )
+def _refuse_without_picture(args: argparse.Namespace, recipe: Recipe) -> None:
+    flags = f"--strength --mask --mask-alpha --extend {OF_MASKS} --image-cfg-scale"
+    refuse_flags(args, flags, "without a picture to begin with - name it with --init-image")
     if recipe.strength is not None or recipe.init_image is not None:
         wants = (
             f", and its mask {recipe.mask.name} with --mask"
@@ -157,19 +84,14 @@ def _refuse_without_picture(args: argparse.Namespace, recipe: "Recipe") -> None:
         )
 
 
-def _mask_use(args: argparse.Namespace, recipe: "Recipe") -> MaskUse | None:
+def _mask_use(args: argparse.Namespace, recipe: Recipe) -> MaskUse | None:
     """What flags say of a mask and of margins, over what a repeated recipe says; None for neither."""
-    from sd_scratch.checkpoints.hashes import sha256
-
     old = recipe.mask
     if args.mask is not None and args.mask_alpha:
         raise UsageError("--mask and --mask-alpha - a picture has one mask - choose one")
     if old is None and args.mask is None and not args.mask_alpha and args.extend is None:
-        for name in ("mask_blur", "masked_content", "blend"):
-            if getattr(args, name) is not None:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} without a mask - name it with --mask, --mask-alpha or --extend"
-                )
+        why = "without a mask - name it with --mask, --mask-alpha or --extend"
+        refuse_flags(args, OF_MASKS, why)
         return None
     use = old or MaskUse()
     if args.mask is not None:
@@ -212,9 +134,7 @@ def _margins(text: str) -> tuple[int, ...]:
     return tuple(margins.values())
 
 
-def _white(args: argparse.Namespace, recipe: "Recipe") -> "Mask | None":
-    from sd_scratch.pictures.masks import read_holes, read_mask
-
+def _white(args: argparse.Namespace, recipe: Recipe) -> Mask | None:
     if recipe.mask is None:
         return None
     if recipe.mask.alpha:
@@ -222,7 +142,7 @@ def _white(args: argparse.Namespace, recipe: "Recipe") -> "Mask | None":
     return read_mask(args.mask) if args.mask is not None else None
 
 
-def _checked_mask(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
+def _checked_mask(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     """Warn of a mask that has nothing to say; where nothing is painted no steps are taken."""
     white = _white(args, recipe)
     if white is None or recipe.mask is None or any(recipe.mask.extend):

@@ -1,24 +1,19 @@
 """``--init-noise``: a run that begins with noise from a file, as ``invert`` writes it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from sd_scratch.checkpoints.adapters.tensor_file import read_tensor_file
 from sd_scratch.errors import ScratchError, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sd_scratch.pipeline.recipe import Recipe
+from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 NAME = "noise"
 
 
-def read_init_noise(path: Path) -> "tuple[Tensor, Recipe]":
+def read_init_noise(path: Path) -> tuple[Tensor, Recipe]:
     """The noise ``[B, 4, h, w]`` fp32 and the recipe that it was made by. Raises ScratchError for a file that
     has none."""
-    from sd_scratch.checkpoints.adapters.tensor_file import read_tensor_file
-    from sd_scratch.pipeline.recipe import recipe_from_json
-
     if not path.exists():
         raise UsageError(f"{path} - cannot be read: no such file")
     file = read_tensor_file(path)

@@ -1,22 +1,19 @@
 """``sd-scratch invert``: a picture to the noise that it is made from."""
 
 import argparse
-import logging
 from pathlib import Path
 
-from sd_scratch.cli.adapters import add_adapter_arguments, ask_for_adapters
-from sd_scratch.cli.generate import add_prompt_arguments
 from sd_scratch.cli.options import (
+    CELL,
     add_clip_skip_argument,
     add_device_arguments,
     add_guidance_argument,
     add_model_arguments,
     integer,
 )
-from sd_scratch.errors import UsageError
+from sd_scratch.cli.picture_options import add_adapter_arguments, add_prompt_arguments
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import STEPS
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from safetensors.torch import save
 
+    from sd_scratch.cli.adapters import ask_for_adapters
     from sd_scratch.cli.console import progress_bar
     from sd_scratch.cli.control import read_hints
     from sd_scratch.cli.load import load_model
@@ -95,6 +93,3 @@ def run(args: argparse.Namespace) -> int:
     data = save({"noise": latent.cpu().contiguous()}, {"sd_scratch": recipe.to_json()})
     output.keep(data)
     return 0
-
-
-CELL = 8  # pixels of a side that one place of every known autoencoder's latent stands for

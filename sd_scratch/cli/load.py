@@ -1,12 +1,10 @@
 """A model for a command: everything cheap is checked before any weights are read."""
 
 import argparse
-import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,11 +17,11 @@ from sd_scratch.checkpoints.load import (
     weight_bytes,
     with_schedule,
 )
-from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.checkpoints.source import called
 from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.networks.kernels import choose_product_rows
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
@@ -36,7 +34,49 @@ from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune
 from sd_scratch.tensors.unofficial import freeze_compiled_weights
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Found:
+    """A model whose headers were read, and no weights; and where it is to be computed, and in what."""
+
+    source: str
+    layout: Layout
+    device: torch.device
+    dtype: torch.dtype
+
+
+def find_model(args: argparse.Namespace, recipe: Recipe, source: str) -> Found:
+    """The model that is meant, with the parts from elsewhere and the schedule that were asked for. Raises
+    ScratchError."""
+    device = choose_device(args.device)
+    dtype = choose_dtype(recipe.dtype, device)
+    set_threads(args.threads)
+    layout = read_layout(
+        source,
+        revision=recipe.revision,
+        offline=args.offline,
+        vae=chosen_vae(args, recipe),
+        text_encoder=args.text_encoder,
+        ema=args.ema,
+    )
+    layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
+    return Found(source, layout, device, dtype)
+
+
+def read_weights(args: argparse.Namespace, found: Found, recipe: Recipe, batch: int) -> Components:
+    """The model ready to run, if pictures of the recipe's size fit into memory beside it, `batch` at a time.
+    Raises ScratchError."""
+    low_memory, place = args.low_memory, (found.dtype, found.device)
+    if not args.force:
+        low_memory = check_size(found.layout, recipe, batch, *place, low_memory)
+    components = build_components(
+        found.layout, found.source, *place, force=args.force, low_memory=low_memory
+    )
+    decode_in_strips(components, args.vae_tiling)
+    log.info(components.summary)
+    tune(components, args.tune or "quick", recipe.width, recipe.height)
+    log.debug(f"on {found.device} with {torch.get_num_threads()} CPU threads")
+    return components
 
 
 def load_model(
@@ -47,36 +87,15 @@ def load_model(
     Returns the recipe, too, with everything filled in that only the model could say; `options` are
     the sampler's. Raises ScratchError.
     """
-    device = choose_device(args.device)
-    dtype = choose_dtype(recipe.dtype, device)
-    set_threads(args.threads)
-    source = recipe.model or DEFAULT_MODEL
-    layout = read_layout(
-        source,
-        revision=recipe.revision,
-        offline=args.offline,
-        vae=chosen_vae(args, recipe),
-        text_encoder=args.text_encoder,
-        ema=args.ema,
-    )
-    layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
-    wanted = with_few_steps(args, recipe, layout.config)
+    found = find_model(args, recipe, recipe.model or DEFAULT_MODEL)
+    config = found.layout.config
+    wanted = with_few_steps(args, recipe, config)
     recipe = complete(recipe, wanted, options)
     advise(recipe, wanted)
-    check_inputs(layout.config, source, recipe.init_image is not None, recipe.mask is not None)
-    check_clip_skip(layout.config.text.num_hidden_layers, recipe.clip_skip or 1)
-
-    low_memory = args.low_memory
-    if not args.force:
-        batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
-        low_memory = check_size(layout, recipe, batch, dtype, device, low_memory)
-    components = build_components(
-        layout, source, dtype, device, force=args.force, low_memory=low_memory
-    )
-    decode_in_strips(components, args.vae_tiling)
-    log.info(components.summary)
-    tune(components, args.tune or "quick", recipe.width, recipe.height)
-    log.debug(f"on {device} with {torch.get_num_threads()} CPU threads")
+    check_inputs(config, found.source, recipe.init_image is not None, recipe.mask is not None)
+    check_clip_skip(config.text.num_hidden_layers, recipe.clip_skip or 1)
+    batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
+    components = read_weights(args, found, recipe, batch)
     model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)
     if args.compile and recipe.fast:
@@ -85,7 +104,7 @@ def load_model(
         )
     if args.compile:
         compile_unet(model.unet)
-    return model, _with_identity(args, recipe, layout, components)
+    return model, _with_identity(args, recipe, found.layout, components)
 
 
 def check_size(
@@ -138,10 +157,7 @@ def _with_identity(
 ) -> Recipe:
     """The recipe with the model's name and commit (the paths of this machine are nobody's business),
     and without the hash of another, of which a warning tells."""
-    source = components.source
-    path = Path(source).expanduser()
-    if source not in list_shipped() and path.exists():
-        source = path.resolve().name if path.is_dir() else path.stem
+    source = called(components.source, ending=False)
     # The hub's cache keeps every commit in a folder of that name.
     cached = layout.path.parent.name == "snapshots"
     if recipe.model_hash is not None and recipe.model_hash != components.hash:
@@ -156,13 +172,7 @@ def _with_identity(
         model=source,
         revision=revision,
         model_hash=None,
-        vae=_called(vae),
-        text_encoder=_called(args.text_encoder),
+        vae=vae and called(vae),
+        text_encoder=args.text_encoder and called(args.text_encoder),
         ema=args.ema or None,
     )
-
-
-def _called(source: str | None) -> str | None:
-    """A file's or folder's name without its path; other names as they are."""
-    path = Path(source or "").expanduser()
-    return source and (path.name if source not in list_shipped() and path.exists() else source)

@@ -1,14 +1,11 @@
 """Devices, threads and number formats, checked before any weights are read. Imports PyTorch."""
 
-import logging
 import os
 
 import torch
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.pipeline.device import find_device, find_dtype
-
-log = logging.getLogger(__name__)
 
 
 def choose_device(name: str | None) -> torch.device:

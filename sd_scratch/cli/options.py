@@ -3,12 +3,14 @@
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import (
     CLIP_SKIP,
     DTYPES,
     GUIDANCE,
+    LORA_SCALE,
     PREDICTION_TYPES,
     SEED,
     SIDE,
@@ -16,8 +18,10 @@ from sd_scratch.limits import (
     read_integer,
     read_number,
 )
+from sd_scratch.pipeline.adapters import LoraUse
 
-CELL = 8  # pixels that one latent cell covers
+CELL = 8  # pixels of a side that one cell of every known autoencoder's latent covers
+NO_ADAPTER = "none"
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -75,7 +79,8 @@ def refuse_flags(args: argparse.Namespace, flags: str, reason: str) -> None:
     """Raise `UsageError` for the first of `flags` that was given: what a person says is done, or
     refused."""
     for flag in flags.split():
-        if getattr(args, flag[2:].replace("-", "_")) not in (None, False):
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value is not None and value is not False and value != []:
             raise UsageError(f"{flag} {reason}")
 
 
@@ -99,54 +104,74 @@ def a_name(text: str) -> str:
     return text
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
+def a_path(text: str) -> Path:
+    """A type for argparse: a path, in which ``~`` is the user's home."""
+    return Path(text).expanduser()
+
+
+def add_size_arguments(
+    group: argparse._ActionsContainer, text: str = "pixels (default: the model's own)"
+) -> None:
+    group.add_argument("-W", "--width", type=side, help=text)
+    group.add_argument("-H", "--height", type=side, help=text)
+
+
+def add_model_argument(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "-m",
         "--model",
         type=a_name,
         help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
     )
-    add_source_arguments(group)
-    group.add_argument(
+
+
+def add_parts_arguments(group: argparse._ActionsContainer) -> None:
+    """Parts from elsewhere in the place of the model's own."""
+    add = group.add_argument
+    add(
         "--vae",
         metavar="FILE",
         help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
     )
-    group.add_argument(
-        "--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from"
-    )
-    group.add_argument(
-        "--ema", action="store_true", help="the averaged copy of the U-Net, which some files hold"
-    )
-    group.add_argument(
+    add("--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    add_model_argument(group)
+    add_source_arguments(group)
+    add_parts_arguments(group)
+    add = group.add_argument
+    add("--ema", action="store_true", help="the averaged copy of the U-Net, which some files hold")
+    add(
         "--vae-tiling",
         action="store_true",
         help="decode and encode pictures in strips: without seams, in half the memory",
     )
-    group.add_argument(
+    add(
         "--prediction",
         choices=PREDICTION_TYPES,
         help="what the network predicts, where the checkpoint does not say or is wrong",
     )
-    group.add_argument(
-        "--zsnr", action="store_true", help="zero terminal SNR: the schedule ends in pure noise"
-    )
-    group.add_argument(
+    add("--zsnr", action="store_true", help="zero terminal SNR: the schedule ends in pure noise")
+    add(
         "--tune",
         choices=TUNING,
         help="choose the CPU's fastest kernels by measuring: once, in two seconds (quick), all anew and"
         " thoroughly (full), by a fixed rule (off) (default: quick; models as small as scenes: off)",
     )
-    group.add_argument(
+    add(
         "--low-memory",
         action="store_true",
         help="keep weights that the file has in half precision so, and compute each layer in --dtype: the same"
         " picture in less memory, later (of itself where they would not fit otherwise)",
     )
-    group.add_argument(
-        "--force", action="store_true", help="load even if memory seems too small for it"
-    )
+    add_force_argument(group)
+
+
+def add_force_argument(group: argparse._ActionsContainer) -> None:
+    text = "load even if memory seems too small for it"
+    group.add_argument("--force", action="store_true", help=text)
 
 
 def add_guidance_argument(
@@ -171,7 +196,7 @@ def add_clip_skip_argument(group: argparse._ActionsContainer) -> None:
 
 
 def add_lora_argument(group: argparse._ActionsContainer, text: str) -> None:
-    """A LoRA's file with its strengths, which `sd_scratch.cli.adapters.split_lora` reads."""
+    """A LoRA's file with its strengths, which `split_lora` reads."""
     group.add_argument(
         "--lora",
         action="append",
@@ -179,6 +204,31 @@ def add_lora_argument(group: argparse._ActionsContainer, text: str) -> None:
         metavar="FILE[:SCALE[:TEXT_SCALE]]",
         help=f"{text}; may be given several times",
     )
+
+
+def split_lora(text: str) -> tuple[Path, LoraUse]:
+    """``FILE[:SCALE[:TEXT_SCALE]]``; a colon may stand in the path too."""
+    path = text
+    scales: list[float] = []
+    while len(scales) < 2:
+        head, colon, tail = path.rpartition(":")
+        scale = read_number(tail)
+        if scale is None or not colon or not head:
+            break
+        path, scales = head, [scale, *scales]
+    low, high = LORA_SCALE
+    if any(not low <= scale <= high for scale in scales):
+        raise UsageError(f"--lora {text} - a scale is a number from {low:g} to {high:g}")
+    scale, text_scale = (scales * 2)[:2] if scales else (1.0, 1.0)
+    return Path(path).expanduser(), LoraUse(Path(path).stem, scale, text_scale)
+
+
+def lora_files(args: argparse.Namespace) -> list[tuple[Path, LoraUse]]:
+    """The files of ``--lora`` and how they are used. Raises UsageError for one that is not there."""
+    for text in args.lora:
+        if not split_lora(text)[0].is_file():
+            raise UsageError(f"--lora {text} - there is no such file")
+    return [split_lora(text) for text in args.lora]
 
 
 def add_source_arguments(parser: argparse._ActionsContainer) -> None:

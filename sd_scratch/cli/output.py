@@ -1,6 +1,5 @@
 """Where pictures go: a file, a template of file names, or standard output."""
 
-import logging
 import os
 import re
 import secrets
@@ -11,10 +10,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import check_new_folder, check_target, new_folder, write_file, write_numbered
-
-log = logging.getLogger(__name__)
 
 DEFAULT = "out/{seed}-{index:04}.png"
 FIELDS = ("seed", "index", "prompt", "model", "sampler", "steps", "cfg", "width", "height")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING
 from sd_scratch.cli.options import (
     a_name,
     add_device_arguments,
+    add_force_argument,
+    add_model_argument,
+    add_parts_arguments,
     add_source_arguments,
     integer,
     refuse_flags,
 )
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 
 if TYPE_CHECKING:
     from sd_scratch.page.engine import Engine, NoEngine
@@ -23,58 +25,36 @@ DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
 NO_MODEL = "is for a model that the server runs, and --static serves one that the tab runs"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-log = logging.getLogger(__name__)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    server = parser.add_argument_group("server")
-    server.add_argument(
+    add = parser.add_argument_group("server").add_argument
+    add(
         "--port",
         type=integer(0, 65535),
         default=DEFAULT_PORT,
         help=f"0 for any that is free (default: {DEFAULT_PORT})",
     )
-    server.add_argument(
+    add(
         "--host",
         type=a_name,
         default=DEFAULT_HOST,
         metavar="ADDRESS",
         help=f"where to listen; others than this machine's own let others in (default: {DEFAULT_HOST})",
     )
-    server.add_argument(
-        "--no-browser", action="store_true", help="print the address, and open no browser"
-    )
-    server.add_argument(
+    add("--no-browser", action="store_true", help="print the address, and open no browser")
+    add(
         "--static",
         type=Path,
         metavar="FOLDER",
         help="serve a page that runs its model in the tab, as scripts/build-page makes it",
     )
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "-m",
-        "--model",
-        type=a_name,
-        help="a shipped model, sd15, a folder, a .safetensors file or a hub id (default: scenes)",
-    )
+    add_model_argument(model)
     add_source_arguments(model)
-    model.add_argument(
-        "--vae",
-        metavar="FILE",
-        help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
-    )
-    model.add_argument(
-        "--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from"
-    )
-    model.add_argument(
-        "--lora-dir",
-        type=Path,
-        metavar="FOLDER",
-        help="LoRAs that the page may choose from, each by its name: .safetensors in it and below it",
-    )
-    model.add_argument(
-        "--force", action="store_true", help="load even if memory seems too small for it"
-    )
+    add_parts_arguments(model)
+    text = "LoRAs that the page may choose from, each by its name: .safetensors in it and below it"
+    model.add_argument("--lora-dir", type=Path, metavar="FOLDER", help=text)
+    add_force_argument(model)
     add_device_arguments(parser)
 
 
@@ -132,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
     """The model that the flags name, ready to be asked; or what the page then says, where a model is there
     and cannot be had."""
-    from sd_scratch.checkpoints.shipped import list_shipped
+    from sd_scratch.checkpoints.source import called
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
     from sd_scratch.page.engine import Engine, NoEngine
     from sd_scratch.pipeline.load import load
@@ -158,9 +138,7 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
         log.error(str(error))
         return NoEngine(str(error))
     log.info(model.components.summary)
-    name, path = source, Path(source).expanduser()
-    if name not in list_shipped() and path.exists():  # paths are nobody else's business
-        name = path.resolve().name if path.is_dir() else path.stem
+    name = called(source, ending=False)
     return Engine(model, Recipe("", model=name, revision=args.revision), loras)
 
 

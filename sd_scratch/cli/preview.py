@@ -1,45 +1,19 @@
 """``--preview``: what a run will show, every few steps, in a file or in the terminal."""
 
 import argparse
-import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import integer
-from sd_scratch.errors import UsageError
-from sd_scratch.limits import STEPS
-
-if TYPE_CHECKING:
-    from sd_scratch.diffusion.samplers import Step
-    from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-
-log = logging.getLogger(__name__)
+from sd_scratch.diffusion.samplers import Step
+from sd_scratch.errors import ScratchError, UsageError, log
+from sd_scratch.files import check_target, write_file
+from sd_scratch.pictures.png import encode_png, read_texts
+from sd_scratch.pictures.terminal import PROTOCOLS, find_protocol
+from sd_scratch.pipeline.preview import preview
+from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 KEYWORD, MARK = "Comment", "a preview by sd_scratch"
-
-
-def add_preview_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("previews")
-    group.add_argument(
-        "--preview",
-        type=integer(*STEPS),
-        metavar="N",
-        help="show every N steps what the picture will be, from the latent by a linear map",
-    )
-    group.add_argument(
-        "--preview-file",
-        type=Path,
-        metavar="PNG",
-        help="a file to put previews into, each in the place of the one before",
-    )
-    group.add_argument(
-        "--preview-terminal",
-        choices=("auto", "kitty", "iterm2", "sixel"),
-        help="how the terminal shows pictures (default where no file is named: auto, which finds kitty's "
-        "protocol and iTerm2's)",
-    )
 
 
 class Previews:
@@ -69,7 +43,7 @@ class Previews:
         if self.every > steps:
             log.warning(f"--preview {self.every}: of {steps} steps nothing is shown")
 
-    def on_step(self, step: "Step", model: "StableDiffusion") -> None:
+    def on_step(self, step: Step, model: StableDiffusion) -> None:
         """Show the step's guess at the picture, if it is its turn; a second pass, larger, counts on."""
         cells = step.x_t[0].numel()
         if step.index == 0 and cells <= self._cells:
@@ -77,10 +51,6 @@ class Previews:
         self._taken, self._cells = self._taken + 1, cells
         if not self.every or self._taken % self.every:
             return
-        from sd_scratch.files import write_file
-        from sd_scratch.pictures.png import encode_png
-        from sd_scratch.pictures.terminal import PROTOCOLS
-        from sd_scratch.pipeline.preview import preview
 
         picture = preview(step.x0, model.config.name, model.config.vae.downscale)
         if self.file is not None:
@@ -90,10 +60,6 @@ class Previews:
 
     @staticmethod
     def _check_file(path: Path, overwrite: bool) -> None:
-        from sd_scratch.errors import ScratchError
-        from sd_scratch.files import check_target
-        from sd_scratch.pictures.png import read_texts
-
         if path.suffix.lower() != ".png":
             raise UsageError(
                 f"--preview-file {path} - previews are PNG files: end the name with .png"
@@ -110,8 +76,6 @@ class Previews:
 
 
 def _protocol(asked: str) -> str:
-    from sd_scratch.pictures.terminal import find_protocol
-
     found = find_protocol(os.environ) if asked == "auto" else asked
     if not sys.stderr.isatty():
         raise UsageError("--preview in a terminal, and there is none - name a file: --preview-file")

@@ -1,7 +1,6 @@
 """What a person asks ``generate`` for: flags over a picture's own recipe over the model's defaults."""
 
 import argparse
-import logging
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
@@ -11,7 +10,7 @@ from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
 from sd_scratch.cli.init_noise import read_init_noise
 from sd_scratch.diffusion.sampler_names import a1111_schedule, comfy_schedule, find_sampler
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import read_file
 from sd_scratch.pipeline.adapters import take_tags
 from sd_scratch.pipeline.complete import check_recipe, drawn, with_seed
@@ -21,9 +20,22 @@ from sd_scratch.pipeline.stored_recipe import read_recipe
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.syntax import SYNTAXES
 
-log = logging.getLogger(__name__)
-
 DEFAULT_MODEL = "scenes"
+# Flags that say what the setting of a recipe of the same name says.
+SAME = (
+    *(
+        "syntax",
+        "emphasis",
+        "rng",
+        "ensd",
+        "subseed_strength",
+        "negative_prompt",
+        "steps",
+        "sampler",
+    ),
+    *("schedule", "tiling", "strength_steps", "hires_strength", "hires_steps", "guidance_rescale"),
+    *("fast", "width", "height", "clip_skip", "text_cleaning", "dtype", "model", "prediction"),
+)
 HIRES = 2.0  # scale of a second pass
 LONGEST_LIST = 1000  # characters of a list of settings
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
@@ -38,12 +50,11 @@ def read_request(args: argparse.Namespace) -> Recipe:
     if args.prompt is not None and args.prompt_option is not None:
         raise UsageError("the prompt was given twice: in its place and with -p")
     given = args.prompt if args.prompt is not None else args.prompt_option
-    prompt_file = getattr(args, "prompt_file", None)
-    init_noise: Path | None = getattr(args, "init_noise", None)
-    if given is None and prompt_file is None and args.from_image is None and init_noise is None:
+    begun = args.prompt_file, args.from_image, args.init_noise
+    if given is None and begun == (None, None, None):
         raise UsageError('no prompt: sd-scratch generate "a red circle"')
 
-    recipe = _begun(args, init_noise)
+    recipe = _begun(args)
     if args.sampler is not None:
         args.sampler, named = find_sampler(args.sampler)
         args.schedule = args.schedule or named
@@ -54,42 +65,19 @@ def read_request(args: argparse.Namespace) -> Recipe:
     if args.like is not None:
         recipe = speak(recipe, args.like)
     recipe = recipe.over(
+        **{name: getattr(args, name) for name in SAME},
         prompt=given,
-        syntax=args.syntax,
-        emphasis=args.emphasis,
-        rng=args.rng,
-        ensd=args.ensd,
         subseed=None if args.subseed is None else drawn(args.subseed, "subseed"),
-        subseed_strength=args.subseed_strength,
-        negative_prompt=args.negative_prompt,
         seed=None if args.seed is None else drawn(args.seed),
-        steps=args.steps,
-        sampler=args.sampler,
-        schedule=args.schedule,
         guidance=args.cfg_scale,
-        tiling=args.tiling,
-        strength_steps=args.strength_steps,
         hires_scale=args.hires_scale or (HIRES if args.hires and not recipe.hires_scale else None),
         hires_method=args.hires_upscaler,
-        hires_strength=args.hires_strength,
-        hires_steps=args.hires_steps,
-        guidance_rescale=args.guidance_rescale,
-        fast=args.fast,
-        width=args.width,
-        height=args.height,
-        clip_skip=args.clip_skip,
-        text_cleaning=args.text_cleaning,
-        dtype=args.dtype,
-        model=args.model,
-        prediction=args.prediction,
         zero_snr=args.zsnr or None,
     )
     if args.like in ("a1111", "comfy") and recipe.schedule is None and recipe.sampler is not None:
         spread = a1111_schedule if args.like == "a1111" else comfy_schedule
         recipe = recipe.over(schedule=spread(recipe.sampler) or None)
-    recipe = ask_for_adapters(
-        args, recipe, given is not None, read_prompts(args) if prompt_file else []
-    )
+    recipe = ask_for_adapters(args, recipe, given is not None, read_prompts(args))
     if args.fast == "none":
         recipe = replace(recipe, fast=None)
     if args.model is not None or args.revision is not None:
@@ -99,8 +87,9 @@ def read_request(args: argparse.Namespace) -> Recipe:
     return recipe if recipe.model is not None else _with_default_model(recipe)
 
 
-def _begun(args: argparse.Namespace, init_noise: Path | None) -> Recipe:
+def _begun(args: argparse.Namespace) -> Recipe:
     """The recipe that flags go over: a picture's, that of a noise in a file, or none."""
+    init_noise: Path | None = args.init_noise
     if args.from_image is None and init_noise is None:
         return Recipe(prompt="")
     if init_noise is None:

@@ -2,18 +2,16 @@
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import a_name, add_source_arguments, refuse_flags, side
+from sd_scratch.cli.options import a_name, add_size_arguments, add_source_arguments, refuse_flags
+from sd_scratch.errors import log
 from sd_scratch.limits import DTYPES
 
 if TYPE_CHECKING:
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
     from sd_scratch.tensors import TensorInfo
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m", "--model", type=a_name, help="a name, a folder, a file or a hub id (default: scenes)"
     )
     add_source_arguments(parser)
-    parser.add_argument(
-        "-W", "--width", type=side, help="of the picture (default: the model's own)"
-    )
-    parser.add_argument(
-        "-H", "--height", type=side, help="of the picture (default: the model's own)"
-    )
+    add_size_arguments(parser, "of the picture (default: the model's own)")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the networks")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")

@@ -1,21 +1,21 @@
 """``sd-scratch trace``: make pictures, and store named tensors of the run."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd_scratch.cli.generate import MAX_BATCH, add_picture_arguments
+from sd_scratch.cli.console import INTERRUPTED
+from sd_scratch.cli.generate import MAX_BATCH
 from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer
+from sd_scratch.cli.picture_options import add_picture_arguments
+from sd_scratch.errors import log
 from sd_scratch.limits import DTYPES, are_digits, read_integer
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sd_scratch.pipeline.recipe import Recipe
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_device_arguments(parser)
-    parser.set_defaults(compile=False)
+    parser.set_defaults(compile=False, prompt_file=None, init_noise=None)
 
 
 def run(args: argparse.Namespace) -> int:
+    from sd_scratch.cli.console import stop_on_ctrl_c
     from sd_scratch.cli.control import read_hints
-    from sd_scratch.cli.generate import make_all
     from sd_scratch.cli.init_image import begin_with_init_image
-    from sd_scratch.cli.interrupt import stop_on_ctrl_c
     from sd_scratch.cli.load import load_model
+    from sd_scratch.cli.making import make_all
     from sd_scratch.cli.output import TRACE_FILES, check_trace_folder
     from sd_scratch.cli.request import read_request, sampler_options
     from sd_scratch.cli.tensors import without_weights
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         pictures = [picture for made in batches for picture in made.to_pil()]
     if not batches:
         log.warning("interrupted: nothing was stored")
-        return 130
+        return INTERRUPTED
     digest = model.components.hash or None
     recipes = [one.over(model_hash=digest) for made in batches for one in made.recipes]
     with new_folder(args.output, TRACE_FILES if args.overwrite else ()) as folder:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.console import INTERRUPTED, progress_bar
 from sd_scratch.cli.options import integer, number, refuse_flags
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS
@@ -23,7 +23,6 @@ PIXELS = ", ".join(DATA_SETS)
 SCENE_STAGES = ("vae", "unet", "clip", "classifier")
 PIXEL_STAGES = ("ddpm", "classifier")
 DTYPES = ("float32", "bfloat16")
-INTERRUPTED = 130
 
 OF_PIXELS = "--data --preset --batch --timesteps --device --dtype --sampler --train-on-samples"
 OF_SCENES = "--init --scenes --crowded --decoder-only"

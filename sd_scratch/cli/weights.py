@@ -2,21 +2,18 @@
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
-from sd_scratch.cli.adapters import split_lora
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
 from sd_scratch.cli.options import (
     a_name,
     add_lora_argument,
     add_message_arguments,
     add_source_arguments,
+    lora_files,
 )
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import DTYPES
-
-log = logging.getLogger(__name__)
 
 VERIFIED = {"v1-1": "CompVis/stable-diffusion-v1-1", "v1-4": "CompVis/stable-diffusion-v1-4"}
 
@@ -147,10 +144,7 @@ def convert_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.save import save_folder, save_single_file
 
     dtype: torch.dtype = getattr(torch, args.dtype)
-    loras = [split_lora(text) for text in args.lora]
-    for file, _ in loras:
-        if not file.is_file():
-            raise UsageError(f"--lora {file} - there is no such file")
+    loras = lora_files(args)
     model = load_components(args.model, revision=args.revision, offline=args.offline)
     adapters: list[Adapter] = []
     for file, use in loras:

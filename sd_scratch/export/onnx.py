@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.export.graphs import DecoderGraph, TextGraph, UNetGraph
 from sd_scratch.files import check_new_folder, new_folder, write_file
 from sd_scratch.pipeline.checks import check_inputs, check_side
@@ -37,8 +37,6 @@ BRANCHES = ("uncond", "cond")
 LIMIT = 2**31 - 2**20  # bytes of one file, which is a protocol buffer
 SMALL = 256  # numbers; what has fewer stays in fp32
 EXTRA = "pip install onnx onnxscript"
-
-log = logging.getLogger(__name__)
 
 
 def export_onnx(

@@ -5,7 +5,6 @@ and what is transparent laid over one colour, so that colours hidden under it ne
 """
 
 import io
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import read_file
 from sd_scratch.pictures.png import FILE_LIMIT, without_texts
 
@@ -21,8 +20,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SIDE = 4096  # pixels
 
 Wanted = TypeVar("Wanted")
-
-log = logging.getLogger(__name__)
 
 
 def read_picture(path: Path, background: str = "white") -> Image.Image:

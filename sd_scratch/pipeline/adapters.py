@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from sd_scratch.errors import UsageError
 from sd_scratch.json_file import Fields
@@ -25,6 +25,10 @@ class LoraUse(NamedTuple):
     def tag(self) -> str:
         return f"<lora:{self.name}:{self.text_scale:g}:{self.scale:g}>"
 
+    @property
+    def fits(self) -> bool:
+        return all(_is_scale(scale) for scale in (self.scale, self.text_scale))
+
 
 class EmbeddingUse(NamedTuple):
     """One textual inversion's file: its name without folder and ending, another token for its word or
@@ -33,6 +37,10 @@ class EmbeddingUse(NamedTuple):
     name: str
     token: str = ""
     hash: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return len(self.token) <= MAX_NAME
 
 
 class ControlUse(NamedTuple):
@@ -47,6 +55,11 @@ class ControlUse(NamedTuple):
     pool: bool = False
     canny: str = ""
     hash: str = ""
+
+    @property
+    def fits(self) -> bool:
+        edges = re.fullmatch(r"(\d+(\.\d+)?:\d+(\.\d+)?)?", self.canny)
+        return _is_scale(self.strength) and 0 <= self.start <= self.end <= 1 and bool(edges)
 
 
 def take_tags(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
@@ -82,10 +95,14 @@ def _number(text: str, tag: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    low, high = LORA_SCALE
-    if not low <= value <= high:
+    if not _is_scale(value):
+        low, high = LORA_SCALE
         raise UsageError(f"{tag[:80]} - a scale is a number from {low:g} to {high:g}")
     return value
+
+
+def _is_scale(value: float) -> bool:
+    return LORA_SCALE[0] <= value <= LORA_SCALE[1]
 
 
 def with_tags(prompt: str, loras: tuple[LoraUse, ...]) -> str:
@@ -113,66 +130,40 @@ def embeddings_in(hashes: str) -> tuple[EmbeddingUse, ...]:
 
 def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
     """Every LoRA of a stored recipe, its types and ranges checked."""
-    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
-    loras = []
-    for row in rows:
-        match row:
-            case [str(name), scale, text_scale, str(digest)] if (
-                _within(scale, LORA_SCALE)
-                and _within(text_scale, LORA_SCALE)
-                and len(name) <= MAX_NAME
-            ):
-                loras.append(LoraUse(name, float(scale), float(text_scale), _hash(digest)))
-            case _:
-                fields.fail("loras", "a list of [name, scale, text scale, hash]")
-    return tuple(loras)
+    return _uses(fields, "loras", value, LoraUse, "a list of [name, scale, text scale, hash]")
 
 
 def embeddings_from_json(fields: Fields, value: Any) -> tuple[EmbeddingUse, ...]:
     """Every textual inversion of a stored recipe, checked."""
-    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
-    embeddings = []
-    for row in rows:
-        match row:
-            case [str(name), str(token), str(digest)] if max(len(name), len(token)) <= MAX_NAME:
-                embeddings.append(EmbeddingUse(name, token, _hash(digest)))
-            case _:
-                fields.fail("embeddings", "a list of [name, token, hash]")
-    return tuple(embeddings)
+    return _uses(fields, "embeddings", value, EmbeddingUse, "a list of [name, token, hash]")
 
 
 def controls_from_json(fields: Fields, value: Any) -> tuple[ControlUse, ...]:
     """Every ControlNet of a stored recipe, checked."""
-    rows = value if isinstance(value, list) and len(value) <= MAX_USES else [None]
-    controls = []
-    for row in rows:
-        match row:
-            case [
-                str(name),
-                strength,
-                start,
-                end,
-                bool(guess),
-                bool(pool),
-                str(edges),
-                str(digest),
-            ] if (
-                _within(strength, LORA_SCALE)
-                and _within(start, (0, 1))
-                and _within(end, (start, 1))
-                and len(name) <= MAX_NAME
-                and re.fullmatch(r"(\d+(\.\d+)?:\d+(\.\d+)?)?", edges)
-            ):
-                numbers = (float(strength), float(start), float(end))
-                controls.append(ControlUse(name, *numbers, guess, pool, edges, _hash(digest)))
-            case _:
-                fields.fail("controls", "a list of [name, strength, start, end, ...]")
-    return tuple(controls)
+    return _uses(
+        fields, "controls", value, ControlUse, "a list of [name, strength, start, end, ...]"
+    )
 
 
-def _within(value: Any, limits: tuple[float, float]) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and limits[0] <= value <= limits[1]
+Use = TypeVar("Use", LoraUse, EmbeddingUse, ControlUse)
+
+
+def _uses(fields: Fields, key: str, rows: Any, kind: type[Use], wanted: str) -> tuple[Use, ...]:
+    """Lists of values to uses, each of its type and within its range."""
+    types, uses = list(get_type_hints(kind).values()), []
+    for row in rows if isinstance(rows, list) and len(rows) <= MAX_USES else [None]:
+        if not isinstance(row, list) or [_type(value) for value in row] != types:
+            fields.fail(key, wanted)
+        use = kind(*(type_(value) for type_, value in zip(types, row, strict=True)))
+        if not use.fits or len(use.name) > MAX_NAME:
+            fields.fail(key, wanted)
+        uses.append(use._replace(hash=_hash(use.hash)))
+    return tuple(uses)
+
+
+def _type(value: Any) -> type:
+    """A value's type, where a whole number is a number as any other."""
+    return float if type(value) is int else type(value)
 
 
 def _hash(text: str) -> str:

@@ -1,12 +1,11 @@
 """What a run begins with beside noise: a picture, encoded, or a canvas to paint on."""
 
-import logging
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.pictures.masks import HALF, Mask, extended, resized
 from sd_scratch.pipeline.canvas import Canvas
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
@@ -18,8 +17,6 @@ from sd_scratch.pipeline.text_to_image import TextToImage
 
 Beginning = Image.Image | ImageNoise | Canvas
 """A picture, that picture encoded, or made a canvas."""
-
-log = logging.getLogger(__name__)
 
 
 def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:

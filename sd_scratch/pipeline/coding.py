@@ -1,7 +1,6 @@
 """The autoencoder in a run: what half precision cannot hold is computed once more in fp32, and what does not
 fit into memory whole goes in strips."""
 
-import logging
 from copy import deepcopy
 
 import torch
@@ -9,15 +8,13 @@ from torch import Tensor
 
 from sd_scratch.checkpoints.adapters.apply import sharing_copy
 from sd_scratch.checkpoints.memory import available_memory
-from sd_scratch.errors import memory_told, told
+from sd_scratch.errors import log, memory_told, told
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.estimate import decoder_values
 
 AnyAutoencoder = Autoencoder | TinyAutoencoder
-
-log = logging.getLogger(__name__)
 
 
 @memory_told()

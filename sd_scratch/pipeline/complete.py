@@ -1,6 +1,5 @@
 """A recipe made whole: what was not said is what the model would do by itself."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.sampler_names import find_sampler
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
 from sd_scratch.diffusion.spacing import check_spacing
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import DTYPES, RNGS, SEED, read_integer, read_number
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_own_sampler, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
@@ -21,8 +20,6 @@ from sd_scratch.pipeline.settings import SETTINGS, Option
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
-
-log = logging.getLogger(__name__)
 
 ENOUGH = 15  # steps, for a guidance far above the model's own: see docs/scenes.md
 

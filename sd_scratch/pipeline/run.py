@@ -1,6 +1,5 @@
 """`run`: a recipe to pictures, as the command line, the page and a script of your own make them."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.samplers import Step
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import STRENGTH_STEPS, whole
 from sd_scratch.pictures.hints import canny, low_high
 from sd_scratch.pictures.masks import Mask
@@ -31,7 +30,6 @@ from sd_scratch.stop import Stop
 OnStep = Callable[[Step], object]
 """Is told of every step as it ends."""
 
-log = logging.getLogger(__name__)
 
 TEXTS = ("prompt", "negative")
 

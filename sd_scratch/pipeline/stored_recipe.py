@@ -3,12 +3,11 @@
 Two texts hold it: ``parameters`` as AUTOMATIC1111 writes it, and ``sd_scratch``, a JSON object.
 """
 
-import logging
 from pathlib import Path
 
 from PIL import Image
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, log
 from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_size, read_texts
 from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
@@ -16,8 +15,6 @@ from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 OWN, A1111 = "sd_scratch", "parameters"  # keywords
-
-log = logging.getLogger(__name__)
 
 
 def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:

@@ -19,26 +19,3 @@ from sd_scratch.tensors.recordable import Recordable
 from sd_scratch.tensors.tapped import Probe, Rows, Tapped
 from sd_scratch.tensors.taps import Call, Run, Taps
 from sd_scratch.tensors.trace import Address, Recording, Trace
-
-__all__ = [
-    "Address",
-    "At",
-    "Call",
-    "EditFunction",
-    "Editor",
-    "Follow",
-    "Probe",
-    "ReadyEdit",
-    "Recordable",
-    "Recorder",
-    "Recording",
-    "Rows",
-    "Run",
-    "Tapped",
-    "Taps",
-    "TensorInfo",
-    "Trace",
-    "edit_from_plain",
-    "edits",
-    "reductions",
-]

@@ -2,17 +2,14 @@
 
 import contextlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, log
 from sd_scratch.files import CAUSES, open_file, write_file
 
 FILE = "log.jsonl"
-
-log = logging.getLogger(__name__)
 
 
 class Journal:

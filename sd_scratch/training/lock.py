@@ -2,19 +2,16 @@
 
 import contextlib
 import errno
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import CAUSES
 
 LOCK = ".lock"
 UNFINISHED = ".*.part"  # what `sd_scratch.files` leaves behind when a process is killed
 TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-
-log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager

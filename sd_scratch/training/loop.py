@@ -4,7 +4,6 @@ What is trained is a `Task`. A run is cut by a budget of steps or of minutes, by
 state as if it had never stopped: weights, average, optimiser, random numbers and place in the data.
 """
 
-import logging
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.stop import Stop, endings
 from sd_scratch.training.ema import Ema
 from sd_scratch.training.journal import Journal
@@ -23,8 +22,6 @@ from sd_scratch.training.lock import only_run
 from sd_scratch.training.settings import Budget, TrainConfig
 from sd_scratch.training.state import RunState, check_settings, load_state, plain, save_state
 from sd_scratch.training.task import Task
-
-log = logging.getLogger(__name__)
 
 GROWTH = "growth"
 LONGEST_STEP = 30.0  # seconds; a process that was stopped for an hour has not trained for an hour

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import open_file, write_file
 
 PATTERN = "state-*.pt"
@@ -24,8 +23,6 @@ KEEP = 2
 HEAD = b"sd_scratch training state 2\n"  # then the sha256 of what follows, 32 bytes
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
               IndexError, MemoryError, pickle.PickleError, ScratchError)  # fmt: skip
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

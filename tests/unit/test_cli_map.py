@@ -55,7 +55,7 @@ def unread(monkeypatch):
     def read(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(session, "build_components", read)
+    monkeypatch.setattr(session, "read_weights", read)
 
 
 def settings_in(folder):

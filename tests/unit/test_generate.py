@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import sd_scratch
 from sd_scratch.cli import main
-from sd_scratch.cli.generate import Latents, is_plain
+from sd_scratch.cli.making import Latents, is_plain
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 

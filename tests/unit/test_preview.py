@@ -117,17 +117,17 @@ def generate(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_holds_the_last_preview(generate, tmp_path: Path, monkeypatch) -> None:
-    import sd_scratch.files as files
+    from sd_scratch.cli import preview
 
     written = []
-    write = files.write_file
+    write = preview.write_file
 
     def spy(path: Path, data: bytes, **options: bool) -> None:
         if path.name == "p.png":
             written.append(data)
         write(path, data, **options)
 
-    monkeypatch.setattr(files, "write_file", spy)
+    monkeypatch.setattr(preview, "write_file", spy)
     assert generate("--preview=2", "--preview-file=p.png") == 0
     assert len(written) == 2
     assert (tmp_path / "p.png").read_bytes() == written[-1] != written[0]

@@ -1,6 +1,5 @@
 """A file to a `Lora`: every key is used, or is named."""
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,9 +17,7 @@ from sd_scratch.checkpoints.adapters.names import module_names, split_key
 from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, json_metadata, read_tensor_file
 from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
-from sd_scratch.errors import ScratchError
-
-log = logging.getLogger(__name__)
+from sd_scratch.errors import ScratchError, log
 
 PARTS = {"unet": "U-Net", "text": "text encoder"}
 FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}

@@ -6,7 +6,6 @@ memory are of whole processes, in turn too.
 
 import argparse
 import json
-import logging
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -14,8 +13,6 @@ from pathlib import Path
 from sd_scratch.cli.options import a_name, add_device_arguments, integer, side
 from sd_scratch.limits import TUNING
 from sd_scratch.version import __version__
-
-log = logging.getLogger(__name__)
 
 RANDOM_MODELS = ("random-sd15", "random-tiny")
 

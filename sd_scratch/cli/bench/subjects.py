@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import importlib.util
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ from sd_scratch.checkpoints import Components, load_components
 from sd_scratch.checkpoints.config_json import autoencoder_json, text_encoder_json, unet_json
 from sd_scratch.checkpoints.load import empty_components, read_layout
 from sd_scratch.config import SD15, TINY, ModelConfig
+from sd_scratch.errors import log
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import tune
-
-log = logging.getLogger(__name__)
 
 RANDOM = {"random-sd15": SD15, "random-tiny": TINY}
 

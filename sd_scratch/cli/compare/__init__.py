@@ -2,21 +2,30 @@
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd_scratch.cli.adapters import split_lora
-from sd_scratch.cli.options import add_lora_argument, integer, number, refuse_flags, seed, side
-from sd_scratch.errors import UsageError
+from sd_scratch.cli.options import (
+    add_lora_argument,
+    add_size_arguments,
+    integer,
+    lora_files,
+    number,
+    refuse_flags,
+    seed,
+)
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import GUIDANCE, STEPS
 
 if TYPE_CHECKING:
+    from sd_scratch.pipeline.adapters import LoraUse
     from sd_scratch.pipeline.image_noise import ImageNoise
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-log = logging.getLogger(__name__)
+    Loras = Sequence[tuple[Path, LoraUse]]
+
 
 PROMPT, RUN_STEPS = "a photograph of an astronaut riding a horse", 2
 TOLERANCE = 1e-4  # of a tensor's largest number, beside diffusers
@@ -42,8 +51,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=integer(*STEPS), help=f"(default: {RUN_STEPS})")
     group.add_argument("--cfg-scale", type=number(*GUIDANCE), metavar="SCALE")
     group.add_argument("--sampler", metavar="NAME", help="(default: the first model's)")
-    group.add_argument("-W", "--width", type=side, help="pixels (default: the first model's)")
-    group.add_argument("-H", "--height", type=side, help="pixels (default: the first model's)")
+    add_size_arguments(group, "pixels (default: the first model's)")
     group.add_argument(
         "--tensors",
         action="append",
@@ -66,24 +74,22 @@ def compare_models(args: argparse.Namespace) -> int:
         raise UsageError("--with diffusers takes one model: diffusers reads the same files")
     if not (args.other or args.lora or args.reference):
         raise UsageError("one model alone - name another one, or give --lora or --with diffusers")
-    for text in args.lora:
-        if not split_lora(text)[0].is_file():
-            raise UsageError(f"--lora {text} - there is no such file")
+    loras = lora_files(args)
     if args.run or args.reference:
-        return _compare_runs(args)
+        return _compare_runs(args, loras)
     flags = (
         "--prompt --negative-prompt --seed --steps --cfg-scale --sampler --width --height --tensors"
     )
     refuse_flags(args, f"{flags} --tolerance", "is for a run - give --run, too")
-    return _compare_weights(args)
+    return _compare_weights(args, loras)
 
 
-def _compare_weights(args: argparse.Namespace) -> int:
+def _compare_weights(args: argparse.Namespace, loras: "Loras") -> int:
     from sd_scratch.checkpoints.compare import compare, compare_networks, lines
 
     where = {"revision": args.revision, "offline": args.offline}
-    if args.lora:
-        model = _load(args, args.other or args.model, args.lora)
+    if loras:
+        model = _load(args, args.other or args.model, loras)
         found = compare_networks(args.model, model.components.networks, **where)
     else:
         found = compare(args.model, args.other, **where)
@@ -94,7 +100,7 @@ def _compare_weights(args: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _load(args: argparse.Namespace, source: str, loras: Sequence[str]) -> "StableDiffusion":
+def _load(args: argparse.Namespace, source: str, loras: "Loras") -> "StableDiffusion":
     from sd_scratch.checkpoints.load import load_components
     from sd_scratch.pipeline.checks import check_inputs
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -102,18 +108,17 @@ def _load(args: argparse.Namespace, source: str, loras: Sequence[str]) -> "Stabl
     components = load_components(source, revision=args.revision, offline=args.offline)
     check_inputs(components.config, source)
     model = StableDiffusion(components)
-    for text in loras:
-        path, use = split_lora(text)
+    for path, use in loras:
         model = model.with_lora(path, use.scale, use.text_scale)
     return model
 
 
-def _compare_runs(args: argparse.Namespace) -> int:
+def _compare_runs(args: argparse.Namespace, loras: "Loras") -> int:
     from sd_scratch.checkpoints.load import read_layout
     from sd_scratch.pipeline.beside import lines, part, sketch_run
 
     globs = args.tensors or ()
-    first = _load(args, args.model, args.lora if args.reference else ())
+    first = _load(args, args.model, loras if args.reference else ())
     settings, noise = _settings(args, first)
     if args.reference and settings["guidance"] < 1:
         raise UsageError("below 1 diffusers knows no guidance - give --cfg-scale 1 or more")
@@ -128,7 +133,6 @@ def _compare_runs(args: argparse.Namespace) -> int:
         ours = sketch_run(first, plain, noise, globs, **settings, **mix)
         from sd_scratch.cli.compare.with_diffusers import sketch_diffusers
 
-        loras = [split_lora(text) for text in args.lora]
         path = read_layout(args.model, revision=args.revision, offline=args.offline).path
         settings.pop("schedule")
         theirs = sketch_diffusers(first, prompt, noise, globs, path=path, loras=loras, **settings)
@@ -142,7 +146,7 @@ def _compare_runs(args: argparse.Namespace) -> int:
     else:
         ours = sketch_run(first, prompt, noise, globs, **settings)
         del first  # two models of full size need not be in memory at once
-        second = _load(args, args.other or args.model, args.lora)
+        second = _load(args, args.other or args.model, loras)
         noise = second.noise(noise.seeds[0], noise.width, noise.height)
         theirs = sketch_run(second, prompt, noise, globs, **settings)
         tolerance = args.tolerance or 0.0

@@ -1,13 +1,12 @@
 """``sd-scratch map move``: walk among prompts, in the plane in which they differ most."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.map.options import add_run, texts
 from sd_scratch.cli.options import integer, number
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 HELP = "walk among similar prompts, in the plane in which their vectors differ most"
 DIRECTIONS = {"up": (0, 1), "down": (0, -1), "right": (1, 0), "left": (-1, 0)}
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

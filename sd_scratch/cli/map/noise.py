@@ -1,7 +1,6 @@
 """``sd-scratch map noise``: what the noise alone decides, over many seeds."""
 
 import argparse
-from pathlib import Path
 
 from sd_scratch.cli.map.options import add_run
 from sd_scratch.cli.options import integer
@@ -52,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from sd_scratch.checkpoints.clip import load_clip, locate_clip
+    from sd_scratch.checkpoints.source import called
     from sd_scratch.cli.machine import place_among_processes
     from sd_scratch.cli.map.session import Session
     from sd_scratch.mapping.seeds import draw_seeds, missing_seeds, seeds_report
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     clip = None
     if args.clip != WITHOUT:
         locate_clip(args.clip, offline=args.offline)
-        clip = load_clip(args.clip, offline=args.offline, device=session.device)
-    name = args.clip if not Path(args.clip).is_dir() else Path(args.clip).resolve().name
+        clip = load_clip(args.clip, offline=args.offline, device=session.found.device)
+    name = called(args.clip)
     state = session.state(results, "prompt", "seed", "batch_size", clip=name)
     first = session.recipe.seed or 0
     seeds, share = range(first, first + args.seeds), (rank, processes)

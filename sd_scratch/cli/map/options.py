@@ -5,17 +5,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from sd_scratch.cli.adapters import add_lora_arguments
 from sd_scratch.cli.options import (
     add_clip_skip_argument,
     add_device_arguments,
     add_guidance_argument,
     add_model_arguments,
+    add_size_arguments,
     integer,
     number,
     seed,
-    side,
 )
+from sd_scratch.cli.picture_options import add_lora_arguments
 from sd_scratch.limits import STEPS
 
 LAMBDA = (-1000.0, 1000.0)
@@ -59,8 +59,7 @@ def add_run(
         "guidance 7.5, 512x512, pndm",
     )
     run.add_argument("-n", "--negative-prompt", default="", help="what to steer away from")
-    run.add_argument("-W", "--width", type=side, help="pixels")
-    run.add_argument("-H", "--height", type=side, help="pixels")
+    add_size_arguments(run, "pixels")
     add_sampling(
         run,
         "-1 draws one (default: 0)",

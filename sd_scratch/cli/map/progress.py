@@ -1,16 +1,14 @@
 """A bar that counts steps, and one line that says beforehand how long the run will take."""
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from sd_scratch.cli.console import progress_bar
+from sd_scratch.errors import log
 
 LONG = 10.0  # seconds from which on it is said
 READ = 1e-3  # seconds: no step is made faster
-
-log = logging.getLogger(__name__)
 
 
 class Progress:

@@ -1,25 +1,23 @@
 """What every experiment begins with: a plan that is checked before any weights are read, then a model."""
 
 import argparse
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from sd_scratch.checkpoints.build import empty
-from sd_scratch.checkpoints.load import build_components, read_layout, read_tokenizer, with_schedule
-from sd_scratch.checkpoints.shipped import list_shipped
+from sd_scratch.checkpoints.load import read_tokenizer
+from sd_scratch.checkpoints.source import called
 from sd_scratch.cli.adapters import ask_for_loras, load_loras, with_few_steps
-from sd_scratch.cli.load import check_size
-from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
+from sd_scratch.cli.load import find_model, read_weights
 from sd_scratch.cli.map.progress import Progress
 from sd_scratch.cli.map.results import Results
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.diffusion.samplers import get_sampler
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.mapping.maps import require_full_precision
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.report import Report
@@ -27,11 +25,9 @@ from sd_scratch.mapping.state import State
 from sd_scratch.mapping.words import find_word
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.complete import advise, complete, drawn
-from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.pipeline.tuning import tune
 from sd_scratch.text.chunks import changes_in, encode_prompt
 from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.encoding import Word
@@ -48,8 +44,6 @@ THESIS = {
 }
 """The source's settings (its tables 3.2 and 3.3), by the flags that they stand for."""
 
-log = logging.getLogger(__name__)
-
 
 class Session:
     """A model that is known but not yet loaded, and the recipe of the run.
@@ -63,41 +57,29 @@ class Session:
                 if getattr(args, name, None) is None:
                     setattr(args, name, value)
         self.args = args
-        self.device = choose_device(args.device)
-        self.dtype = choose_dtype(args.dtype, self.device)
-        if getattr(args, "sampler", None) is not None:
-            get_sampler(args.sampler)
-        for name in getattr(args, "samplers", None) or ():
+        sampler, samplers = getattr(args, "sampler", None), getattr(args, "samplers", None)
+        for name in samplers or ([sampler] if sampler else []):
             get_sampler(name)
-        self.source: str = args.model or DEFAULT_MODEL
         recipe = _recipe(args)
         for text in (recipe.prompt, recipe.negative_prompt):
             check_text(text)
         texts = [args.prompt] if isinstance(args.prompt, str) else args.prompt
         recipe = recipe.over(loras=ask_for_loras(args, [*texts, recipe.negative_prompt]) or None)
-        layout = read_layout(
-            self.source,
-            revision=args.revision,
-            offline=args.offline,
-            vae=None if args.vae == "none" else args.vae,
-            text_encoder=args.text_encoder,
-            ema=args.ema,
-        )
-        self.layout = with_schedule(layout, args.prediction, args.zsnr)
+        self.found = find_model(args, recipe, args.model or DEFAULT_MODEL)
+        self.layout = self.found.layout
         self.tokenizer = read_tokenizer(self.layout)
         wanted = with_few_steps(args, recipe, self.layout.config)
-        if "sampler" not in vars(args) and not ("samplers" in vars(args) and args.samplers is None):
+        if "sampler" not in vars(args) and ("samplers" not in vars(args) or samplers):
             recipe = recipe.over(sampler=wanted.sampler)  # nothing is sampled by the model's own
-        if recipe.steps is None and (compared := getattr(args, "samplers", None)):
+        if recipe.steps is None and samplers:
             # All are compared in as many steps, so that the most needy one sets them.
-            most = max(wanted.steps_with(get_sampler(name).name) for name in compared)
+            most = max(wanted.steps_with(get_sampler(name).name) for name in samplers)
             recipe = recipe.over(steps=most)
         self.recipe = complete(recipe, wanted)
         advise(self.recipe, wanted)
-        self._model: StableDiffusion | None = None
 
     def require_full_precision(self) -> None:
-        require_full_precision(self.dtype)
+        require_full_precision(self.found.dtype)
 
     def cross_attention_layers(self) -> list[str]:
         """The names that the U-Net's cross-attention layers have, in order."""
@@ -147,28 +129,18 @@ class Session:
 
     # The model ------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def model(self) -> StableDiffusion:
         """The model; its weights are read when it is first asked for."""
-        if self._model is None:
-            set_threads(self.args.threads)
-            low_memory, place = self.args.low_memory, (self.dtype, self.device)
-            if not self.args.force:
-                low_memory = check_size(self.layout, self.recipe, 1, *place, low_memory)
-            components = build_components(
-                self.layout, self.source, *place, force=self.args.force, low_memory=low_memory
+        components = read_weights(self.args, self.found, self.recipe, 1)
+        loras, uses = load_loras(self.args, components, self.recipe.loras or ())
+        model = StableDiffusion(components, loras)
+        if model.tokenizer is not components.tokenizer:
+            raise UsageError(
+                f"--lora {uses[0].name} - it has words of its own, which are not mapped"
             )
-            decode_in_strips(components, self.args.vae_tiling)
-            log.info(components.summary)
-            loras, uses = load_loras(self.args, components, self.recipe.loras or ())
-            tune(components, self.args.tune or "quick", self.recipe.width, self.recipe.height)
-            self._model = StableDiffusion(components, loras)
-            if self._model.tokenizer is not components.tokenizer:
-                raise UsageError(
-                    f"--lora {uses[0].name} - it has words of its own, which are not mapped"
-                )
-            self.recipe = self.recipe.over(loras=uses or None, model_hash=components.hash or None)
-        return self._model
+        self.recipe = self.recipe.over(loras=uses or None, model_hash=components.hash or None)
+        return model
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -231,26 +203,20 @@ class Session:
         return results.state({key: value for key, value in known.items() if key not in free})
 
 
-def _name(source: str) -> str:
-    """What to call a model: where it lies on this machine is nobody's business."""
-    path = Path(source).expanduser()
-    return source if source in list_shipped() or not path.exists() else path.resolve().name
-
-
 def _recipe(args: argparse.Namespace) -> Recipe:
     """What was asked for; experiments without pictures have no steps, no seed and so on."""
     given = vars(args).get
+    same: dict[str, Any] = {name: given(name) for name in ("steps", "sampler", "width", "height")}
     return Recipe(
         prompt=args.prompt if isinstance(args.prompt, str) else args.prompt[0],
+        **same,
         negative_prompt=given("negative_prompt") or "",
         seed=None if given("seed") is None else drawn(args.seed),
-        steps=given("steps"),
-        sampler=given("sampler"),
         guidance=given("cfg_scale"),
-        width=given("width"),
-        height=given("height"),
         clip_skip=args.clip_skip,
-        model=_name(args.model or DEFAULT_MODEL),
+        model=called(args.model or DEFAULT_MODEL),
         revision=args.revision,
         dtype=args.dtype,
+        prediction=args.prediction,
+        zero_snr=args.zsnr or None,
     )

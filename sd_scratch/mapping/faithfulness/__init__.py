@@ -18,23 +18,3 @@ from sd_scratch.mapping.faithfulness.summary import (
     summarise_checks,
     table,
 )
-
-__all__ = [
-    "Case",
-    "Figure",
-    "Masks",
-    "Measured",
-    "Part",
-    "Row",
-    "count_pictures",
-    "differences_against_exact",
-    "examine",
-    "faithfulness_report",
-    "make_cases",
-    "measure",
-    "read_masks",
-    "score",
-    "summarise",
-    "summarise_checks",
-    "table",
-]

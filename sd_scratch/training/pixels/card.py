@@ -1,6 +1,5 @@
 """The card of a trained model: what it has learnt from, how, for how long, and how to use it."""
 
-import logging
 import shlex
 from pathlib import Path
 
@@ -8,11 +7,10 @@ from torch import nn
 
 from sd_scratch.checkpoints.pixel_model import PixelComponents, build_denoiser, save_pixel_model
 from sd_scratch.config import ContextUNetConfig
+from sd_scratch.errors import log
 from sd_scratch.files import write_file
 from sd_scratch.training.pixels.datasets import DATA_SETS
 from sd_scratch.training.pixels.presets import PixelPreset
-
-log = logging.getLogger(__name__)
 
 OWN_PART = "## Figures\n"
 """From here on a card is written by people, and stays when the model is written again."""

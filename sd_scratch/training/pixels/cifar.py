@@ -4,21 +4,18 @@ Krizhevsky 2009, "Learning multiple layers of features from tiny images". A reco
 class, then 32 x 32 bytes of red, as many of green, as many of blue, row by row.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, log
 from sd_scratch.training.pixels.images import LabelledImages, open_data
 
 SIDE, CHANNELS = 32, 3
 RECORD = 1 + CHANNELS * SIDE * SIDE
 BATCH = 10_000  # records in an official file
 LARGEST = 10 * BATCH * RECORD  # bytes
-
-log = logging.getLogger(__name__)
 
 
 def read_batches(

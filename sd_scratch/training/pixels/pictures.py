@@ -8,7 +8,6 @@ in UTF-8 or UTF-16. Pictures are cropped to a centred square and scaled to one s
 import codecs
 import csv
 import io
-import logging
 from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, log
 from sd_scratch.files import read_file
 from sd_scratch.pictures.read import read_picture
 from sd_scratch.training.pixels.images import DataSet, LabelledImages
@@ -27,8 +26,6 @@ SEPARATORS = (",", ";", "\t")
 MAX_CLASSES = 1000
 MAX_TABLE = 64_000_000  # bytes
 LISTED = 10  # broken files that are named one by one
-
-log = logging.getLogger(__name__)
 
 
 def read_pictures(folder: Path, side: int) -> LabelledImages:

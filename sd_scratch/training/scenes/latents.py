@@ -5,7 +5,6 @@ autoencoder, and is made anew for another one.
 """
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sd_scratch.errors import log
 from sd_scratch.files import write_file
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.scenes.captions import caption
 from sd_scratch.scenes.graph import crowded_scene, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.text.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
 
 FILE = "latents.safetensors"
 BATCH = 64

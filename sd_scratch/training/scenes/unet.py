@@ -5,7 +5,6 @@ also counts what the model says of the picture where there is almost only noise.
 is empty, for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.prediction import target
 from sd_scratch.diffusion.schedule import Schedule
+from sd_scratch.errors import log
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.networks.text_encoder import TextEncoder
@@ -39,8 +39,6 @@ DATA_SEED = 2
 LOOK_COUNT = 100
 TEXT_INIT_STD = 0.02
 SHARD_BYTES = 15 << 20
-
-log = logging.getLogger(__name__)
 
 
 class TextAndUNet(nn.Module):
