@@ -19,7 +19,8 @@ from sd_scratch.cli.options import (
 from sd_scratch.errors import ScratchError, UsageError, log
 
 if TYPE_CHECKING:
-    from sd_scratch.page.engine import Engine, NoEngine
+    from sd_scratch.page.engine import Engine
+    from sd_scratch.page.session import NoEngine
 
 DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
 NO_MODEL = "is for a model that the server runs, and --static serves one that the tab runs"
@@ -114,11 +115,13 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
     and cannot be had."""
     from sd_scratch.checkpoints.source import called
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
-    from sd_scratch.page.engine import Engine, NoEngine
+    from sd_scratch.page.engine import Engine
+    from sd_scratch.page.session import NoEngine
     from sd_scratch.pipeline.load import load
     from sd_scratch.pipeline.recipe import Recipe
 
     source, loras = args.model or "scenes", find_loras(args.lora_dir)
+    vae = args.vae if args.vae != "none" else None
     device = choose_device(args.device)
     set_threads(args.threads)
     try:
@@ -128,7 +131,7 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
             dtype=choose_dtype(args.dtype, device),
             revision=args.revision,
             offline=args.offline,
-            vae=args.vae if args.vae != "none" else None,
+            vae=vae,
             text_encoder=args.text_encoder,
             force=args.force,
         )
@@ -139,7 +142,14 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
         return NoEngine(str(error))
     log.info(model.components.summary)
     name = called(source, ending=False)
-    return Engine(model, Recipe("", model=name, revision=args.revision), loras)
+    named = Recipe(
+        "",
+        model=name,
+        revision=args.revision,
+        vae=vae and called(vae),
+        text_encoder=args.text_encoder and called(args.text_encoder),
+    )
+    return Engine(model, named, loras)
 
 
 def find_loras(folder: Path | None) -> dict[str, Path]:

@@ -167,13 +167,17 @@ def saved(model: StableDiffusion, result: Result, named: Recipe) -> bytes:
     """A finished picture as a PNG file with its recipe. What no recipe holds, the edits and the place between
     prompts, is in it as a text of the page's own."""
     picture = Image.fromarray(result.pixels.permute(1, 2, 0).contiguous().numpy())
-    recipe = result.recipe.over(
-        model=named.model, revision=named.revision, model_hash=model.components.hash or None
-    )
+    recipe = whole(result.recipe, named).over(model_hash=model.components.hash or None)
     texts = {A1111: recipe.to_parameters(), OWN: recipe.to_json()}
     if result.wish.edits or result.wish.place is not None:
         texts[PAGE] = json.dumps(result.wish.plain, ensure_ascii=False)
     return encode_png(picture, texts)
+
+
+def whole(recipe: Recipe, named: Recipe) -> Recipe:
+    """A run's recipe with what the model and its parts are called."""
+    names = {key: getattr(named, key) for key in ("model", "revision", "vae", "text_encoder")}
+    return recipe.over(**names)
 
 
 def traced(result: Result) -> bytes:

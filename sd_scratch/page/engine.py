@@ -7,7 +7,7 @@ place of an older one, which is answered with ``skipped``, and nothing queues up
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from sd_scratch.page.answers import (
     saved,
     sentence,
     traced,
+    whole,
     words_of,
 )
+from sd_scratch.page.asked import NOTHING_ELSE, asked
 from sd_scratch.page.messages import (
     CancelWish,
     PictureWish,
@@ -32,6 +34,7 @@ from sd_scratch.page.messages import (
     Refused,
     RunWish,
     SaveWish,
+    ScoreWish,
     TensorWish,
     Wish,
     WordsWish,
@@ -40,17 +43,16 @@ from sd_scratch.page.messages import (
 )
 from sd_scratch.page.pictures import Album
 from sd_scratch.page.runs import Result, Studio, held, pixel_bytes
+from sd_scratch.page.session import Send, Session
 from sd_scratch.page.sources import source_of
 from sd_scratch.page.views import statistics, view
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.run import count_steps
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.scenes.oracle import Reading
 
 SESSIONS_LIMIT = 8
 BLOCKS = re.compile(r"(resnets|attentions|transformer_blocks|layers)\.\d+$")
-
-Send = Callable[[Mapping[str, Any], bytes | None], None]
-"""Takes an answer's head, and its body if it has one. It may be called from any thread."""
 
 log = logging.getLogger(__name__)
 
@@ -71,41 +73,6 @@ class _Brake:
 
     def __deepcopy__(self, memo: object) -> "_Brake":
         return self  # a copy of a network has the same one
-
-
-class Session:
-    """One open page."""
-
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.waiting: dict[object, tuple[int, Wish]] = {}
-        self.running: tuple[int, Wish] | None = None
-        self.stopping = threading.Event()
-        self.last: Result | None = None
-        self.album = Album()
-        self.closed = False
-
-
-class NoEngine:
-    """Stands where there is no model: says why to every page, and goes on saying it."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def open(self, send: Send) -> Session:
-        session = Session(send)
-        self.receive(session, "")
-        return session
-
-    def receive(self, session: Session, message: str | bytes) -> None:
-        text = f"there is no model: {self.reason} - start the page with another"
-        session.send({"say": "error", "id": None, "text": text}, None)
-
-    def close(self, session: Session) -> None:
-        session.closed = True
-
-    def stop(self) -> None:
-        pass
 
 
 class Engine:
@@ -252,7 +219,7 @@ class Engine:
                 session.send({"say": "error", "id": number, "text": _failure(error)}, None)
             finally:
                 with self._changed:
-                    session.running = self._current = None
+                    session.running = self._current = self._brake.stopping = None
 
     def _serve(self, session: Session, number: int, wish: Wish) -> None:
         if isinstance(wish, RunWish):
@@ -270,6 +237,8 @@ class Engine:
             session.send(
                 {"say": "plane", "id": number, "places": places, "explained": explained}, None
             )
+        elif isinstance(wish, ScoreWish):
+            self._score(session, number, wish.count)
         elif isinstance(wish, SaveWish):
             result, seed = self._last(session), self._last(session).recipe.seed
             if wish.what == "picture":
@@ -280,8 +249,8 @@ class Engine:
 
     def _run(self, session: Session, number: int, wish: RunWish) -> None:
         session.send({"say": "running", "id": number}, None)
-        model, whole = self.studio.completed(wish.recipe)
-        total, start = count_steps(model, whole), session.album.start(whole)
+        model, recipe = self.studio.completed(wish.recipe)
+        total, start = count_steps(model, recipe), session.album.start(recipe)
 
         def on_step(step: Step) -> None:
             head: dict[str, Any] = {"say": "step", "id": number, "index": step.index, "of": total}
@@ -298,7 +267,8 @@ class Engine:
         result, trace = self.studio.make(wish, start, on_step, watched)
         if trace is not None:
             result.traces.update({(name, None): trace for name in trace.names})
-        recipe = result.recipe.over(model=self.named.model, revision=self.named.revision)
+        seen = reading(self.model, result.pixels)
+        recipe = whole(result.recipe, self.named)
         with self._changed:
             if not session.closed:
                 session.last = result
@@ -313,10 +283,28 @@ class Engine:
                 "calls": result.calls,
                 "sha256": result.digest,
                 "notes": list(result.notes),
-                "reading": sentence(reading(self.model, result.pixels)),
+                "reading": sentence(seen),
+                "asked": _asked(result, seen),
             },
             pixel_bytes(result.pixels),
         )
+
+    def _score(self, session: Session, number: int, count: int) -> None:
+        result = self._last(session)
+        pictures = self.studio.several(result.wish, result.start, count)
+        rows = [
+            _asked(result, seen)
+            for each in pictures
+            if (seen := reading(self.model, each)) is not None
+        ]
+        if not rows or not rows[0]:
+            raise UsageError(
+                "the prompt asks for nothing that can be counted in this model's pictures"
+            )
+        told = [(row[0][0], sum(right for _, right in row)) for row in zip(*rows, strict=True)]
+        every = sum(all(right for _, right in row) for row in rows)
+        head = {"say": "score", "id": number, "count": count, "asked": told, "whole": every}
+        session.send(head, None)
 
     def _tensor(self, session: Session, number: int, wish: TensorWish) -> None:
         result = self._last(session)
@@ -355,6 +343,15 @@ class Engine:
         return session.last
 
 
+def _asked(result: Result, seen: Reading | None) -> list[tuple[str, bool]]:
+    """What a run's prompt asks for. Between prompts there is none, and around a mask there may be more."""
+    if seen is None or result.wish.place is not None:
+        return []
+    masked = result.start is not None and result.start.mask is not None
+    rows = asked(result.recipe.prompt, seen)
+    return [row for row in rows if not (masked and row[0] == NOTHING_ELSE)]
+
+
 def _ends(wish: Wish, running: tuple[int, Wish] | None) -> bool:
     """Whether a new wish ends what its session is running: a picture that is overtaken, or a look at a tensor."""
     if running is None:
@@ -362,7 +359,7 @@ def _ends(wish: Wish, running: tuple[int, Wish] | None) -> bool:
     old = running[1]
     if isinstance(wish, RunWish):
         dragged = wish.live and isinstance(old, RunWish) and old.live
-        return isinstance(old, RunWish | TensorWish) and not dragged
+        return isinstance(old, RunWish | TensorWish | ScoreWish) and not dragged
     return isinstance(wish, TensorWish) and isinstance(old, TensorWish)
 
 

@@ -30,7 +30,7 @@ FORMAT = 2
 MESSAGE_LIMIT = 64_000  # bytes of one message
 PICTURE_LIMIT = 16_000_000  # bytes of a picture's file
 SIDE_LIMIT, GUIDANCE_LIMIT = 1024, 1000.0
-PLACES_LIMIT, WATCH_LIMIT, LORAS_LIMIT = 16, 4, 8
+PLACES_LIMIT, WATCH_LIMIT, LORAS_LIMIT, SCORE_LIMIT = 16, 4, 8, 8
 LAST_ID = 2**53 - 1  # that JavaScript counts exactly
 
 RECIPE_KEYS = (
@@ -108,6 +108,14 @@ class SaveWish:
 
 
 @dataclass(frozen=True)
+class ScoreWish:
+    """The same as the session's last picture with its seed and the next ones: how often it has what was asked
+    for. `count` pictures."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class CancelWish:
     pass
 
@@ -122,7 +130,9 @@ class PictureWish:
     data: bytes = field(repr=False)
 
 
-Wish = RunWish | TensorWish | WordsWish | PlaneWish | SaveWish | CancelWish | PictureWish
+Wish = (
+    RunWish | TensorWish | WordsWish | PlaneWish | SaveWish | ScoreWish | CancelWish | PictureWish
+)
 
 
 class Refused(UsageError):
@@ -341,6 +351,10 @@ READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], Wish]]] = {
     "save": (
         ("what",),
         lambda fields: SaveWish(fields.choice("what", ("picture", "tensors"), "picture")),
+    ),
+    "score": (
+        ("count",),
+        lambda fields: ScoreWish(fields.integer("count", 1, SCORE_LIMIT, SCORE_LIMIT)),
     ),
     "cancel": ((), lambda fields: CancelWish()),
 }

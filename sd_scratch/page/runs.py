@@ -131,29 +131,18 @@ class Studio:
 
         with ExitStack() as stack:
             notes = stack.enter_context(warnings_heard())
-            model, recipe = self.completed(wish.recipe)
-            for edit in wish.edits:
-                at = None if edit.steps is None else slice(edit.steps[0], edit.steps[1] + 1)
-                editor = model.edit(edit.tensors, edit.edit, calls=at, branch=edit.branch)
-                stack.enter_context(editor)
+            model, recipe, given = self._prepared(wish, start, stack)
             trace = None
             if record:
                 recorder = model.record(*record, to="cpu", budget=RECORD_LIMIT, **options)
                 trace = stack.enter_context(recorder)
-            prompt = None if wish.place is None else self.at(wish.place, recipe.loras)
-            (made,) = model.run(
-                recipe,
-                init_image=None if start is None else start.picture,
-                mask=None if start is None else start.mask,
-                prompt=prompt,
-                on_step=told,
-            )
+            (made,) = model.run(recipe, on_step=told, **given)
             pixels = torch.from_numpy(np.array(made.to_pil()[0])).permute(2, 0, 1)
         (recipe,) = made.recipes
         texts = {
-            "cond": encode_prompt(model.tokenizer, recipe.prompt)
-            if prompt is None
-            else prompt.encoding,
+            "cond": given["prompt"].encoding
+            if given["prompt"]
+            else encode_prompt(model.tokenizer, recipe.prompt),
             "uncond": encode_prompt(model.tokenizer, recipe.negative_prompt),
         }
         latent, calls = made.latents.latent, calls_of(model, recipe)
@@ -162,6 +151,31 @@ class Studio:
             wish, recipe, latent, pixels, tuple(moments), calls, texts, start, tuple(notes)
         )
         return result, trace
+
+    def several(self, wish: RunWish, start: Start | None, count: int) -> Tensor:
+        """A wish with its seed and the next ones, in one batch: ``[count, 3, H, W]`` uint8."""
+        with ExitStack() as stack:
+            model, recipe, given = self._prepared(wish, start, stack)
+            (made,) = model.run(recipe, count=count, batch_size=count, **given)
+            return torch.from_numpy(np.stack([np.array(one) for one in made.to_pil()])).permute(
+                0, 3, 1, 2
+            )
+
+    def _prepared(
+        self, wish: RunWish, start: Start | None, stack: ExitStack
+    ) -> tuple[StableDiffusion, Recipe, dict[str, Any]]:
+        """A wish's model with its edits, until the stack ends, and what `run` is given beside the recipe."""
+        model, recipe = self.completed(wish.recipe)
+        given: dict[str, Any] = {
+            "prompt": None if wish.place is None else self.at(wish.place, recipe.loras)
+        }
+        if start is not None:
+            given.update(init_image=start.picture, mask=start.mask)
+        for edit in wish.edits:
+            at = None if edit.steps is None else slice(edit.steps[0], edit.steps[1] + 1)
+            editor = model.edit(edit.tensors, edit.edit, calls=at, branch=edit.branch)
+            stack.enter_context(editor)
+        return model, recipe, given
 
     def tensor(self, result: Result, name: str, step: int, place: int | None) -> Trace:
         """A recording that holds a tensor at a step: one that is there, or the run is made again with it.

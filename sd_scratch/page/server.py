@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.errors import UsageError
-from sd_scratch.page.engine import Engine, NoEngine
+from sd_scratch.page.engine import Engine
 from sd_scratch.page.guard import TAB_POLICY, Application, Guard
 from sd_scratch.page.messages import MESSAGE_LIMIT, PICTURE_LIMIT, frame
+from sd_scratch.page.session import NoEngine
 
 if TYPE_CHECKING:
     from starlette.requests import Request

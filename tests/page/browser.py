@@ -13,6 +13,7 @@ import pytest
 
 from sd_scratch.page.engine import Engine
 from sd_scratch.page.server import FRAME_LIMIT, make_application, new_token
+from sd_scratch.page.session import NoEngine
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MISSING = "no Chromium on the path - Debian and Ubuntu: apt-get install chromium"
@@ -24,13 +25,15 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def served(engine: Engine) -> Iterator[str]:
-    """A server on a free port of this machine; the page's address with its token."""
+def served(engine: Engine | NoEngine, again: str = "") -> Iterator[str]:
+    """A server on a free port of this machine, or at an address that was served before; the page's address
+    with its token."""
     import uvicorn
 
-    listening = socket.create_server(("127.0.0.1", 0))
+    place, _, token = again.removeprefix("http://").partition("/#token=")
+    listening = socket.create_server(("127.0.0.1", int(place.partition(":")[2] or 0)))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
-    token = new_token()
+    token = token or new_token()
     config = uvicorn.Config(
         make_application(engine, token, frozenset({host})),
         log_level="warning",

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from sd_scratch.page.engine import Engine, Session
+from sd_scratch.page.engine import Engine
+from sd_scratch.page.session import Session
 
 RECIPE = {"prompt": "a red circle", "seed": 7, "steps": 3, "width": 32, "height": 32}
 
@@ -55,6 +56,7 @@ class Line:
             "plane",
             "saved",
             "words",
+            "score",
             "error",
             "stopped",
             "skipped",

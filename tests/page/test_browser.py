@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import sd_scratch as sd
 from sd_scratch.checkpoints.load import empty_components
+from sd_scratch.cli.page import find_loras
 from sd_scratch.config import PRESETS
 from sd_scratch.page.answers import listing
 from sd_scratch.page.engine import Engine
+from sd_scratch.page.session import NoEngine
+from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.page.browser import chromium, served
@@ -92,6 +96,12 @@ def shown(page: Any) -> np.ndarray:
     )
 
 
+def captions(page: Any) -> list[str]:
+    """What the maps of the open tensor are called."""
+    texts = page.locator("#view .tiles figcaption").all_inner_texts()
+    return [text.splitlines()[0] for text in texts]
+
+
 def generated(engine: Engine, prompt: str = PROMPT, **values: Any) -> np.ndarray:
     (picture,) = engine.model.run(Recipe(prompt, **{"seed": 7, "steps": 4, **values}))
     return np.asarray(picture.to_pil()[0])
@@ -123,8 +133,7 @@ def test_a_box_is_opened_by_keys_and_shows_what_a_word_looks_at(page: Any) -> No
     page.keyboard.press("Enter")
     page.locator("#view .tiles canvas").first.wait_for()
     assert page.locator("#tensor-name").inner_text().endswith("attn2.probs")
-    captions = page.locator("#view .tiles figcaption").all_inner_texts()
-    assert captions[:4] == ["a", "large", "red", "circle"]
+    assert captions(page)[:4] == ["a", "large", "red", "circle"]
     page.locator("#view .tiles canvas").nth(2).hover()
     assert page.locator("#readout").inner_text().startswith("red at row")
     assert 'tap("probs"' in page.locator("#source").inner_text()
@@ -272,10 +281,136 @@ def test_a_lost_server_is_said_and_found_again(browser: Any, engine: Engine) -> 
     page.set_default_timeout(60_000)
     with served(engine) as address:
         page.goto(link(address, {"prompt": PROMPT, "steps": 1}))
-        made(page)
+        before = made(page)
     page.locator("#trouble", has_text="connection").wait_for()
+    page.fill("#prompt", "a small blue star")
+    with served(engine, address):
+        page.locator("#trouble").wait_for(state="hidden")
+        page.click("#make")  # what was typed is kept
+        made(page, before)
     page.goto("about:blank")
     context.close()
+
+
+def test_a_model_that_cannot_be_had_is_said_on_the_page(browser: Any) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with served(NoEngine("half.safetensors - a checkpoint without its text encoder")) as address:
+        page.goto(address)
+        page.locator("#trouble", has_text="without its text encoder").wait_for()
+        page.fill("#prompt", "a small blue star")
+        page.click("#make")
+        page.locator("#trouble", has_text="start the page with another").wait_for()
+    context.close()
+
+
+def test_a_picture_is_painted_on(page: Any, engine: Engine, tmp_path: Path) -> None:
+    """Chosen, painted on with the mouse and by keys, made as `generate` makes it, shared."""
+    before = made(page)
+    own = np.full((64, 64, 3), 240, np.uint8)
+    own[40:56, 8:24] = (20, 60, 230)
+    Image.fromarray(own).save(tmp_path / "own.png")
+    page.click("#begin-title")
+    page.set_input_files("#init", tmp_path / "own.png")
+    page.locator("#init-note", has_text="own.png, 64 × 64").wait_for()
+    page.locator("#mask").scroll_into_view_if_needed()
+    box = page.locator("#mask").bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.up()
+    page.locator("#mask").focus()
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowUp")
+    page.click("#make")
+    made(page, before)
+    assert np.array_equal(shown(page)[40:, :24], own[40:, :24])
+    assert not np.array_equal(shown(page), own)
+    with page.expect_download() as download:
+        page.click("#mask-save")
+    mask = np.asarray(Image.open(download.value.path()).convert("L"))
+    assert 0.02 < (mask > 127).mean() < 0.3 and set(np.unique(mask)) == {0, 255}
+    recipe = Recipe(PROMPT, seed=7, steps=4, strength=1.0, mask=MaskUse())
+    given = {"init_image": Image.fromarray(own), "mask": Image.fromarray(mask)}
+    (picture,) = engine.model.run(recipe, **given)
+    assert np.array_equal(shown(page), np.asarray(picture.to_pil()[0]))
+    assert "under a mask" in page.locator("#caption").inner_text()
+    page.click("#copy")
+    page.locator("#status", has_text="needs own.png and the mask").wait_for()
+    shared = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(shared)
+    page.locator("#trouble", has_text="own.png").wait_for()
+    page.set_input_files("#init", tmp_path / "own.png")
+    page.locator("#init-note", has_text="has a mask too").wait_for()
+    page.set_input_files("#mask-file", download.value.path())
+    page.click("#make")
+    made(page, before)
+    assert np.array_equal(shown(page), np.asarray(picture.to_pil()[0]))
+    page.set_input_files("#init", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
+    page.locator("#trouble", has_text="a.png cannot be read").wait_for()
+    page.click("#init-remove")
+    page.click("#make")
+    assert made(page) == before
+
+
+def test_loras_are_chosen_by_name(browser: Any, engine: Engine, tmp_path: Path) -> None:
+    path = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    size = engine.model.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight.shape
+    rng = torch.Generator().manual_seed(1)
+    save_file({f"{path}.diff": torch.randn(size, generator=rng)}, tmp_path / "bold-lcm.safetensors")
+    dressed = Engine(sd.load(), Recipe("", model="scenes"), find_loras(tmp_path))
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    with served(dressed) as address:
+        page.goto(link(address, {"prompt": PROMPT, "seed": 7, "steps": 4}))
+        before = made(page)
+        page.click("#loras-title")
+        page.select_option("#lora", "bold-lcm")
+        with_it = made(page, before)
+        assert page.input_value("#steps") == "4" and page.input_value("#sampler") == "lcm"
+        model = engine.model.with_lora(tmp_path / "bold-lcm.safetensors")
+        settings = {"steps": 4, "sampler": "lcm", "schedule": "lcm", "guidance": 1.0}
+        (picture,) = model.run(Recipe(PROMPT, seed=7, **settings))
+        assert np.array_equal(shown(page), np.asarray(picture.to_pil()[0]))
+        page.click("#copy")
+        shared = page.evaluate("location.href")
+        page.goto("about:blank")
+        page.goto(shared)
+        assert made(page) == with_it
+        page.get_by_role("button", name="Remove bold-lcm").click()
+        made(page, with_it)
+        assert "bold" not in page.locator("#caption").inner_text()
+    context.close()
+    dressed.stop()
+
+
+def test_between_prompts_words_rest_and_the_way_back_is_there(page: Any) -> None:
+    before = made(page)
+    page.locator("#words input").nth(2).focus()
+    page.keyboard.press("Home")  # "red" times -1
+    edited = made(page, before)
+    page.locator("#plane .handle").wait_for()
+    page.locator("#pad").focus()
+    page.keyboard.press("ArrowLeft")
+    made(page, edited)
+    assert page.locator("#trouble").is_hidden()
+    assert "rests between prompts" in page.locator("#edits li").inner_text()
+    assert "back at the prompt" in page.locator("#words-rest").inner_text()
+    assert page.locator("#words input").first.is_disabled()
+    page.click("#leave")
+    assert made(page) == edited
+    assert page.locator("#words-rest").is_hidden()
+
+
+def test_what_was_asked_for_is_counted(page: Any) -> None:
+    made(page)
+    assert page.locator("#asked li").count() == 3
+    assert "large red circle" in page.locator("#asked").inner_text()
+    page.click("#count")
+    page.locator("#often", has_text="of 8 pictures").wait_for()
+    assert "of 8" in page.locator("#asked li").first.inner_text()
 
 
 def test_a_page_without_the_token_says_what_to_do(browser: Any, address: str) -> None:
@@ -297,7 +432,8 @@ def test_the_page_as_it_looks(browser: Any, address: str, tmp_path: Path) -> Non
         page.set_default_timeout(60_000)
         page.goto(link(address, {"prompt": SHOWN, "seed": 7, "steps": 10}))
         made(page)
-        page.locator("#plane .handle").wait_for()
+        page.locator("#plane .handle").wait_for(state="attached")
+        page.evaluate("document.querySelector('#inside details').open = true")
         page.locator('g.box[aria-label*="down block 0, transformer 0"]').click()
         page.locator("#view .tiles canvas").first.wait_for()
         page.wait_for_timeout(300)
@@ -305,6 +441,10 @@ def test_the_page_as_it_looks(browser: Any, address: str, tmp_path: Path) -> Non
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         picture.save(folder / f"{name}.webp", quality=70, method=6)
         assert picture.width == width and np.asarray(picture).std() > 10
+        if width < 400:  # folded, the whole page is but a few screens high
+            page.reload()
+            made(page)
+            assert page.evaluate("document.documentElement.scrollHeight") < 3 * height
         context.close()
 
 
@@ -323,6 +463,8 @@ def test_nothing_is_inaccessible(browser: Any, address: str, scheme: str) -> Non
     page.locator("g.box.attn").last.click()
     page.locator("#view canvas").first.wait_for()
     page.click("#pin")
+    page.click("#init-current")
+    page.locator("#easel").wait_for()
     page.add_script_tag(path=str(AXE))
     found = page.evaluate("axe.run().then(({ violations }) => violations)")
     bad = [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found]

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from sd_scratch.cli.page import listen, make_engine
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.page.engine import SESSIONS_LIMIT, Engine, NoEngine
+from sd_scratch.page.engine import SESSIONS_LIMIT, Engine
 from sd_scratch.page.messages import MESSAGE_LIMIT
 from sd_scratch.page.server import PROTOCOL, make_application, new_token, page_files
+from sd_scratch.page.session import NoEngine
 from tests.page.pages import RECIPE, open_frame
 
 testclient = pytest.importorskip("starlette.testclient", reason="the page's packages are missing")

@@ -23,7 +23,7 @@ from sd_scratch.mapping.movement import make_plane
 from sd_scratch.page.server import make_static
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.page.browser import chromium, find_browser
-from tests.page.test_browser import link, made, shown
+from tests.page.test_browser import captions, link, made, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = ROOT / "scripts/page/node_modules/onnxruntime-web/dist"
@@ -107,7 +107,7 @@ def test_the_picture_is_that_of_the_command_line(page: Any) -> None:
 def test_a_box_shows_what_a_word_is_looked_at_for(page: Any) -> None:
     page.locator("g.box.attn").first.click()
     page.locator("#view .tiles canvas").first.wait_for()
-    assert page.locator("#view .tiles figcaption").all_inner_texts()[:3] == ["a", "large", "red"]
+    assert captions(page)[:3] == ["a", "large", "red"]
 
 
 def test_what_the_tab_cannot_do_is_said(page: Any) -> None:

@@ -14,6 +14,9 @@ export function wordKeys(words) {
   });
 }
 
+// A place between prompts has vectors, and no words or tokens that they came from.
+const rests = (edit) => Boolean(edit.word ?? edit.words ?? edit.first) || (edit.tensors.startsWith("text.") && edit.tensors !== CONTEXT);
+
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const say = (word) => (Array.isArray(word) ? `"${word[0]}" (${word[1]})` : `"${word}"`);
 
@@ -38,6 +41,7 @@ export class Change {
   constructor(onChange, complain) {
     this.edits = [];
     this.words = [];
+    this.place = null;
     Object.assign(this, { onChange, complain });
     $("what-of").addEventListener("change", () => this.showWords(this.words));
     $("edit-form").addEventListener("submit", (event) => {
@@ -54,6 +58,20 @@ export class Change {
     this.showWords(this.words);
   }
 
+  // The edits that act: between prompts those of words rest, and those of the text encoder.
+  acting(place) {
+    return place ? this.edits.filter((edit) => !rests(edit)) : this.edits;
+  }
+
+  // A place between prompts is taken or left (null).
+  rest(place) {
+    if (Boolean(place) === Boolean(this.place)) return;
+    this.place = place;
+    $("words-rest").hidden = !place;
+    this.show();
+    this.showWords(this.words);
+  }
+
   // `live` while something is being dragged.
   changed(live = false) {
     this.show();
@@ -65,6 +83,7 @@ export class Change {
     $("edits").replaceChildren(...this.edits.map((edit, i) => {
       const item = document.createElement("li"), button = document.createElement("button");
       item.append(sentence(edit));
+      if (this.place && rests(edit)) item.append(" (rests between prompts)");
       button.type = "button";
       button.textContent = "Undo";
       button.setAttribute("aria-label", `Undo: ${sentence(edit)}`);
@@ -97,9 +116,10 @@ export class Change {
       label.textContent = Array.isArray(key) ? `${key[0]} (${key[1]})` : key;
       const found = this.find(key);
       slider.value = found ? (found.factor ?? found.factors[0]) : 1;
-      output.textContent = `x ${slider.value}`;
+      output.textContent = `× ${slider.value}`;
+      slider.disabled = Boolean(this.place);
       slider.addEventListener("input", () => {
-        output.textContent = `x ${slider.value}`;
+        output.textContent = `× ${slider.value}`;
         this.turn(key, Number(slider.value));
       });
       slider.addEventListener("change", () => this.onChange(false));

@@ -12,7 +12,7 @@ export class Inside {
   constructor({ ask, heads, edit }) {
     Object.assign(this, { ask, heads, edit, box: null, tensor: null, view: null, place: null });
     $("branch").addEventListener("change", () => this.refresh());
-    $("head").addEventListener("change", () => this.draw());
+    for (const id of ["head", "scale"]) $(id).addEventListener("change", () => this.draw());
     $("edit-this").addEventListener("click", () => this.edit(this.tensor.name));
   }
 
@@ -44,8 +44,8 @@ export class Inside {
     $("source").hidden = true;
     $("readout").textContent = "";
     $("edit-this").hidden = !tensor.editable;
-    $("view-controls").hidden = !tensor.branched;
-    $("head-choice").hidden = true;
+    $("branch-choice").hidden = !tensor.branched;
+    for (const id of ["head-choice", "scale-choice"]) $(id).hidden = true;
     this.switches();
     this.refresh();
   }
@@ -107,11 +107,14 @@ export class Inside {
     const [rows, columns] = kind === "bars" ? [1, shape[0]] : shape.slice(-2);
     const count = values.length / (rows * columns);
     const names = axes.length > 2 ? labels[axes[0]] : null;
-    const parts = [legend(scale)];
-    if (kind === "maps" && count <= FIGURES) parts.push(this.figures(values, scale, count, rows, columns, names, axes[0]));
+    const figures = kind === "maps" && count <= FIGURES, each = figures && count > 1;
+    $("scale-choice").hidden = !each;
+    const own = each && $("scale").value === "each";
+    const parts = own ? [] : [legend(scale)];
+    if (figures) parts.push(this.figures(values, own ? null : scale, count, rows, columns, names, axes[0]));
     else parts.push(this.canvas(values, scale, count, rows, columns, kind, axes, labels));
     if (names && axes[0] === "word") parts.push(this.looks(values, count, rows, columns, names));
-    if (kind === "maps" && this.view.masks?.length) parts.splice(2, 0, this.truth(rows, columns));
+    if (kind === "maps" && this.view.masks?.length) parts.splice(own ? 1 : 2, 0, this.truth(rows, columns));
     target.replaceChildren(...parts);
   }
 
@@ -134,14 +137,17 @@ export class Inside {
     return part;
   }
 
+  // Without a scale each map has its own, and its caption says how far it goes.
   figures(values, scale, count, rows, columns, names, axis) {
     const tiles = document.createElement("div");
     tiles.className = "tiles";
     for (let n = 0; n < count; n++) {
       const figure = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
-      matrix(canvas, values, n * rows * columns, rows, columns, scale);
+      const own = scale ?? scaleOf(values.subarray(n * rows * columns, (n + 1) * rows * columns));
+      matrix(canvas, values, n * rows * columns, rows, columns, own);
       const title = names?.[n] ?? (count > 1 ? `${axis} ${n}` : "");
       caption.textContent = title;
+      if (!scale) caption.append(Object.assign(document.createElement("small"), { textContent: `${own.low < 0 ? "±" : "to"} ${Number(own.high.toPrecision(2))}` }));
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `${title}: ${extremes(values, n, rows, columns)}`);
       this.follow(canvas, (x, y) => {
@@ -212,8 +218,10 @@ export class Inside {
     });
     const title = document.createElement("h4");
     title.className = "plain";
-    const part = document.createElement("div");
-    part.append(title, list);
+    const part = document.createElement("details"), summary = document.createElement("summary");
+    part.open = matchMedia("(min-width: 44rem)").matches;
+    summary.append(title);
+    part.append(summary, list);
     this.lookAt = (row, column) => {
       title.textContent = `What the place at row ${row + 1}, column ${column + 1} looks at`;
       meters.forEach(([meter, number], n) => {

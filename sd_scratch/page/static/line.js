@@ -44,12 +44,20 @@ export class ServerLine {
     this.socket = socket;
   }
 
-  // Whether the message went out.
-  send(message) {
+  // Whether the message went out; with a file's bytes it is the head before them.
+  send(message, bytes = null) {
     if (this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify(message));
+    const text = JSON.stringify(message);
+    this.socket.send(bytes ? new Blob([...makeHead(text), bytes]) : text);
     return true;
   }
+}
+
+// What stands before the body of a binary message: the length of its head, and the head.
+function makeHead(text) {
+  const head = new TextEncoder().encode(text), length = new DataView(new ArrayBuffer(4));
+  length.setUint32(0, head.length, true);
+  return [length.buffer, head];
 }
 
 // A binary answer: the length of its head, the head as JSON, the body.

@@ -1,10 +1,12 @@
 // The page: what is typed, dragged and switched becomes messages; answers become pictures.
 
+import { Begin } from "./begin.js";
 import { Change } from "./change.js";
 import { difference, picture, short } from "./draw.js";
 import { House } from "./house.js";
 import { Inside } from "./inside.js";
 import { ServerLine, takeToken } from "./line.js";
+import { Loras } from "./loras.js";
 import { Move } from "./move.js";
 import { fromFragment, toFragment, toPython } from "./share.js";
 import { TabLine } from "./tab/line.js";
@@ -16,19 +18,28 @@ const RECIPE_FIELDS = { seed: "seed", steps: "steps", guidance: "guidance", widt
 // `runs` are the wishes that are not answered yet, by their numbers; `newest` is the number of the last one.
 const state = { hello: null, number: 0, runs: new Map(), newest: 0, latest: {}, frames: [], done: null, pinned: null, place: null };
 window.page = state; // for those who open the console
+const NO_LINE = "There is no connection to the engine. It is tried again; what you change is kept.";
 
 // Messages -------------------------------------------------------------------------------------
 
 function send(message) {
   const id = ++state.number;
   state.latest[message.do] = id;
-  if (!line.send({ ...message, id })) trouble("There is no connection to the engine. It is tried again; what you change is kept.");
+  if (!line.send({ ...message, id })) trouble(NO_LINE);
+  return id;
+}
+
+// A file, with a head that says what it is for.
+function sendFile(use, name, bytes) {
+  const id = ++state.number;
+  if (!line.send({ do: "picture", id, use, name }, bytes)) trouble(NO_LINE);
   return id;
 }
 
 function trouble(text) {
+  const sentence = text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
   $("trouble").hidden = !text;
-  $("trouble").textContent = text;
+  $("trouble").textContent = sentence;
 }
 
 function say(text) {
@@ -44,7 +55,8 @@ const ANSWERS = {
     $("lacks").hidden = !head.lacks;
     $("lacks").textContent = head.lacks ?? "";
     $("version").textContent = `sd_scratch ${head.version}.`;
-    if (first) begin(head);
+    if (first) start(head);
+    else begin.again();
   },
   words(head) {
     if (head.id !== state.latest.words) return;
@@ -67,7 +79,7 @@ const ANSWERS = {
     const run = state.runs.get(head.id);
     if (!run) return;
     if (!run.live) say("running");
-    $("cancel").disabled = false;
+    $("cancel").hidden = false;
   },
   step(head, body) {
     const run = state.runs.get(head.id);
@@ -89,8 +101,8 @@ const ANSWERS = {
     state.frames = run.frames;
     trouble("");
     say(run.live ? `${(1000 * seconds).toFixed(0)} ms to this picture` : `done in ${seconds.toFixed(1)} s`);
-    $("cancel").disabled = state.runs.size === 0;
-    for (const id of ["save", "copy", "pin"]) $(id).disabled = false;
+    idle();
+    for (const id of ["save", "copy", "pin", "init-current"]) $(id).disabled = false;
     show();
     if (head.id === state.newest) inside.refresh();
   },
@@ -101,6 +113,16 @@ const ANSWERS = {
     over(head.id, "");
   },
   cancelled() {},
+  score(head) {
+    if (head.id !== state.latest.score) return;
+    say("");
+    score(head.asked, head.count);
+    $("often").textContent = `All of it in ${head.whole} of ${head.count} pictures, with the seeds from ${state.done.recipe.seed} on.`;
+  },
+  picture(head) {
+    trouble("");
+    begin.answered(head.id, head.use, head.hash);
+  },
   tensor(head, body) {
     if (head.id === state.latest.tensor) inside.show(head, body.slice());
   },
@@ -108,6 +130,10 @@ const ANSWERS = {
     if (head.id === state.latest.plane) move.show(head.places);
   },
   saved(head, body) {
+    if (head.id === state.wanted?.id) {
+      state.wanted.resolve([head.name, body.slice()]);
+      return;
+    }
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([body]));
     link.download = head.name;
@@ -116,8 +142,9 @@ const ANSWERS = {
     say(`saved ${head.name}`);
   },
   error(head) {
-    trouble(head.text[0].toUpperCase() + head.text.slice(1) + (/[.!?]$/.test(head.text) ? "" : "."));
-    over(head.id, "");
+    trouble(head.text);
+    if (head.id === state.latest.score) say("");
+    if (!begin.failed(head.id)) over(head.id, "");
   },
 };
 
@@ -125,7 +152,13 @@ const ANSWERS = {
 function over(id, text) {
   if (!state.runs.delete(id)) return;
   if (id === state.newest) say(text);
-  $("cancel").disabled = state.runs.size === 0;
+  idle();
+}
+
+function idle() {
+  if (state.runs.size) return;
+  if (document.activeElement === $("cancel")) $("make").focus();
+  $("cancel").hidden = true;
 }
 
 // A run ----------------------------------------------------------------------------------------
@@ -138,17 +171,21 @@ function recipe() {
   if ($("negative").value) made.negative_prompt = $("negative").value;
   for (const [id, key] of Object.entries(RECIPE_FIELDS)) if (number(id) !== null) made[key] = number(id);
   for (const id of ["sampler", "schedule"]) if ($(id).value) made[id] = $(id).value;
-  return made;
+  return { ...made, ...loras.recipe, ...begin.recipe };
 }
 
 // Of the form, or of a link: what the form has no place for is then answered by the engine.
-function run({ live = false, asked = null } = {}) {
-  const wish = asked ?? { recipe: recipe(), edits: structuredClone(change.edits), place: state.place };
+function run(options = {}) {
+  if (!options.live) say("sent");
+  begin.ready(() => runNow(options));
+}
+
+function runNow({ live = false, asked = null }) {
+  const wish = asked ?? { recipe: recipe(), edits: structuredClone(change.acting(state.place)), place: state.place };
   if (live) wish.recipe.steps = Math.min(number("move-steps") ?? 8, wish.recipe.steps ?? 8);
   const watch = inside.name && !inside.name.startsWith("vae.") && !live ? [inside.name] : [];
   state.newest = send({ do: "run", ...wish, watch, previews: !live, live });
   state.runs.set(state.newest, { wish, live, frames: [], begun: performance.now() });
-  if (!live) say("sent");
 }
 
 // The picture, its steps, its facts.
@@ -170,13 +207,34 @@ function show() {
     return canvas;
   }));
   look();
-  const { recipe } = done;
-  const between = done.wish.place ? ", between prompts" : "";
-  const edits = done.wish.edits.length ? `, ${done.wish.edits.length} edit${done.wish.edits.length > 1 ? "s" : ""}` : "";
+  const { recipe, wish } = done;
+  const more = [
+    recipe.init_image && `from ${recipe.init_image} at strength ${recipe.strength}${recipe.mask ? " under a mask" : ""}`,
+    recipe.loras && `with ${recipe.loras.map(([name, scale]) => `${name} × ${scale}`).join(", ")}`,
+    wish.place && "between prompts",
+    wish.edits.length && `${wish.edits.length} edit${wish.edits.length > 1 ? "s" : ""}`,
+  ];
   const reading = done.reading ? ` The oracle reads: ${done.reading}.` : "";
-  $("caption").textContent = `Seed ${recipe.seed}, ${recipe.steps} steps of ${recipe.sampler}, guidance ${recipe.guidance}${between}${edits}.${reading}`;
-  $("snippet").textContent = toPython(recipe.model, recipe, done.wish.edits, done.wish.place);
+  $("caption").textContent = `${[`Seed ${recipe.seed}`, `${recipe.steps} steps of ${recipe.sampler}`, `guidance ${recipe.guidance}`, ...more.filter(Boolean)].join(", ")}.${reading}`;
+  score(done.asked ?? []);
+  const notes = done.notes.filter((note) => !/^prompt: /.test(note)); // which stands under the prompt
+  $("said").hidden = !notes.length;
+  $("said").textContent = notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" ");
+  $("snippet").textContent = toPython(recipe, wish.edits, wish.place);
   compare();
+}
+
+// What the sentence asks for, each with whether it is there; or with how often, in several seeds.
+function score(rows, count = null) {
+  $("score").hidden = !rows.length;
+  $("asked").replaceChildren(...rows.map(([text, right]) => {
+    const item = document.createElement("li"), whole = count === null ? right : right === count;
+    item.className = whole ? "yes" : "no";
+    item.append(count === null ? `${right ? "✓" : "✗"} ${text}` : `${text}: ${right} of ${count}`);
+    if (count === null) item.append(Object.assign(document.createElement("span"), { className: "unseen", textContent: right ? " is there" : " is not there" }));
+    return item;
+  }));
+  if (count === null) $("often").textContent = "";
 }
 
 // What the scrubber stands at: x0 after a step, or the finished picture.
@@ -228,18 +286,45 @@ const inside = new Inside({
   edit: (name) => change.prefill(name),
 });
 const move = new Move({
-  askPlane: (prompts) => send({ do: "plane", prompts }),
+  askPlane: (prompts) => send({ do: "plane", prompts, ...loras.recipe }),
   onMove(place) {
-    state.place = place;
+    at(place);
     run({ live: true });
   },
   onLeave() {
-    state.place = null;
+    at(null);
     run();
   },
 });
+const loras = new Loras({
+  onChange(live) {
+    if (!live) move.use(move.prompts); // whose plane is another one now
+    run({ live });
+  },
+  onFew(name, few) {
+    for (const id of ["steps", "guidance", "sampler", "schedule"]) $(id).value = few[id];
+    say(`${name} is ${few.kind}: ${few.steps} steps of ${few.sampler}, guidance ${few.guidance} are set`);
+  },
+});
+const begin = new Begin({
+  send: sendFile,
+  complain: trouble,
+  resize(width, height) {
+    $("width").value = width;
+    $("height").value = height;
+  },
+  current: () => new Promise((resolve) => {
+    state.wanted = { id: send({ do: "save" }), resolve };
+  }),
+});
 
-function begin(head) {
+// Where between prompts the next picture is made; null at the prompt itself.
+function at(place) {
+  state.place = place;
+  change.rest(place);
+}
+
+function start(head) {
   const { defaults, limits } = head;
   for (const [id, key] of [["steps", "steps"], ["guidance", "guidance"], ["width", "width"], ["height", "height"]]) $(id).value = defaults[key];
   $("steps").max = limits.steps;
@@ -248,12 +333,16 @@ function begin(head) {
   $("sampler").replaceChildren(...head.samplers.map((name) => new Option(name, name, name === defaults.sampler, name === defaults.sampler)));
   $("schedule").append(...head.schedules.map((name) => new Option(name, name)));
   $("example").append(...head.examples.map((text) => new Option(text, text)));
+  for (const option of [...$("edit-kind").options]) if (!(option.value in head.edits)) option.remove();
+  loras.offer(head.loras);
+  begin.offer(limits, defaults.width, head.needs);
+  begin.resized(defaults.width, defaults.height);
   new House($("house"), head.tensors, (box) => inside.open(box));
   $("prompt").value = head.examples[0];
   move.use(head.landmarks);
   if (!follow()) {
     askWords();
-    run();
+    if (!head.needs) run();
   }
 }
 
@@ -281,16 +370,23 @@ function take(wish) {
   for (const [id, key] of Object.entries(RECIPE_FIELDS)) if (recipe[key] !== undefined) $(id).value = recipe[key];
   for (const id of ["sampler", "schedule"]) if (recipe[id] !== undefined) $(id).value = recipe[id];
   change.set(Array.isArray(wish.edits) ? wish.edits : []);
+  loras.set(recipe.loras);
+  begin.expect(recipe);
   const { place } = wish;
-  state.place = Array.isArray(place?.prompts) && Array.isArray(place?.at) ? place : null;
+  at(Array.isArray(place?.prompts) && Array.isArray(place?.at) ? place : null);
   move.wanted = state.place?.at ?? null;
+  for (const [id, told] of [["change", change.edits.length], ["move", state.place]]) if (told) fold(id).open = true;
 }
 
 // From a place between prompts back to the prompt, without a picture yet.
 function leave() {
-  state.place = null;
+  at(null);
   move.rest();
 }
+
+// A section's part that folds. On a wide screen all stand open at first, on a narrow one the picture is near.
+const fold = (id) => $(id).querySelector("details");
+if (matchMedia("(min-width: 44rem)").matches) for (const each of document.querySelectorAll("details.wide-open")) each.open = true;
 
 const askWords = () => send({ do: "words", prompt: $("prompt").value });
 let typing = null;
@@ -318,7 +414,12 @@ $("dice").addEventListener("click", () => {
   run();
 });
 $("cancel").addEventListener("click", () => send({ do: "cancel" }));
+for (const id of ["width", "height"]) $(id).addEventListener("change", () => begin.resized(number("width"), number("height")));
 $("save").addEventListener("click", () => send({ do: "save" }));
+$("count").addEventListener("click", () => {
+  send({ do: "score" });
+  say("counting");
+});
 $("save-tensors").addEventListener("click", () => send({ do: "save", what: "tensors" }));
 $("pin").addEventListener("click", () => {
   state.pinned = state.done;
@@ -334,14 +435,16 @@ $("scrub").addEventListener("input", () => {
 });
 $("copy").addEventListener("click", async () => {
   const { wish, recipe: whole } = state.done;
-  const kept = { ...wish.recipe, ...Object.fromEntries(["seed", "steps", "sampler", "guidance"].map((key) => [key, whole[key]])) };
+  const kept = { ...wish.recipe, ...Object.fromEntries(["prompt", "seed", "steps", "sampler", "guidance"].map((key) => [key, whole[key]])) };
+  if (whole.loras) kept.loras = whole.loras;
   const fragment = toFragment({ recipe: kept, ...(wish.edits.length ? { edits: wish.edits } : {}), ...(wish.place ? { place: wish.place } : {}) });
   history.replaceState(null, "", `#${fragment}`);
+  const without = whole.init_image ? `; no link holds a picture: whoever opens it needs ${whole.init_image}${whole.mask ? " and the mask" : ""}` : "";
   try {
     await navigator.clipboard.writeText(location.href);
-    say("link copied");
+    say(`link copied${without}`);
   } catch {
-    say("the link is in the address bar");
+    say(`the link is in the address bar${without}`);
   }
 });
 window.addEventListener("hashchange", () => {
@@ -357,7 +460,7 @@ const TROUBLE = {
 function onState(connection, detail = "") {
   if (connection === "open") return;
   state.runs.clear();
-  $("cancel").disabled = true;
+  idle();
   say("");
   trouble(TROUBLE[connection] ?? `The engine in this tab stopped: ${detail}. Reload the page.`);
 }

@@ -2,13 +2,23 @@
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const MARGIN = 14, TRAIL = 60, KEY_STEP = 4, DEAD = 0.15;
+const MARGIN = 14, TRAIL = 60, KEY_STEP = 4, DEAD = 0.15, LABEL = 22;
 
 function node(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
   return made;
+}
+
+// What sets each prompt apart: its words without those that all of them have.
+export function labels(prompts) {
+  const each = prompts.map((prompt) => prompt.split(/\s+/).filter(Boolean));
+  const shared = each[0]?.filter((word) => each.every((words) => words.includes(word))) ?? [];
+  return each.map((words, i) => {
+    const own = words.filter((word) => !shared.includes(word)).join(" ") || prompts[i];
+    return own.length > LABEL ? `${own.slice(0, LABEL - 1)}…` : own;
+  });
 }
 
 export class Move {
@@ -99,18 +109,18 @@ export class Move {
     const svg = $("plane");
     svg.setAttribute("viewBox", "0 0 100 75");
     const parts = [node("polyline", { class: "trail", points: this.trail.join(" ") })];
+    const names = labels(this.prompts);
     this.marks.forEach(([x, y], i) => {
-      const right = x > 55;
-      parts.push(node("circle", { class: "mark", cx: x, cy: y, r: 1.6 }), node("text", { x: right ? x - 3 : x + 3, y: y + 1.4, "text-anchor": right ? "end" : "start" }, `${i + 1}`));
+      const right = x > 50;
+      parts.push(node("circle", { class: "mark", cx: x, cy: y, r: 1.6 }), node("text", { x: right ? x - 4 : x + 4, y: y + 1.4, "text-anchor": right ? "end" : "start" }, names[i]));
     });
     parts.push(node("circle", { class: "handle", cx: this.handle[0], cy: this.handle[1], r: 2.6 }));
     svg.replaceChildren(...parts);
     $("across").value = 2 * (this.handle[0] - 50);
     $("up").value = (100 * (37.5 - this.handle[1])) / 37.5;
     $("leave").disabled = !this.at;
-    const names = this.prompts.map((prompt, i) => `${i + 1}: ${prompt}`).join("; ");
-    const here = near >= 0 ? `At landmark ${near + 1}. ` : this.at ? "Between the landmarks. " : "";
-    $("place").textContent = `${here}${names}.`;
+    const here = near >= 0 ? `At "${this.prompts[near]}".` : this.at ? "Between the landmarks." : "At the prompt: the handle is not held.";
+    $("place").textContent = here;
   }
 
   // A gamepad's first stick moves the handle as long as it is out of its middle.

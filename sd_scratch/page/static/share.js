@@ -36,23 +36,37 @@ const CALLS = {
   swap: (e) => `sd.edits.swap(${py(e.first)}, ${py(e.second)})`,
 };
 
-// A script that makes the same picture.
-export function toPython(model, recipe, edits, place) {
+// A script that makes the same picture. `recipe` is whole, as an engine answers it.
+export function toPython(recipe, edits, place) {
+  const { model, loras = [], init_image: picture, mask } = recipe;
   const lines = ["import contextlib", "", "import sd_scratch as sd"];
   if (place) lines.push("from sd_scratch.mapping.movement import make_plane");
-  lines.push("", `model = sd.load(${py(model)})`);
+  if (mask) lines.push("from sd_scratch.pictures.masks import read_mask");
+  if (picture) lines.push("from sd_scratch.pictures.read import read_picture");
+  if (mask) lines.push("from sd_scratch.pipeline.mask_use import MaskUse");
+  lines.splice(1, 0, ...(picture ? ["from pathlib import Path"] : []));
+  const parts = [py(model), ...["revision", "vae", "text_encoder"].filter((key) => recipe[key]).map((key) => `${key}=${py(recipe[key])}`)];
+  lines.push("", `model = sd.load(${parts.join(", ")})`);
+  for (const [name, scale, text] of loras) lines.push(`model = model.with_lora(${py(`${name}.safetensors`)}, ${scale}, ${text})`);
   const set = Object.entries(recipe).filter(([key, value]) => RECIPE.includes(key) && value !== "" && value !== null);
-  lines.push("recipe = sd.Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`), ")");
+  lines.push("recipe = sd.Recipe(", ...set.map(([key, value]) => `    ${key}=${typeof value === "object" ? JSON.stringify(value).replaceAll("true", "True").replaceAll("false", "False") : py(value)},`));
+  if (mask) lines.push(`    mask=MaskUse(${py(mask[0])}, blend=${py(mask[3])}, content=${py(mask[4])}, feather=${mask[5]}),`);
+  lines.push(")");
+  const more = [];
+  if (picture) more.push(`init_image=read_picture(Path(${py(picture)}))`);
+  if (mask) more.push(`mask=read_mask(Path(${py(mask[0])}))`);
+  if (place) {
+    lines.push(`plane = make_plane([model.prompt(text) for text in ${py(place.prompts)}], ${place.at.length})`, `prompt = plane.at(plane.places.new_tensor(${py(place.at)}))`);
+    more.push("prompt=prompt");
+  }
   lines.push("with contextlib.ExitStack() as stack:");
   for (const edit of edits) {
     const steps = edit.steps ? `, calls=slice(${edit.steps[0]}, ${edit.steps[1] + 1})` : "";
     const branch = edit.branch ? `, branch=${py(edit.branch)}` : "";
     lines.push(`    stack.enter_context(model.edit(${py(edit.tensors)}, ${CALLS[edit.edit](edit)}${steps}${branch}))`);
   }
-  if (place) {
-    lines.push(`    plane = make_plane([model.prompt(text) for text in ${py(place.prompts)}], ${place.at.length})`, `    prompt = plane.at(plane.places.new_tensor(${py(place.at)}))`, "    noise = model.noise(recipe.seed, recipe.width, recipe.height)", "    settings = {\"steps\": recipe.steps, \"sampler\": recipe.sampler, \"schedule\": recipe.schedule}", "    image = model.generate(prompt, noise, negative=recipe.negative_prompt, guidance=recipe.guidance,", "                           **settings, **recipe.sampler_options)", "    image.to_pil()[0].save(\"picture.png\")");
-  } else lines.push("    for made in model.run(recipe):", "        made.to_pil()[0].save(\"picture.png\")");
+  lines.push(`    for made in model.run(${["recipe", ...more].join(", ")}):`, "        made.to_pil()[0].save(\"picture.png\")");
   return lines.join("\n");
 }
 
-const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "sampler", "sampler_options", "schedule", "guidance", "width", "height"];
+const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "sampler", "sampler_options", "schedule", "guidance", "width", "height", "strength"];

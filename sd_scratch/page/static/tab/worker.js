@@ -12,7 +12,7 @@ const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "guidance", "sampl
 const EXAMPLES = ["a medium yellow triangle to the left of a small blue ring on a white background", "a large red star on a blue background", "a small green circle above a large purple square on a white background"];
 const LANDMARKS = ["a large red circle on a white background", "a large blue circle on a white background", "a large red star on a white background", "a large blue star on a white background"];
 
-const LACKS = `This page runs in the tab. It has the samplers ${SAMPLERS.join(", ")}, one size, and as edits the words and heads of cross-attention; sd-scratch page has also the other samplers and spacings, weights in brackets, edits of every tensor, the oracle's reading and masks, the line of source, and tensors to save.`;
+const LACKS = `This page runs in the tab. It has the samplers ${SAMPLERS.join(", ")}, one size, and as edits the words and heads of cross-attention; sd-scratch page has also the other samplers and spacings, weights in brackets, edits of every tensor, a picture to begin with, masks and LoRAs, the oracle's reading and masks, the line of source, and tensors to save.`;
 
 let engine = null, last = null, running = null, busy = false;
 const waiting = new Map(), planes = new Map();
