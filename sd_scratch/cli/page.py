@@ -139,7 +139,7 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
         raise
     except ScratchError as error:
         log.error(str(error))
-        return NoEngine(str(error))
+        return NoEngine(str(error).replace(source, called(source)))
     log.info(model.components.summary)
     name = called(source, ending=False)
     named = Recipe(
