@@ -3,9 +3,11 @@
 import argparse
 import csv
 import json
+import os
 import re
 import shlex
 import textwrap
+import tty
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import Parser, main
 from sd_scratch.cli.map import EXPERIMENTS, add_arguments, progress, session
-from sd_scratch.cli.map.keys import named
+from sd_scratch.cli.map.keys import named, typed
 from sd_scratch.cli.map.noise import PROMPTS
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.mapping import Rendering
@@ -380,6 +382,17 @@ def test_keys():
     assert list(named(lambda: "")) == []
 
 
+def test_escape_alone_ends_and_an_arrow_does_not(monkeypatch):
+    ours, theirs = os.openpty()
+    monkeypatch.setattr("sys.stdin", os.fdopen(theirs))
+    tty.setraw(theirs)
+    os.write(ours, b"\x1b[Aa")
+    keys = named(typed().__next__)
+    assert [next(keys), next(keys)] == ["up", "a"]
+    os.write(ours, b"\x1b")
+    assert list(keys) == []
+
+
 def test_results_are_not_replaced_unless_asked(run, capsys):
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 0
     assert run("perturb", PROMPT, "-w", "red", "-o", "here") == 2
@@ -448,7 +461,8 @@ def test_large_pictures_are_made_one_at_a_time(folder, size, batch):
     assert session.Session(args).batch_size == batch
 
 
-def test_the_sources_settings_are_one_flag(folder):
+def test_the_sources_settings_are_one_flag(folder, caplog):
+    caplog.set_level("INFO")
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(["perturb", PROMPT, "-m", str(folder), "--thesis", "--steps", "3"])
@@ -456,6 +470,12 @@ def test_the_sources_settings_are_one_flag(folder):
     assert (recipe.steps, recipe.guidance, recipe.width, recipe.height) == (3, 7.5, 512, 512)
     assert recipe.sampler == "pndm"
     assert session.THESIS["model"] == "CompVis/stable-diffusion-v1-4"
+    assert "--thesis sets guidance 7.5, width 512, height 512, sampler pndm" in caplog.text
+
+
+def test_guidance_warns_of_its_largest_scale(run, capsys):
+    assert run("guidance", PROMPT, "--scales", "1,50", "--seeds", "1", "-o", "out") == 0
+    assert "guidance 50 is far beyond the usual" in capsys.readouterr().err
 
 
 def test_ready_sets_of_prompts(run, tmp_path, capsys):

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.cfg_scale is not None:
         raise UsageError("--cfg-scale is what this experiment varies - give --scales")
+    args.cfg_scale = max(args.scales, key=abs)  # what the warnings are about
     session = Session(args)
     first = session.recipe.seed or 0
     if first + args.seeds - 1 > SEED[1]:

@@ -1,5 +1,6 @@
 """Single keys from a terminal, without waiting for the end of a line."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -28,9 +29,24 @@ def read_keys() -> Iterator[str]:
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # keys that were typed already count
-        yield from named(lambda: sys.stdin.read(1))
+        yield from named(typed().__next__)
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def typed() -> Iterator[str]:
+    """What is typed, a character at a time, and "" once it has ended.
+
+    An Escape that comes alone ends it, too: it is the first character of an arrow key as well, but those
+    send all of theirs at once.
+    """
+    while True:
+        together = os.read(sys.stdin.fileno(), 1024).decode(errors="replace")
+        if together in ("", "\x1b"):
+            break
+        yield from together
+    while True:
+        yield ""
 
 
 def named(read: Callable[[], str]) -> Iterator[str]:

@@ -53,9 +53,7 @@ class Session:
 
     def __init__(self, args: argparse.Namespace) -> None:
         if getattr(args, "thesis", False):
-            for name, value in THESIS.items():
-                if getattr(args, name, None) is None:
-                    setattr(args, name, value)
+            _take_the_thesis(args)
         self.args = args
         sampler, samplers = getattr(args, "sampler", None), getattr(args, "samplers", None)
         for name in samplers or ([sampler] if sampler else []):
@@ -201,6 +199,17 @@ class Session:
         _ = self.model  # whose hash is a part of the recipe
         known = {**self.recipe.known, "batch_size": self.batch_size, **more}
         return results.state({key: value for key, value in known.items() if key not in free})
+
+
+def _take_the_thesis(args: argparse.Namespace) -> None:
+    """Set what was not given to the source's settings, and say what."""
+    given = vars(args).get
+    taken = {name: value for name, value in THESIS.items() if given(name) is None}
+    if given("samplers"):
+        taken.pop("sampler", None)
+    vars(args).update(taken)
+    named = (f"{name.replace('cfg_scale', 'guidance')} {value}" for name, value in taken.items())
+    log.info(f"--thesis sets {', '.join(named) or 'nothing that is not given'}")
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
