@@ -2,8 +2,8 @@
 
 ``[from:to:when]`` is *from* up to step *when* and *to* after it; ``[to:when]`` and ``[from::when]`` leave
 one side out. A *when* with a point is a share of the steps, 0.5 or .5, one without counts steps. ``[a|b|c]``
-is another one at every step. What is neither is text, and its brackets are weights (see `syntax`). In a second
-pass the shares go on above 1 and the counts behind the first pass's steps, as there.
+is another one at every step. What is neither is text, and its brackets are weights (see `syntax`); a bar
+outside of such brackets makes all of the prompt text, as there. In a second pass the shares go on above 1 and the counts behind the first pass's steps, as there.
 """
 
 import re
@@ -15,7 +15,8 @@ from sd_scratch.errors import UsageError
 from sd_scratch.text.cleaning import Cleaned
 from sd_scratch.text.syntax import DEEPEST, OPENED_BY
 
-WHEN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
+WHEN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+LATEST = 1e6  # beyond any step
 
 
 class Switch(NamedTuple):
@@ -27,7 +28,7 @@ class Switch(NamedTuple):
 
     def last_step(self, steps: int, passed: int) -> int:
         """The last of `steps` at which `before` stands, in a pass behind one of `passed` steps."""
-        number = float(self.when)
+        number = max(-LATEST, min(LATEST, float(self.when)))
         if "." in self.when:
             return min(steps, int((number - bool(passed)) * steps))
         return min(steps, int(number) - passed)
@@ -45,11 +46,13 @@ Items: TypeAlias = "list[int | Switch | Turns]"
 
 @dataclass(frozen=True)
 class Changes:
-    """A prompt as a tree of what changes in it; `passed` are the steps of a pass before this one, 0 for none."""
+    """A prompt as a tree of what changes in it; `passed` are the steps of a pass before this one, 0 for none.
+    `stray` is the place of a bar that keeps it from changing."""
 
     text: Cleaned
     items: Items
     passed: int = 0
+    stray: int | None = None
 
     @property
     def any(self) -> bool:
@@ -117,20 +120,31 @@ def find_changes(text: Cleaned, passed: int = 0) -> Changes:
             change = frame.change(text.text) if char == "]" else None
             stack[-1].items += [frame.place, *frame.items, i] if change is None else [change]
         else:
+            for frame in stack if char in "])" else ():
+                frame.closable = False  # what is around a bracket that was never opened is text
             if char in ":|":
                 stack[-1].marks.append(len(stack[-1].items))
             stack[-1].items.append(i)
         i += 1
     while len(stack) > 1:
         _give_back(stack)
-    return Changes(text, stack[0].items, passed)
+    changes = Changes(text, stack[0].items, passed)
+    bars = [i for i in changes.items if isinstance(i, int) and _is_bar(text.text, i)]
+    if not bars or not changes.any:
+        return changes
+    return Changes(text, list(range(len(text.text))), passed, stray=bars[0])
+
+
+def _is_bar(text: str, i: int) -> bool:
+    """Whether a bar stands there, with an even number of backslashes before it."""
+    return text[i] == "|" and (i - len(text[:i].rstrip("\\"))) % 2 == 0
 
 
 class _Frame:
     """A bracket that is open: what stands in it so far, and where its colons and bars are."""
 
     def __init__(self, bracket: str, place: int = 0) -> None:
-        self.bracket, self.place = bracket, place
+        self.bracket, self.place, self.closable = bracket, place, True
         self.items: Items = []
         self.marks: list[int] = []
 
@@ -139,6 +153,8 @@ class _Frame:
             place = self.items[mark]
             return text[place] if isinstance(place, int) else ""
 
+        if not self.closable:
+            return None
         colons = [mark for mark in self.marks if sign(mark) == ":"]
         if 1 <= len(colons) <= 2:
             tail = self.items[colons[-1] + 1 :]
@@ -160,3 +176,4 @@ def _give_back(stack: list[_Frame]) -> None:
     offset = len(outer.items) + 1
     outer.marks += [offset + mark for mark in frame.marks]
     outer.items += [frame.place, *frame.items]
+    outer.closable = False

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from sd_scratch.errors import UsageError
-from sd_scratch.text.changes import find_changes
+from sd_scratch.text.changes import Changes, find_changes
 from sd_scratch.text.cleaning import check_text
 from sd_scratch.text.encoding import Encoding, Token
-from sd_scratch.text.syntax import Piece, read, whole
+from sd_scratch.text.syntax import Piece, place, read, whole
 from sd_scratch.text.tokenizer import Tokenizer
 
 LOOK_BACK = 20  # tokens before the end of a chunk among which a comma may end it (A1111)
@@ -39,7 +39,9 @@ def encode_prompt(
     readable, notes = tokenizer.readable(text)
     typed = whole(readable)
     if syntax == "a1111":
-        typed = find_changes(typed, passed).at_call(step, steps)
+        changes = find_changes(typed, passed)
+        notes += _stray_notes(changes)
+        typed = changes.at_call(step, steps)
     reading = read(typed, syntax)
     notes += reading.notes
     notes += [f"{network} in the prompt is left out" for network in reading.networks]
@@ -59,6 +61,15 @@ def encode_prompt(
             f"the prompt has {len(chunks)} chunks of {room} tokens, the limit is {MAX_CHUNKS} - shorten it"
         )
     return tokenizer.assemble(text, chunks, notes)
+
+
+def _stray_notes(changes: Changes) -> list[str]:
+    if changes.stray is None:
+        return []
+    return [
+        f"the '|' at {place(changes.text, changes.stray)} stands in no [a|b]: nothing in the prompt changes on"
+        " the way, as in A1111 - write \\| for the sign itself"
+    ]
 
 
 def check_prompt(text: str, syntax: str) -> None:

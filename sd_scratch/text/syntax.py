@@ -136,12 +136,18 @@ def _a1111(text: Cleaned, networks: tuple[str, ...]) -> Reading:
         elif match["close"] or match["number"] or match["text"]:
             if not match["text"]:
                 notes.append(_closes_nothing(text, end - 1))
-            parts += _split_at_breaks(text.text, start, end)
+            found = _split_at_breaks(text.text, start, end)
+            parts += found
+            if opened and (marks := [part for part in found if part.is_break]):
+                notes.append(
+                    f"the BREAK before {place(text, min(marks[0].end, len(text.text) - 1))} stands in brackets:"
+                    " it begins a chunk, unlike in A1111, where it is a word"
+                )
     for bracket in "([":
         for _, first, _at in [each for each in opened if each[0] == bracket]:
             weigh(first, ROUND if bracket == "(" else 1 / ROUND)
     notes += [
-        f"the '{bracket}' at {_place(text, at)} is never closed: all that follows weighs"
+        f"the '{bracket}' at {place(text, at)} is never closed: all that follows weighs"
         f" {'more' if bracket == '(' else 'less'}, as in A1111 - write \\{bracket} for the sign itself"
         for bracket, _, at in opened
     ]
@@ -210,7 +216,7 @@ def _comfy_notes(text: Cleaned) -> tuple[str, ...]:
             opened.pop()
     if not opened:
         return ()
-    return (f"the '(' at {_place(text, opened[0])} is never closed: text, as in ComfyUI",)
+    return (f"the '(' at {place(text, opened[0])} is never closed: text, as in ComfyUI",)
 
 
 def _comfy_weight(inside: Cleaned, weight: float) -> tuple[Cleaned, float]:
@@ -242,8 +248,9 @@ def _weight(number: str) -> float:
 
 
 def _closes_nothing(text: Cleaned, at: int) -> str:
-    return f"the '{text.text[at]}' at {_place(text, at)} closes nothing: text"
+    return f"the '{text.text[at]}' at {place(text, at)} closes nothing: text"
 
 
-def _place(text: Cleaned, at: int) -> str:
+def place(text: Cleaned, at: int) -> str:
+    """Where a character stands, for messages."""
     return f"character {text.spans[at][0] + 1} of the prompt ('{text.text[at : at + SHOWN]}')"

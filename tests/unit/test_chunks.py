@@ -107,6 +107,20 @@ def test_words_are_found_by_their_place_in_the_text_as_typed(syntax: str) -> Non
     assert encoding.words[-1].positions[0] > 77
 
 
+def test_what_a1111_reads_otherwise_than_it_looks_is_noted() -> None:
+    assert encode_prompt(CLIP, "a | b [c:d:.5]").notes == (
+        "the '|' at character 3 of the prompt ('| b [c:d:.5]') stands in no [a|b]: nothing in the prompt"
+        " changes on the way, as in A1111 - write \\| for the sign itself",
+    )
+    assert encode_prompt(CLIP, "a | b").notes == ()
+    assert texts(encode_prompt(CLIP, r"a \| b [c:d:.5]")) == ["a | b d"]
+    (note,) = encode_prompt(CLIP, "(a BREAK b:1.2)").notes
+    assert note.startswith(
+        "the BREAK before character 10 of the prompt ('b:1.2)') stands in brackets"
+    )
+    assert encode_prompt(CLIP, "(a) BREAK (b)").notes == ()
+
+
 def test_what_a_prompt_says_of_itself() -> None:
     assert encode_prompt(CLIP, "a <lora:x:0.8> b").notes == (
         "<lora:x:0.8> in the prompt is left out",

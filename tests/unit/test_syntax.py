@@ -100,6 +100,30 @@ def test_what_ends_before_the_first_step_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a | b [c:d:.5]",  # a bar outside of brackets
+        "(a|b) [c:d:.5]",
+        "[a|b] | c",
+        "[a):b:3]",  # a bracket that was never opened, or never closed, inside
+        "[(a:b:3]",
+        "[:):sad:3]",
+        "[a\\:b:3)",
+    ],
+)
+def test_what_a1111_cannot_parse_does_not_change(text: str) -> None:
+    assert schedule(text) == [[10, text]]
+
+
+def test_numbers_of_steps_in_all_spellings() -> None:
+    spellings = {"1e1": 10, "+3": 3, "3.": 20, ".3": 6, "3.e-1": 6, "3e-1": 0, "9" * 400: 20}
+    for number, last in spellings.items():
+        ends = [end for end, _ in schedule(f"[a:b:{number}]", 20)]
+        assert ends == sorted({last, 20} - {0}), number
+    assert schedule("[a:b:-3]", 5) == schedule("[a:b:0]", 5) == [[5, "b"]]
+
+
+@pytest.mark.parametrize(
     ("text", "sections"),
     [
         ("a BREAK b", [[("a", 1.0)], [("b", 1.0)]]),
