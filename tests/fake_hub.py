@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
+REPO = "someone/tiny"
+TOKEN = "hf_ThisIsASecretThatNobodyMaySee"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<rev>[^/]+))?")
 RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)")
@@ -129,3 +135,14 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client does with HF_ENDPOINT when it is imported; and let it not wait between tries."""
+    path = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(
+        constants, "HF_HUB_OFFLINE", False
+    )  # as it may be in the tests' environment
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)

@@ -1,5 +1,4 @@
-"""What went wrong for people, here or elsewhere: every fault that this program answers for, and for each
-the tests elsewhere that hold it where no single command shows it."""
+"""What went wrong for people, here or elsewhere: every fault that this program answers for."""
 
 FAULTS = {
     1: "a checkpoint's path is missing, or a folder without a model",
@@ -90,28 +89,4 @@ FAULTS = {
     86: "a ControlNet that is none, or told nothing",
     87: "two models whose tensors differ",
     88: "a mask without a picture, or that is none; an inpainting checkpoint without a mask",
-}
-
-ELSEWHERE = {
-    13: "tests/faults/test_pickles.py::test_a_pickle_is_read_as_its_safetensors_twin",
-    24: "tests/faults/test_streams.py::test_a_picture_goes_in_strips_where_memory_does_not_suffice",
-    26: "tests/faults/test_hub.py::test_an_interrupted_download_goes_on",
-    28: "tests/faults/test_hub.py::test_a_gated_model",
-    29: "tests/faults/test_hub.py::test_other_weights_than_pinned",
-    30: "tests/faults/test_generate_faults.py::test_a_disk_that_fills_up_keeps_what_was_made",
-    33: "tests/unit/test_files.py::test_eight_processes_lose_nothing",
-    34: "tests/unit/test_files.py::test_write_file_leaves_the_file_and_nothing_else",
-    36: "tests/faults/test_generate_faults.py::test_ctrl_c_keeps_finished_pictures_and_no_half_one",
-    37: "tests/unit/test_cli.py::test_a_closed_pipe_is_silent",
-    38: "tests/faults/test_checkpoints.py::test_a_file_that_shrinks_while_it_is_read",
-    50: "tests/unit/test_schedule.py::test_every_number_of_steps_falls_strictly_inside_the_schedule",
-    54: "tests/unit/test_noise.py::test_it_is_torchs_own_stream_and_leaves_global_random_state_alone",
-    55: "tests/unit/test_pipeline.py::test_an_image_does_not_depend_on_its_batch",
-    56: "tests/faults/test_generate_faults.py::test_thread_counts_agree",
-    61: "tests/unit/test_training.py::test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state",
-    70: "tests/unit/test_training.py::test_a_journal_that_cannot_be_written_ends_no_run_and_loses_no_row",
-    71: "tests/unit/test_training.py::test_a_journal_is_rewritten_whole_or_not_at_all",
-    72: "tests/unit/test_training.py::test_one_changed_bit_in_the_newest_state_is_noticed",
-    73: "tests/unit/test_runs_apart.py::test_four_threads_on_one_model",
-    76: "tests/unit/test_trace_storage.py::test_a_file_that_is_cut_after_the_trace_was_opened_is_told",
 }

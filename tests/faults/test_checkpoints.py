@@ -248,14 +248,6 @@ def test_crafted_headers(tmp_path: Path, header: str | bytes, data: int, message
     assert message in refusal(file)
 
 
-def test_a_file_that_shrinks_while_it_is_read(single: Path) -> None:
-    tensors = read_header(single).tensors
-    os.truncate(single, 300_000)
-    with pytest.raises(ScratchError, match=r"became shorter while .* was read"):
-        for tensor in tensors.values():
-            tensor.read()
-
-
 def test_broken_numbers_are_found_on_request(single: Path) -> None:
     key = "model.diffusion_model.out.2.bias"
     bias = load_file(single)[key]

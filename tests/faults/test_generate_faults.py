@@ -1,23 +1,17 @@
 """What ``generate`` does with bad usage, strange prompts, broken weights, full disks and Ctrl-C."""
 
-import errno
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-from sd_scratch import files
 from sd_scratch.checkpoints import memory, save_folder
 from sd_scratch.cli import load, main
 from sd_scratch.config import TINY
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 from tests.tiny import tiny_components
 
@@ -220,20 +214,6 @@ def test_half_precision_on_a_cpu_is_warned_about(generate, capsys) -> None:
     assert "warning: float16 is slow" in capsys.readouterr().err
 
 
-def test_thread_counts_agree(generate) -> None:
-    before = torch.get_num_threads()
-    try:
-        for threads in ("1", "2"):
-            assert (
-                generate("a", *SMALL, "-t", threads, "--save-latents", f"{threads}.safetensors")
-                == 0
-            )
-    finally:
-        torch.set_num_threads(before)
-    one, two = (load_file(f"{threads}.safetensors")["latents"] for threads in "12")
-    assert (one - two).abs().max() < 1e-4
-
-
 # Prompts -----------------------------------------------------------------------------------------
 
 
@@ -297,86 +277,6 @@ def test_a_picture_of_one_colour_is_warned_about(generate, tmp_path, capsys) -> 
 
 
 # Disks and interruptions -------------------------------------------------------------------------
-
-
-def test_a_disk_that_fills_up_keeps_what_was_made(generate, monkeypatch, capsys) -> None:
-    real, calls = files.write_numbered, []
-
-    def fill_up(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            monkeypatch.setattr(os, "fsync", full)
-        return real(*arguments)
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    from sd_scratch.cli import output
-
-    monkeypatch.setattr(output, "write_numbered", fill_up)
-    assert generate("a", *SMALL, "-b", "3") == 1
-    streams = capsys.readouterr()
-    assert "the disk is full" in streams.err
-    assert streams.out == "out/7-0000.png\n"
-    assert pictures("out") == ["7-0000.png"]
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Send SIGINT to ourselves when a given number of steps has been taken."""
-
-    def at(*counts: int) -> None:
-        real, taken = StableDiffusion.steps, []
-
-        def steps(self, *arguments, **options):
-            for step in real(self, *arguments, **options):
-                taken.append(step)
-                if len(taken) in counts:
-                    os.kill(os.getpid(), signal.SIGINT)
-                yield step
-
-        monkeypatch.setattr(StableDiffusion, "steps", steps)
-
-    return at
-
-
-def test_ctrl_c_keeps_finished_pictures_and_no_half_one(generate, interrupt, capsys) -> None:
-    interrupt(3)  # the first step of the second picture
-    handler = signal.getsignal(signal.SIGINT)
-    words = ["-b", "3", "--save-latents=l.safetensors"]
-    assert generate("a", *SMALL, *words) == 130
-    streams = capsys.readouterr()
-    assert streams.out == "out/7-0000.png\n"
-    assert "stopping after this step" in streams.err
-    assert "interrupted: 1 of 3 pictures" in streams.err
-    assert pictures("out") == ["7-0000.png"]
-    assert load_file("l.safetensors")["latents"].shape[0] == 1
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_ctrl_c_at_the_last_step_loses_nothing(generate, interrupt, capsys) -> None:
-    interrupt(2)
-    assert generate("a", *SMALL, "-b", "3", "--json") == 130
-    assert '"out/7-0000.png"' in capsys.readouterr().out
-    assert pictures("out") == ["7-0000.png"]
-
-
-def test_ctrl_c_twice_stops_at_once(generate, monkeypatch, capsys) -> None:
-    real = StableDiffusion.steps
-
-    def twice(self, *arguments, **options):
-        for step in real(self, *arguments, **options):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            raise AssertionError("it went on")
-            yield step
-
-    monkeypatch.setattr(StableDiffusion, "steps", twice)
-    assert generate("a", *SMALL) == 130
-    streams = capsys.readouterr()
-    assert streams.out == ""
-    assert streams.err.endswith("interrupted\n")
-    assert pictures("out") == []
 
 
 # Pictures from strangers ---------------------------------------------------------------------------

@@ -1,12 +1,9 @@
 """The hub through its real client, against a small hub on this machine."""
 
-import hashlib
 import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,58 +15,7 @@ from sd_scratch.checkpoints import hub as client
 from sd_scratch.checkpoints.parts import PARTS
 from sd_scratch.errors import ScratchError, UsageError
 from tests.checkpoints import assert_same_weights
-from tests.fake_hub import COMMIT, Hub, running_hub
-from tests.tiny import tiny_components
-
-REPO = "someone/tiny"
-TOKEN = "hf_ThisIsASecretThatNobodyMaySee"
-
-
-@pytest.fixture(scope="module")
-def components() -> Components:
-    return tiny_components()
-
-
-@pytest.fixture(scope="module")
-def files(components: Components, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A repository as they are: with files that nobody needs, in every variant."""
-    folder = tmp_path_factory.mktemp("repository")
-    save_folder(components, folder)
-    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
-    extra = (
-        "README.md",
-        "v1-5-pruned.ckpt",
-        "v1-5-pruned.safetensors",
-        "safety_checker/model.safetensors",
-        "unet/diffusion_pytorch_model.bin",
-        "unet/diffusion_pytorch_model.fp16.safetensors",
-        "unet/diffusion_pytorch_model.non_ema.safetensors",
-        "tokenizer/special_tokens_map.json",
-    )
-    return files | dict.fromkeys(extra, b"not needed")
-
-
-@pytest.fixture
-def hub(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one repository, and a client with an empty cache and a token."""
-    with running_hub() as hub:
-        hub.files[REPO] = dict(files)
-        reach(hub.endpoint, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-        yield hub
-
-
-def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the client does with HF_ENDPOINT when it is imported; and let it not wait between tries."""
-    path = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(
-        constants, "HF_HUB_OFFLINE", False
-    )  # as it may be in the tests' environment
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+from tests.fake_hub import COMMIT, REPO, TOKEN, Hub, reach
 
 
 @pytest.fixture
@@ -139,22 +85,6 @@ def test_shards_and_an_fp16_variant(hub: Hub, components: Components, tmp_path: 
     assert "vae/diffusion_pytorch_model.fp16.safetensors used" in loaded.summary
 
 
-def test_an_interrupted_download_goes_on(
-    hub: Hub, components: Components, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # bytes between two writes
-    weights = "unet/diffusion_pytorch_model.safetensors"
-    hub.broken[weights] = 1_000_000
-    assert_same_weights(load_components(REPO), components)
-    ranges = [
-        headers.get("range")
-        for method, path, headers in lower(hub)
-        if method == "GET" and path.endswith(weights)
-    ]
-    assert ranges[0] is None
-    assert ranges[1] is not None and 0 < int(ranges[1].removeprefix("bytes=")[:-1]) <= 1_000_000
-
-
 def test_offline_with_a_copy(hub: Hub, components: Components) -> None:
     download(REPO)
     hub.requests.clear()
@@ -196,18 +126,6 @@ def test_no_such_model(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_model_that_has_moved(hub: Hub) -> None:
     assert refusal("runwayml/stable-diffusion-v1-5").endswith("it has moved: use sd15")
-
-
-def test_no_such_revision(hub: Hub) -> None:
-    assert f"{REPO} - has no revision v99" in refusal(REPO, revision="v99")
-
-
-def test_a_gated_model(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
-    hub.gated.add(REPO)
-    line = refusal(REPO, capfd)
-    assert (
-        f"{REPO} - gated: its owner wants a licence accepted - open {hub.endpoint}/{REPO}" in line
-    )
 
 
 @pytest.mark.parametrize(
@@ -275,16 +193,6 @@ def test_no_vae_at_all(hub: Hub, tiny_folder: Path) -> None:
 # The pinned model -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pinned(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> client.Pinned:
-    """The tiny repository in the place of Stable Diffusion 1.5."""
-    names = client.PINNED["sd15"].sha256
-    sums = {name: hashlib.sha256(hub.files[REPO][name]).hexdigest() for name in names}
-    pin = client.Pinned(REPO, COMMIT, sums)
-    monkeypatch.setitem(client.PINNED, "sd15", pin)
-    return pin
-
-
 def test_a_pinned_model(hub: Hub, pinned: client.Pinned, components: Components) -> None:
     assert_same_weights(load_components("sd15"), components)
     assert all(name in hub.served() for name in pinned.sha256)
@@ -292,14 +200,6 @@ def test_a_pinned_model(hub: Hub, pinned: client.Pinned, components: Components)
     hub.requests.clear()
     load_components("sd15", offline=True)
     assert not hub.requests
-
-
-def test_other_weights_than_pinned(hub: Hub, pinned: client.Pinned) -> None:
-    name = "unet/diffusion_pytorch_model.safetensors"
-    hub.files[REPO][name] = hub.files[REPO][name][:-4] + b"abcd"
-    line = refusal("sd15")
-    assert f"{name} - its sha256 is " in line
-    assert f"{pinned.sha256[name][:10]}... was expected" in line
 
 
 def test_the_vae_of_the_pinned_model_is_verified(

@@ -5,35 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from sd_scratch.checkpoints import pixel_model
 from sd_scratch.cli import Parser, main, sample
 from sd_scratch.errors import UsageError
-from sd_scratch.training.pixels import ddpm
 from sd_scratch.training.pixels.datasets import DATA_SETS, DataRow
 from sd_scratch.training.pixels.train import train_ddpm
 from sd_scratch.training.settings import Budget
-from tests.digits import BETTER, JUDGE, PAPER_TINY, digit_data, digits, write_idx
+from tests.digits import BETTER, JUDGE, digit_data
+
+pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 TINY = ["--batch", "8", "--max-steps", "2"]
-
-
-@pytest.fixture(autouse=True)
-def tiny_presets(monkeypatch, tmp_path):
-    """Eight pixels a side; the folder of the data is where the program looks by itself."""
-    monkeypatch.setattr(ddpm, "LOOK_STEPS", 2)
-    presets = {"better": BETTER, "paper": PAPER_TINY}
-    row = replace(DATA_SETS["mnist"], presets=presets, judge=JUDGE)
-    monkeypatch.setitem(DATA_SETS, "mnist", row)
-    monkeypatch.setenv("SD_SCRATCH_DATA", str(tmp_path))
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for stem, count in (("train", 60), ("t10k", 20)):
-        data = digits(count)
-        write_idx(folder / f"{stem}-images-idx3-ubyte", data.images[:, 0])
-        write_idx(folder / f"{stem}-labels-idx1-ubyte", data.labels.to(torch.uint8))
 
 
 def run(*words: object) -> int:

@@ -59,46 +59,6 @@ def test_a_recording_is_one_models_own(pair):
     assert not torch.equal(second[NAME].tensor, alone[NAME].tensor)
 
 
-def test_four_threads_on_one_model():
-    model = tiny_model()
-    plain = [latent(model, seed) for seed in range(4)]
-    with model.edit(NAME, halved):
-        edited = latent(model, 0)
-    wrong, start = [], threading.Barrier(4)
-
-    def generate(seed):
-        start.wait()
-        for _ in range(12):
-            if not torch.equal(latent(model, seed), plain[seed]):
-                wrong.append(seed)
-
-    def edit():
-        start.wait()
-        for _ in range(12):
-            with model.edit(NAME, halved), model.record("unet.*.attn2.probs", branch="cond"):
-                if not torch.equal(latent(model, 0), edited):
-                    wrong.append("edited")
-
-    threads = [threading.Thread(target=generate, args=(seed,)) for seed in (1, 2, 3)]
-    threads.append(threading.Thread(target=edit))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-def test_a_run_that_is_given_up_leaves_nothing_behind():
-    model = tiny_model()
-    plain = latent(model, 1)
-    with model.edit(NAME, halved):
-        steps = model.steps(model.prompt("a red circle"), model.noise(1), **SETTINGS)
-        next(steps)
-    assert torch.equal(latent(model, 1), plain)
-    del steps
-    assert torch.equal(latent(model, 1), plain)
-
-
 @pytest.fixture
 def compiled(pair):
     """Compiled as far as anybody can tell, and run as it is."""

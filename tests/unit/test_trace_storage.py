@@ -238,16 +238,6 @@ def test_a_changed_manifest_is_noticed(model, copy):
         model.replay(copy)
 
 
-def test_a_file_that_is_cut_after_the_trace_was_opened_is_told(stored, tmp_path):
-    shutil.copytree(stored[1], tmp_path / "cut")
-    trace = Trace.load(tmp_path / "cut")
-    for path in (tmp_path / "cut").glob("values-*.safetensors"):
-        os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(ScratchError, match=r"\A[^\n]*is damaged[^\n]*cut off[^\n]*\Z"):
-        for name in trace.names:
-            trace[name].tensor  # noqa: B018
-
-
 @pytest.mark.parametrize("value", [None, 3, "x", [], [None], {"a": None}, {"cond": [{}]}, -1e400])
 @pytest.mark.parametrize(
     "key", ["seeds", "prompts", "drawing", "edits", "sampler_options", "control"]
