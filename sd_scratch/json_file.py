@@ -117,6 +117,13 @@ class Fields:
             self.fail(key, "one of " + ", ".join(allowed))
         return value
 
+    def words(self, key: str) -> str:
+        """Any text."""
+        value = self.data.get(key)
+        if not isinstance(value, str):
+            self.fail(key, "a text")
+        return value
+
     def text(self, key: str, pattern: str, default: str) -> str:
         """A string that the regular expression `pattern` matches whole."""
         value = self.data.get(key, default)

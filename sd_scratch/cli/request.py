@@ -9,7 +9,12 @@ from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
 from sd_scratch.cli.init_noise import read_init_noise
-from sd_scratch.diffusion.sampler_names import a1111_schedule, comfy_schedule, find_sampler
+from sd_scratch.diffusion.sampler_names import (
+    a1111_schedule,
+    comfy_schedule,
+    find_sampler,
+    find_schedule,
+)
 from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import read_file
 from sd_scratch.pipeline.adapters import take_tags
@@ -36,6 +41,7 @@ SAME = (
     *("schedule", "tiling", "strength_steps", "hires_strength", "hires_steps", "guidance_rescale"),
     *("fast", "width", "height", "clip_skip", "text_cleaning", "dtype", "model", "prediction"),
 )
+SPREAD = {"a1111": a1111_schedule, "comfy": comfy_schedule}  # their names of schedules
 HIRES = 2.0  # scale of a second pass
 LONGEST_LIST = 1000  # characters of a list of settings
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
@@ -57,6 +63,10 @@ def read_request(args: argparse.Namespace) -> Recipe:
     recipe = _begun(args)
     if args.sampler is not None:
         args.sampler, named = find_sampler(args.sampler)
+        if None not in (named, args.schedule) and find_schedule(args.schedule) != named:
+            raise UsageError(
+                f"the sampler's name says {named} and --schedule {args.schedule} - leave out one"
+            )
         args.schedule = args.schedule or named
     if args.sampler is not None and args.sampler != recipe.sampler:
         recipe = replace(recipe, sampler_options={})  # those of another sampler
@@ -74,9 +84,9 @@ def read_request(args: argparse.Namespace) -> Recipe:
         hires_method=args.hires_upscaler,
         zero_snr=args.zsnr or None,
     )
-    if args.like in ("a1111", "comfy") and recipe.schedule is None and recipe.sampler is not None:
-        spread = a1111_schedule if args.like == "a1111" else comfy_schedule
-        recipe = recipe.over(schedule=spread(recipe.sampler) or None)
+    if args.like in SPREAD and recipe.sampler is not None and args.schedule == recipe.schedule:
+        asked = () if args.schedule is None else (args.schedule,)
+        recipe = recipe.over(schedule=SPREAD[args.like](recipe.sampler, *asked) or None)
     recipe = ask_for_adapters(args, recipe, given is not None, read_prompts(args))
     if args.fast == "none":
         recipe = replace(recipe, fast=None)

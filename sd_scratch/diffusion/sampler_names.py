@@ -3,10 +3,7 @@
 import re
 
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import OWN
-
-# That A1111 wrote behind a sampler's name, and stable-diffusion.cpp does.
-SCHEDULES = ("karras", "exponential", "polyexponential", "discrete")
+from sd_scratch.diffusion.spacing import OWN, SPACINGS
 
 # What is not the same letters but for case, signs, "ancestral" and "scheduler".
 OTHERS = {
@@ -15,19 +12,23 @@ OTHERS = {
     "dpmsolverpp2m": "dpmpp_2m",
     "dpmsolversde": "dpmpp_sde",
     "dpmsolversinglestep": "dpmpp_2s",
-    "kdpm2discrete": "dpm2",
-    "kdpm2adiscrete": "dpm2_a",
+    "kdpm2": "dpm2",
+    "kdpm2a": "dpm2_a",
     "unipcmultistep": "unipc",
     "deismultistep": "deis",
+    "unipcbh2": "unipc",
 }
+# The same of schedules.
+OTHER_SCHEDULES = {"alignyoursteps": "ays", "normal": "linspace", "uniform": "linspace"}
 
-
-# A1111's schedules by our names. Its sigmas are spread over the whole schedule.
+# A1111's schedules by our names, the usual one of equals last. Its sigmas are spread over the whole schedule.
 A1111_SCHEDULES = {
+    "Normal": "linspace",
     "Uniform": "linspace",
+    "Simple": "simple",
     "Karras": "karras+all",
+    "Polyexponential": "exponential+all",  # its rho is 1
     "Exponential": "exponential+all",
-    "Polyexponential": "polyexponential+all",
     "Beta": "beta+all",
     "SGM Uniform": "sgm_uniform",
     "Align Your Steps": "ays",
@@ -45,8 +46,16 @@ COMFY_SCHEDULES = {
     "karras": "karras+all",
     "exponential": "exponential+all",
     "sgm_uniform": "sgm_uniform",
+    "simple": "simple",
 }
 COMFY_CUT = ("dpm2", "dpm2_a", "unipc")
+
+# Samplers that add noise, as they are by default. Tools draw it from streams of their own.
+DRAWING = (
+    *("ddpm", "euler_a", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"),
+    *("lcm", "tcd"),
+)
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")  # the stream is a Brownian tree
 
 
 def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
@@ -59,15 +68,25 @@ def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
         return None if written in ("Automatic", "Uniform") else ""
     if written == "Automatic":
         written = A1111_AUTOMATIC.get(sampler, "Uniform")
-    names = {title.casefold(): name for title, name in A1111_SCHEDULES.items()}
-    return _cut(names.get(written.casefold(), ""), sampler in A1111_CUT)
+    names = {_letters(title): name for title, name in A1111_SCHEDULES.items()}
+    return _cut(names.get(_letters(written), ""), sampler in A1111_CUT)
 
 
 def comfy_schedule(sampler: str, written: str = "normal") -> str | None:
-    """The same for ComfyUI's."""
+    """The same for ComfyUI's, which begins with noise of unit variance."""
     if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
         return None if written == "normal" else ""
-    return _cut(COMFY_SCHEDULES.get(written, ""), sampler in COMFY_CUT)
+    names = {_letters(title): name for title, name in COMFY_SCHEDULES.items()}
+    name = _cut(names.get(_letters(written), ""), sampler in COMFY_CUT)
+    return f"{name}+unit" if name else ""
+
+
+def comfy_sampler(written: str) -> tuple[str, dict[str, int | str]]:
+    """Our name and options of a sampler of ComfyUI's, whose `ddim` is Euler's steps on its own sigmas."""
+    name, _ = find_sampler(written)
+    if name == "unipc":
+        return name, {"order": 3, "variant": "bh2" if written == "uni_pc_bh2" else "bh1"}
+    return "euler" if name == "ddim" else name, {}
 
 
 def a1111_title(spacing: str | None) -> str | None:
@@ -75,30 +94,44 @@ def a1111_title(spacing: str | None) -> str | None:
     titles = {name: title for title, name in A1111_SCHEDULES.items()} | {"karras": "Karras"}
     if spacing in (None, OWN):
         return None
-    return titles.get(str(spacing).removesuffix("+cut"), spacing)
+    name = str(spacing).removesuffix("+unit").removesuffix("+cut")
+    return titles.get(name, spacing)
 
 
 def _cut(name: str, cut: bool) -> str:
     return f"{name}+cut" if name and cut else name
 
 
+def find_schedule(written: str) -> str:
+    """Our name of a schedule, or the name as it is."""
+    return _schedules().get(_letters(written), written)
+
+
 def find_sampler(written: str) -> tuple[str, str | None]:
     """Our name of a sampler, and the schedule that the written name ends with: "DPM++ 2M Karras" is
     ``("dpmpp_2m", "karras")``, "k_euler_ancestral" ``("euler_a", None)``. A name that is not known comes
     back as it is."""
-    base, schedule = written.strip(), None
-    head, _, tail = base.replace("_", " ").rpartition(" ")
-    if head and tail.casefold() in SCHEDULES:
-        base, schedule = base[: len(head)], tail.casefold()
     known = {_letters(name): name for name in SAMPLERS}
     known |= {_letters(sampler.metadata_name): name for name, sampler in SAMPLERS.items()}
     known |= {letters: name for letters, name in OTHERS.items() if name in SAMPLERS}
-    found = known.get(_letters(base))
-    return (written, None) if found is None else (found, schedule)
+    letters = _letters(written)
+    # "_k" is InvokeAI's; "_gpu" is where ComfyUI draws the noise of a sampler.
+    endings: dict[str, str | None] = {"": None, **_schedules()}
+    endings |= {"k": "karras"} if written.endswith("_k") else {}
+    endings |= {"gpu": None} if written.endswith("_gpu") else {}
+    for ending in sorted(endings, key=len):
+        base = _letters(letters.removesuffix(ending))
+        if letters.endswith(ending) and base in known:
+            return known[base], endings[ending]
+    return written, None
+
+
+def _schedules() -> dict[str, str]:
+    return {_letters(name): name for name in SPACINGS} | OTHER_SCHEDULES
 
 
 def _letters(name: str) -> str:
     """What is left of a name without case, signs, and what some put before and behind it."""
     name = re.sub(r"^(sample|k)_|(discrete)?scheduler$", "", name.strip().casefold())
     name = re.sub(r"[^a-z0-9]", "", name.replace("+", "p"))
-    return re.sub(r"ancestral(discrete)?$", "a", name)
+    return re.sub(r"ancestral$", "a", name)

@@ -243,7 +243,7 @@ class Schedule:
         if wanted.has("stride"):
             ladder = replace(ladder, stride=len(self) // rungs)
         own = wanted.name if wanted.name in TIMESTEP_SPACINGS else self.config.timestep_spacing
-        unit = wanted.has("solver") or (own == "leading" and not wanted.has("all"))
+        unit = wanted.has("solver", "unit") or (own == "leading" and not wanted.has("all"))
         if sigma_space and not unit:
             return replace(ladder, noise_scale=math.sqrt(1.0 - ladder.alpha_bars[0]))
         return ladder

@@ -6,6 +6,7 @@ other tools do a little otherwise is added to a name with a sign: ``karras+all``
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ def sgm_uniform(T: int, steps: int, offset: int) -> list[float]:
     """From T - 1 down in strides of (T - 1) / steps, 0 left out: what Stability's generative-models do."""
     timesteps = np.linspace(T - 1, 0, steps + 1)[:-1]
     return [float(t) for t in (np.floor(timesteps) if steps >= T else timesteps)]
+
+
+def simple(T: int, steps: int, offset: int) -> list[float]:
+    """From T - 1 down in strides of T / steps, cut to whole timesteps (ComfyUI and A1111)."""
+    return [float(T - 1 - int(i * (T / steps))) for i in range(steps)]
 
 
 LCM_STEPS = 50  # of the teacher's schedule that consistency models were distilled on
@@ -125,6 +131,7 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
     "linspace": linspace,
     "trailing": trailing,
     "sgm_uniform": sgm_uniform,
+    "simple": simple,
     "lcm": lcm,
 }
 """``f(T, steps, offset)``: falling timesteps in 0..T-1. A model's configuration names one as its own."""
@@ -150,6 +157,7 @@ MODIFIERS = {
     "solver": "as diffusers' multistep solvers: all, whole, from noise of unit variance",
     "stride": "DDIM goes 1000 // n timesteps down, past or short of the next (diffusers)",
     "last": "ends at the noise of t = 0 (diffusers' final_sigmas_type sigma_min)",
+    "unit": "begins with noise of unit variance (ComfyUI)",
 }
 """What may stand behind a name, each after a plus sign."""
 
@@ -186,8 +194,10 @@ class Spacing:
 
 
 def find_spacing(written: str) -> Spacing:
-    """A spacing by its name and modifiers. Raises `UsageError` with the nearest name."""
+    """A spacing by its name, in any case and with any signs, and modifiers. Raises `UsageError` with the nearest
+    name."""
     name, *modifiers = str(written).split("+")
+    name = {_letters(known): known for known in SPACINGS}.get(_letters(name), name)
     for word, known in ((name, SPACINGS), *((m, tuple(MODIFIERS)) for m in modifiers)):
         if word not in known:
             near = difflib.get_close_matches(word.lower(), known, n=1)
@@ -198,6 +208,5 @@ def find_spacing(written: str) -> Spacing:
     return Spacing(name, frozenset(modifiers))
 
 
-def check_spacing(name: str) -> None:
-    """`UsageError` unless the name is that of a spacing."""
-    find_spacing(name)
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())

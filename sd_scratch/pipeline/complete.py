@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
-from sd_scratch.diffusion.sampler_names import find_sampler
+from sd_scratch.diffusion.sampler_names import find_sampler, find_schedule
 from sd_scratch.diffusion.samplers import Sampler, get_sampler
-from sd_scratch.diffusion.spacing import check_spacing
+from sd_scratch.diffusion.spacing import find_spacing
 from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import DTYPES, RNGS, SEED, read_integer, read_number
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_own_sampler, inputs_beside
@@ -45,14 +45,14 @@ BEGUN = 0.75  # strength of a run that begins with a picture
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with a sampler's name of other tools read as ours. Raises UsageError for what no model
-    could do."""
+    """The recipe with other tools' names of a sampler and a schedule read as ours. Raises UsageError for what
+    no model could do."""
     if recipe.sampler is not None:
         sampler, spacing = find_sampler(recipe.sampler)
         get_sampler(sampler)
         recipe = replace(recipe, sampler=sampler, schedule=recipe.schedule or spacing)
     if recipe.schedule is not None:
-        check_spacing(recipe.schedule)
+        recipe = replace(recipe, schedule=str(find_spacing(find_schedule(recipe.schedule))))
     for text in (recipe.prompt, recipe.negative_prompt):
         check_prompt(text, recipe.syntax or SYNTAXES[0])
     if recipe.fast is not None:

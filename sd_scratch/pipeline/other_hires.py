@@ -14,6 +14,12 @@ CELL = 8  # pixels of a side that one place of Stable Diffusion's latents stands
 A1111_UPSCALERS = {upscaler.title: name for name, upscaler in UPSCALERS.items()} | {
     "None": "lanczos"
 }
+LATENT_METHODS = {  # of ComfyUI and InvokeAI
+    "bilinear": "latent",
+    "bicubic": "latent-bicubic",
+    "nearest-exact": "latent-nearest-exact",
+    "nearest": "latent-nearest",
+}
 # What both passes share here: A1111's setting of the second, that of the first, and what it is.
 SHARED = {
     "Hires sampler": ("Sampler", "sampler"),

@@ -66,13 +66,7 @@ class Setting:
 
 
 def _words(decides: str) -> Setting:
-    def read(fields: Fields, key: str) -> str:
-        value = fields.data[key]
-        if not isinstance(value, str):
-            fields.fail(key, "a text")
-        return value
-
-    return Setting(decides, read)
+    return Setting(decides, Fields.words)
 
 
 def _integer(decides: str, limits: tuple[int, int], **more: Any) -> Setting:

@@ -10,7 +10,8 @@ from PIL import Image
 from sd_scratch.errors import ScratchError, log
 from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_size, read_texts
-from sd_scratch.pipeline.other_tools import COMFY, INVOKE, recipe_from_comfy, recipe_from_invoke
+from sd_scratch.pipeline.comfy_graph import COMFY, recipe_from_comfy
+from sd_scratch.pipeline.invoke_metadata import INVOKE, recipe_from_invoke
 from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 

@@ -14,6 +14,7 @@ from sd_scratch.cli import main
 from sd_scratch.cli.generate import add_arguments
 from sd_scratch.config import ScheduleConfig
 from sd_scratch.diffusion.sampler_names import (
+    DRAWING,
     a1111_schedule,
     a1111_title,
     comfy_schedule,
@@ -25,11 +26,12 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS, speak
 from sd_scratch.pipeline.differences import differences
-from sd_scratch.pipeline.other_tools import recipe_from_invoke
+from sd_scratch.pipeline.invoke_metadata import recipe_from_invoke
 from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS
 from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
+from sd_scratch.pipeline.way import Way
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,20 @@ from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
         ("PLMS", "pndm", None),
         ("PNDMScheduler", "pndm", None),
         ("Karras", "Karras", None),
+        ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm_uniform"),
+        ("Euler ancestral Karras", "euler_a", "karras"),
+        ("dpmpp_2m_k", "dpmpp_2m", "karras"),  # InvokeAI
+        ("kdpm_2_a_k", "dpm2_a", "karras"),
+        ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde", None),  # ComfyUI
+        ("uni_pc_bh2", "unipc", None),
+        ("ddim_trailing", "ddim", "trailing"),  # stable-diffusion.cpp
+        ("KDPM2DiscreteScheduler", "dpm2", None),
+        ("KDPM2AncestralDiscreteScheduler", "dpm2_a", None),
+        ("DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun", None),
         ("nothing of the kind", "nothing of the kind", None),
     ],
 )
-def test_samplers_by_the_names_of_other_tools(
+def test_samplers_by_the_names_of_invoke_metadata(
     written: str, name: str, schedule: str | None
 ) -> None:
     assert find_sampler(written) == (name, schedule)
@@ -149,7 +161,7 @@ def graph(**changes: dict) -> str:
         number = key.removeprefix("n")
         made.setdefault(number, {"class_type": inputs.get("class_type"), "inputs": {}})
         made[number]["class_type"] = inputs.get("class_type", made[number]["class_type"])
-        made[number]["inputs"] |= inputs
+        made[number]["inputs"] |= {k: v for k, v in inputs.items() if k != "class_type"}
     return json.dumps(made)
 
 
@@ -162,14 +174,14 @@ def read_text(tmp_path: Path, keyword: str, text: str) -> tuple[Recipe, tuple[st
 
 def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
     recipe, left = read_text(tmp_path, "prompt", graph())
-    assert left == ()
+    assert left == NOISE
     assert recipe == Recipe(
         "a (red:1.2) star",
         "dog",
         seed=5,
         steps=20,
         sampler="euler_a",
-        schedule="karras+all",
+        schedule="karras+all+unit",
         guidance=8.0,
         width=512,
         height=768,
@@ -179,7 +191,9 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
         **DIALECTS["comfy"].settings,
     )
     _, left = read_text(
-        tmp_path, "prompt", graph(n3={"scheduler": "beta"}, n12={"class_type": "FreeU"})
+        tmp_path,
+        "prompt",
+        graph(n3={"scheduler": "beta", "sampler_name": "euler"}, n12={"class_type": "FreeU"}),
     )
     assert left == ("scheduler beta", "node FreeU")
 
@@ -187,6 +201,7 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
 SECOND = {"class_type": "KSampler", "seed": 5, "steps": 12, "cfg": 8, "sampler_name": "euler_ancestral",
           "scheduler": "karras", "denoise": 0.5, "model": ["10", 0], "positive": ["6", 0],
           "negative": ["7", 0], "latent_image": ["20", 0]}  # fmt: skip
+NOISE = ("the noise that euler_ancestral adds (another stream's)",)
 LATENT = {
     "class_type": "LatentUpscaleBy",
     "upscale_method": "bilinear",
@@ -212,7 +227,7 @@ def two_passes(**changes: dict) -> str:
 
 def test_two_passes_of_comfyui(tmp_path: Path) -> None:
     recipe, left = read_text(tmp_path, "prompt", two_passes())
-    assert left == ()
+    assert left == NOISE
     assert (recipe.width, recipe.height, recipe.steps, recipe.seed) == (512, 768, 20, 5)
     second = (recipe.hires_scale, recipe.hires_method, recipe.hires_strength, recipe.hires_steps)
     assert second == (1.5, "latent", 0.5, 12)
@@ -236,7 +251,7 @@ def test_two_passes_of_comfyui(tmp_path: Path) -> None:
         ),
     )
     assert (recipe.hires_scale, recipe.hires_method) == (2.0, "lanczos")
-    assert left == ("seed of the second pass (both passes have one here)",)
+    assert left == (*NOISE, "seed of the second pass (both passes have one here)")
 
 
 @pytest.mark.parametrize(
@@ -288,10 +303,20 @@ def test_two_passes_of_invokeai() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"n3": {"denoise": 0.5}}, "a start from another picture"),
+        ({"n3": {"denoise": 0.5}}, "a start from an empty picture"),
         ({"n3": {"steps": "20"}}, "node 3 - `steps`"),
         ({"n3": {"positive": ["99", 0]}}, "no node for 'positive'"),
-        ({"n3": {"class_type": "KSamplerAdvanced"}}, "0 nodes called KSampler"),
+        ({"n3": {"class_type": "KSampler (Efficient)"}}, "0 nodes called KSampler"),
+        (
+            {"n3": {"class_type": "KSamplerAdvanced", "start_at_step": 5, "end_at_step": 20}},
+            "a KSamplerAdvanced that takes a part of the steps",
+        ),
+        (
+            {"n3": {"class_type": "SamplerCustom", "add_noise": False}},
+            "a SamplerCustom that adds no noise",
+        ),
+        ({"n3": {"class_type": "SamplerCustom", "sigmas": ["4", 0]}}, "no node for 'sampler'"),
+        ({"n10": {"class_type": "FreeU_V2"}}, "a node FreeU_V2 for"),
         (
             {"n6": {"class_type": "ConditioningCombine"}},
             "a node ConditioningCombine for 'positive'",
@@ -305,6 +330,95 @@ def test_other_graphs_are_refused_by_what_is_in_them(
 ) -> None:
     with pytest.raises(ScratchError, match=reason):
         read_text(tmp_path, "prompt", graph(**changes))
+
+
+def test_graphs_in_other_words_say_the_same(tmp_path: Path) -> None:
+    """Every node that samples, values from nodes of their own, what stands in the model's chain."""
+    linked = {"sampler_name": "euler", "latent_image": ["5", 0]}
+    want, left = read_text(tmp_path, "prompt", graph(n3=linked))
+    assert left == ()
+    custom = {"sampler": ["30", 0], "sigmas": ["31", 0]}
+    parts = {
+        "n30": {"class_type": "KSamplerSelect", "sampler_name": "euler"},
+        "n31": {"class_type": "BasicScheduler", "scheduler": "karras", "steps": 20, "denoise": 1.0},
+        "n32": {"class_type": "RandomNoise", "noise_seed": 5},
+        "n33": {"class_type": "CFGGuider", "cfg": 8, "model": ["10", 0], "positive": ["6", 0], "negative": ["7", 0]},
+    }  # fmt: skip
+    same = {
+        "advanced": {"n3": linked | {"class_type": "KSamplerAdvanced", "noise_seed": 5, "add_noise": "enable",
+                     "start_at_step": 0, "end_at_step": 10000}},
+        "custom": parts | {"n3": custom | {"class_type": "SamplerCustom", "add_noise": True, "noise_seed": 5}},
+        "guider": parts | {"n3": custom | {"class_type": "SamplerCustomAdvanced", "noise": ["32", 0], "guider": ["33", 0]}},
+        "values": {"n3": linked | {"seed": ["40", 0], "steps": ["41", 0]}, "n6": {"text": ["42", 0]},
+                   "n40": {"class_type": "Seed (rgthree)", "seed": 5}, "n41": {"class_type": "PrimitiveInt", "value": 20},
+                   "n42": {"class_type": "String Literal", "string": "a (red:1.2) star"}},
+    }  # fmt: skip
+    for name, changes in same.items():
+        text = graph(**changes)
+        if name in ("custom", "guider"):  # whose settings stand in other nodes
+            nodes = json.loads(text)
+            for key in ("steps", "sampler_name", "scheduler", "denoise", "seed"):
+                del nodes["3"]["inputs"][key]
+            nodes = {k: n for k, n in nodes.items() if name == "guider" or k not in ("32", "33")}
+            text = json.dumps(nodes)
+        assert read_text(tmp_path, "prompt", text) == (want, ()), name
+
+
+def test_what_a_graph_says_of_one_network_is_said_of_that_alone(tmp_path: Path) -> None:
+    plain = {"sampler_name": "euler"}
+    recipe, left = read_text(tmp_path, "prompt", graph(n3=plain, n11={"clip": ["4", 1]}))
+    assert recipe.loras == (LoraUse("stars", 0.8, 0.0),)
+    only = {"class_type": "LoraLoaderModelOnly"}
+    recipe, left = read_text(tmp_path, "prompt", graph(n3=plain, n10=only, n11={"clip": ["4", 1]}))
+    assert (recipe.loras, left) == ((LoraUse("stars", 0.8, 0.0),), ())
+    recipe, left = read_text(tmp_path, "prompt", graph(n3=plain, n7={"clip": ["10", 1]}))
+    assert recipe.clip_skip == 2
+    assert left == ("a clip skip of 1 for the negative prompt alone",)
+    vae = {"class_type": "VAELoader", "vae_name": "sub/mse.safetensors"}
+    v = {"class_type": "ModelSamplingDiscrete", "sampling": "v_prediction", "zsnr": True, "model": ["10", 0]}  # fmt: skip
+    recipe, left = read_text(
+        tmp_path,
+        "prompt",
+        graph(n3=plain | {"model": ["51", 0]}, n50=vae, n8={"vae": ["50", 0]}, n51=v),
+    )
+    assert (recipe.vae, recipe.prediction, recipe.zero_snr, left) == (
+        "mse",
+        "v_prediction",
+        True,
+        (),
+    )
+    begun = {"class_type": "VAEEncode", "pixels": ["61", 0], "vae": ["4", 2]}
+    load = {"class_type": "LoadImage", "image": "x.png"}
+    recipe, _ = read_text(
+        tmp_path,
+        "prompt",
+        graph(n3=plain | {"denoise": 0.6, "latent_image": ["60", 0]}, n60=begun, n61=load),
+    )
+    assert (recipe.strength, recipe.strength_steps, recipe.width) == (0.6, "comfy", None)
+
+
+def test_samplers_that_other_tools_call_otherwise_or_set_otherwise(tmp_path: Path) -> None:
+    for written, scheduler, name, options, schedule in (
+        ("ddim", "normal", "euler", {}, "linspace+unit"),
+        ("uni_pc", "simple", "unipc", {"order": 3, "variant": "bh1"}, "simple+cut+unit"),
+        ("uni_pc_bh2", "karras", "unipc", {"order": 3, "variant": "bh2"}, "karras+all+cut+unit"),
+        ("dpmpp_2m_sde_gpu", "sgm_uniform", "dpmpp_2m_sde", {}, "sgm_uniform+unit"),
+    ):
+        recipe, _ = read_text(
+            tmp_path, "prompt", graph(n3={"sampler_name": written, "scheduler": scheduler})
+        )
+        assert (recipe.sampler, recipe.sampler_options, recipe.schedule) == (
+            name,
+            options,
+            schedule,
+        )
+
+
+def test_samplers_that_draw_noise_are_known_by_name() -> None:
+    schedule = Schedule(ScheduleConfig())
+    for name, sampler in SAMPLERS.items():
+        way = Way(sampler, {}, sampler.ladder(schedule, 4), None)
+        assert way.draws_noise == (name in DRAWING), name
 
 
 def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
@@ -322,7 +436,28 @@ def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
         "v1-5",
     )
     assert (recipe.seed, recipe.steps, recipe.guidance, recipe.clip_skip) == (7, 30, 7.5, 1)
-    assert left == ("seamless_x",)
+    assert (recipe.tiling, left) == ("x", ())
+    more = data | {
+        "positive_prompt": "a well-lit (red star)1.2", "scheduler": "kdpm_2_a_k", "seamless_y": True,
+        "loras": [{"lora": {"model_name": "a"}, "weight": 0.5}, {"model": {"name": "b"}, "weight": 2}],
+        "vae": {"name": "mse"}, "cfg_rescale_multiplier": 0.5, "controlnets": [{"x": 1}],
+    }  # fmt: skip
+    recipe, left = read_text(tmp_path, "invokeai_metadata", json.dumps(more))
+    assert recipe.loras == (LoraUse("a", 0.5, 0.5), LoraUse("b", 2.0, 2.0))
+    assert (recipe.tiling, recipe.vae, recipe.guidance_rescale) == ("xy", "mse", 0.5)
+    assert (recipe.sampler, recipe.schedule) == ("dpm2_a", "karras")
+    assert left == (
+        "controlnets",
+        "weights in the prompt",
+        "the noise that kdpm_2_a_k adds (another stream's)",
+    )
+    for text, weighs in (("a well-lit star - red", 0), ("red- star", 1), ("(red)+ star", 1)):
+        found = read_text(
+            tmp_path, "invokeai_metadata", json.dumps(data | {"positive_prompt": text})
+        )[1]
+        assert found == ("weights in the prompt",) * weighs
+    with pytest.raises(ScratchError, match="`loras` must be"):
+        read_text(tmp_path, "invokeai_metadata", json.dumps(data | {"loras": [{"weight": 1}]}))
     with pytest.raises(ScratchError, match="not made from text alone"):
         read_text(tmp_path, "invokeai_metadata", json.dumps(data | {"generation_mode": "img2img"}))
     with pytest.raises(ScratchError, match="`seed` must be"):
@@ -339,9 +474,11 @@ def test_the_schedule_that_a1111_takes() -> None:
     assert a1111_schedule("dpm2_a") == "karras+all+cut"
     assert a1111_schedule("dpmpp_3m_sde") == "exponential+all+cut"
     assert a1111_schedule("euler_a", "align your steps") == "ays"
-    assert comfy_schedule("dpm2") == "linspace+cut" and comfy_schedule("unipc") == "linspace+cut"
-    assert comfy_schedule("euler", "karras") == "karras+all" and comfy_schedule("ddim") is None
-    for written in ("Karras", "Exponential", "Uniform", "Beta", "SGM Uniform"):
+    assert comfy_schedule("dpm2") == comfy_schedule("unipc") == "linspace+cut+unit"
+    assert comfy_schedule("euler", "karras") == "karras+all+unit" and comfy_schedule("ddim") is None
+    assert a1111_schedule("euler", "Polyexponential") == "exponential+all"  # its rho is 1
+    assert a1111_schedule("euler", "Normal") == "linspace"
+    for written in ("Karras", "Exponential", "Uniform", "Beta", "SGM Uniform", "Simple"):
         for sampler in ("euler", "dpm2"):
             assert a1111_title(a1111_schedule(sampler, written)) == written
     assert a1111_schedule("ddim") is None and a1111_schedule("ddim", "Karras") == ""

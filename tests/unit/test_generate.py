@@ -135,6 +135,31 @@ def test_from_image_of_a1111(generate, capsys) -> None:
     assert (recipe.sampler, recipe.guidance, recipe.seed, recipe.steps) == ("ddim", 3.0, 9, 2)
 
 
+@pytest.mark.parametrize(
+    ("words", "schedule"),
+    [
+        (["--sampler=DPM++ 2M Karras"], "karras"),
+        (["--sampler=DPM++ 2M Karras", "--like=a1111"], "karras+all"),
+        (["--sampler=euler", "--schedule=karras", "--like=comfy"], "karras+all+unit"),
+        (["--sampler=euler", "--schedule=karras+cut", "--like=a1111"], "karras+cut"),
+        (["--sampler=euler", "--schedule=SGM Uniform"], "sgm_uniform"),
+        (["--sampler=euler", "--schedule=normal"], "linspace"),
+        (["--sampler=dpm2", "--like=comfy"], "linspace+cut+unit"),
+    ],
+)
+def test_schedules_by_the_names_of_other_tools(generate, words: list[str], schedule: str) -> None:
+    assert generate("a", *SMALL, *words, "-o", "a.png") == 0
+    assert read_recipe(Path("a.png"))[0].schedule == schedule
+
+
+def test_two_schedules_at_once_are_refused(generate, capsys) -> None:
+    assert generate("a", *SMALL, "--sampler=DPM++ 2M Karras", "--schedule=beta") == 2
+    assert "says karras and --schedule beta - leave out one" in capsys.readouterr().err
+    assert (
+        generate("a", *SMALL, "--sampler=DPM++ 2M Karras", "--schedule=KARRAS", "-o", "b.png") == 0
+    )
+
+
 def test_an_image_of_other_weights_is_told(generate, capsys) -> None:
     recipe = Recipe(prompt="a", seed=1, steps=1, width=32, height=32, model_hash="0123456789")
     Path("a.png").write_bytes(encode_picture(Image.new("RGB", (8, 8)), recipe))

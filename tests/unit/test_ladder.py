@@ -56,6 +56,21 @@ def test_only_samplers_in_sigma_space_begin_with_less_than_unit_noise():
     assert ladder.noise_scale == pytest.approx(ladder.sigmas[0] / math.hypot(ladder.sigmas[0], 1))
 
 
+def test_unit_variance_is_asked_for():
+    """ComfyUI begins with noise of standard deviation sqrt(1 + sigma^2), which is 1 here."""
+    assert SD.ladder(10, "linspace", sigma_space=True).noise_scale < 1
+    unit = SD.ladder(10, "linspace+unit", sigma_space=True)
+    assert unit.noise_scale == 1.0
+    assert replace(unit, noise_scale=0.0) == replace(
+        SD.ladder(10, "linspace", sigma_space=True), noise_scale=0.0
+    )
+
+
+def test_a_spacing_is_found_in_any_letters():
+    assert SD.ladder(9, "KARRAS+all") == SD.ladder(9, "karras+all")
+    assert SD.ladder(9, "SGM Uniform") == SD.ladder(9, "sgm_uniform")
+
+
 def test_tails():
     ladder = SD.ladder(50)  # 981, 961, ... 1
     assert ladder.below(999) == ladder.below(981) == ladder
@@ -137,6 +152,7 @@ def test_spacings_as_others_have_them():
     )
     assert SIGMA_SPACINGS["ays"](high, low, 11)[1:10:4] == pytest.approx([6.475, 1.396, 0.152])
     assert SIGMA_SPACINGS["polyexponential"](high, low, 5)[::4] == pytest.approx([high, low])
+    assert TIMESTEP_SPACINGS["simple"](1000, 3, 1) == [999, 666, 333]
     assert TIMESTEP_SPACINGS["sgm_uniform"](1000, 4, 1) == pytest.approx(
         [999, 749.25, 499.5, 249.75]
     )
