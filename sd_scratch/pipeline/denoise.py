@@ -1,6 +1,6 @@
 """`denoise`: the one loop, of latents and of pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ def denoise(
     watch: Watch,
     change: Change | None = None,
     blame: Callable[[str], NotFinite] = NotFinite,
-) -> Iterator[Step]:
-    """From noise to picture, one `Step` at a time: ask the network, take the sampler's step, go on.
+) -> Generator[Step, None, Tensor]:
+    """From noise to picture, one `Step` at a time: ask the network, take the sampler's step, go on. Returns the
+    last sample.
 
     Who iterates owns everything else: progress, previews, and when it ends.
 
@@ -56,3 +57,4 @@ def denoise(
         if not step.x_next.isfinite().all():
             raise blame(f"the sample of step {step.index + 1} of {len(way.ladder)} is")
         yield step
+    return step.x_next

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.adapters.apply import Adapter, seamless, with_adapters
@@ -82,10 +82,7 @@ class TextToImage(Recordable):
     """
 
     def __init__(
-        self,
-        components: Components,
-        adapters: Sequence[Adapter] = (),
-        tiling: str = "",
+        self, components: Components, adapters: Sequence[Adapter] = (), tiling: str = ""
     ) -> None:
         self.base, self.adapters, self.tiling = components, tuple(adapters), tiling
         components = with_adapters(components, self.adapters)
@@ -196,7 +193,7 @@ class TextToImage(Recordable):
             check_side(name, side, cell) // cell
             for name, side in zip(("height", "width"), sides, strict=True)
         )
-        self._check_memory(len(seeds), h, w)
+        self._check_memory((len(seeds), h, w))
         shape = (self.config.vae.latent_channels, h, w)
         latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
         last = self.config.schedule.num_train_timesteps - 1
@@ -302,52 +299,40 @@ class TextToImage(Recordable):
         check_inputs(self.config, self.components.source, *kinds_of(canvas))
         weights = scale, guidance_rescale, canvas.guidance if canvas else None
         branches = branches_of(scale, weights[2])
-        h, w = noise.latent.shape[2:]
-        self._check_memory(len(noise), h, w, branches=len(branches))
+        size = len(noise), *noise.latent.shape[2:]
+        self._check_memory(size, branches=len(branches))
         rows = self.conditioning.rows(prompt, negative, len(noise), branches)
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
         # A seed's first draw is what the run starts from.
         first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
-
         quick = plan_run(fast, self.unet, weights, self.schedule, walked, self.taps.members)
         ask = Asking(
             self.networks, self.taps, self.guidance, branches, quick, watch, steering, canvas
         )
-        facts = {**way.plain, "guidance": scale, "t": noise.t}
-        facts |= {"tiling": self.tiling} if self.tiling else {}
-        facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
-        facts |= quick.facts
         predict: Denoiser = ask
-        inputs: dict[str, Tensor] = {}
         if canvas is not None:
             canvas.check(noise)
-            facts, inputs = {**facts, "canvas": canvas.plain}, canvas.inputs
             keeping = Keeping(canvas, first, ladder)
             predict, change = keeping.predict(ask), keeping.after_change(change)
-        with self.taps.running(
-            lambda: describe_run(
-                self.networks,
-                self.components.source,
-                rows,
-                noise,
-                walked.calls,
-                facts,
-                steering.controls,
-                inputs,
-            )
-        ):
+
+        facts = {**way.plain, "guidance": scale, "t": noise.t, **quick.facts}
+        facts |= {"tiling": self.tiling} if self.tiling else {}
+        facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
+        facts |= {"canvas": canvas.plain} if canvas else {}
+        inputs = canvas.inputs if canvas else {}
+        run = partial(describe_run, self.networks, self.components.source, rows, noise)
+        with self.taps.running(lambda: run(walked.calls, facts, steering.controls, inputs)):
             ask.contexts = self.conditioning.contexts(of_steps, self.dtype)
             calls = walked.calls * len(branches)
             if kept := kept_bytes(self.taps, self.config.unet, calls, latent, ask.contexts):
-                self._check_memory(len(noise), h, w, branches=len(branches), kept=kept)
+                self._check_memory(size, branches=len(branches), kept=kept)
             steering.look()
-            for step in denoise(
+            last = yield from denoise(
                 predict, latent, walked, source, self.sampling, watch, change, ask.blame
-            ):
-                yield step
-            self.taps.finish(latent=lambda: digest(step.x_next))
+            )
+            self.taps.finish(latent=lambda: digest(last))
 
     generate = to_the_end(steps)
 
@@ -376,11 +361,11 @@ class TextToImage(Recordable):
         own = sampler if isinstance(sampler, Sampler) else None
         return own or get_sampler(str(sampler or self.config.sampler))
 
-    def _check_memory(self, batch: int, h: int, w: int, branches: int = 1, kept: int = 0) -> None:
-        """Raise MemoryShortage for latents of a size that this device cannot take, unless `force` was said
+    def _check_memory(self, size: tuple[int, ...], branches: int = 1, kept: int = 0) -> None:
+        """Raise MemoryShortage for latents of a size (batch, h, w) that this device cannot take, unless `force` was said
         when the model was loaded."""
         if not self.components.force:
-            cell, parts = self.config.vae.downscale, self.config.networks
+            (batch, h, w), cell = size, self.config.vae.downscale
             heard = (name for member in self.taps.members for name in member.names)
             check_run(
                 self.config,
@@ -390,7 +375,7 @@ class TextToImage(Recordable):
                 self.dtype,
                 self.device,
                 branches=branches,
-                controls=len(self.networks) - len(parts),
+                controls=len(self.networks) - len(self.config.networks),
                 kept=kept,
                 strips=not any(name.startswith("vae.decoder.") for name in heard),
             )

@@ -56,7 +56,7 @@ OPTIONAL = {
     "cli/compare": {"diffusers", "transformers"},
 }
 
-MAX_LINES = 450
+MAX_LINES = 400
 
 
 def project() -> dict[str, dict]:

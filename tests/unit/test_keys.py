@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sd_scratch.checkpoints import keys
-from sd_scratch.checkpoints.scheduler_json import SCHEDULERS
+from sd_scratch.checkpoints.scheduler_classes import SCHEDULERS
 from sd_scratch.json_file import Fields
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

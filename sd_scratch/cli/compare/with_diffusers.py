@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.checkpoints.model_json import model_json, scheduler_json
-from sd_scratch.checkpoints.scheduler_json import SCHEDULERS
+from sd_scratch.checkpoints.scheduler_classes import SCHEDULERS
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
