@@ -9,6 +9,7 @@ const part = (name) => import(pathToFileURL(`${code}/${name}.js`).href);
 const { MersenneTwister } = await part("random");
 const { Tokenizer } = await part("tokenizer");
 const { ladder } = await part("sampler");
+const { readEdits } = await part("edits");
 const { TabEngine } = await part("engine");
 
 async function fetcher(path) {
@@ -32,6 +33,17 @@ if (wishes.seeds) {
   answers.noise = wishes.seeds.map(([seed, count]) => Array.from(new MersenneTwister(BigInt(seed)).normal(count)));
 }
 if (wishes.steps) answers.ladders = wishes.steps.map((steps) => ladder(manifest, steps));
+if (wishes.edits) {
+  const encodings = { cond: tokenizer.encode("a large red star"), uncond: tokenizer.encode("") };
+  answers.edits = wishes.edits.map((edit) => {
+    try {
+      readEdits([edit], encodings, manifest.factors.layers);
+      return "";
+    } catch (error) {
+      return error.message;
+    }
+  });
+}
 if (wishes.runs) {
   const ort = await import(pathToFileURL(`${runtime}/ort.wasm.min.mjs`).href);
   ort.env.wasm.numThreads = 1;
@@ -42,6 +54,8 @@ if (wishes.runs) {
   for (const settings of wishes.runs) {
     const seen = [];
     const began = performance.now();
+    const encodings = { cond: tokenizer.encode(settings.prompt), uncond: tokenizer.encode(settings.negative ?? "") };
+    settings.edits = readEdits(settings.edits ?? [], encodings, manifest.factors.layers);
     const latent = await engine.run(settings, (told) => {
       const tensors = Object.entries(told.tensors).map(([name, { data, shape }]) => [name, { data: Array.from(data), shape }]);
       seen.push({ t: told.t, tensors: Object.fromEntries(tensors) });

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 
 import sd_scratch as sd
 from sd_scratch.diffusion.noise import NoiseSource
+from sd_scratch.json_file import Fields
+from sd_scratch.page.edits import read_edit
 
 NODE = shutil.which("node")
 TAB = Path(sd.__file__).parent / "page" / "static" / "tab"
@@ -105,26 +108,73 @@ def test_other_samplers_are_the_same(ask, model: sd.StableDiffusion, sampler: st
 def test_a_picture_in_the_tab_is_the_picture(ask, model: sd.StableDiffusion) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.probs"
     wish = {"prompt": PROMPT, "seed": 7, "steps": 8, "guidance": 4.0, "tensors": [name]}
-    words = model.prompt(PROMPT).word("red").positions
-    edited = {**wish, "edits": {"words": [{"positions": list(words), "factor": 0.0}]}}
-    plain, without = ask(runs=[wish, edited])["runs"]
-
-    def ours(**edits: Any) -> np.ndarray:
-        noise = model.noise(7)
-        image = model.generate(PROMPT, noise, sampler="ddim", steps=8, guidance=4.0)
-        return np.asarray(image.to_pil()[0], dtype=int)
-
-    picture = ours()
+    (plain,) = ask(runs=[wish])["runs"]
+    image = model.generate(PROMPT, model.noise(7), sampler="ddim", steps=8, guidance=4.0)
+    picture = np.asarray(image.to_pil()[0], dtype=int)
     theirs = np.array(plain["pixels"]).reshape(64, 64, 4)[..., :3]
     within = (np.abs(theirs - picture) <= 2).mean()
     assert within >= 0.99
-    with model.edit("unet.*.attn2.probs", sd.edits.reweight({"red": 0.0}), branch="cond"):
-        picture = ours()
-    other = np.array(without["pixels"]).reshape(64, 64, 4)[..., :3]
-    assert (np.abs(other - picture) <= 2).mean() >= 0.99
-    assert (np.abs(other - theirs) > 2).mean() > 0.02  # the word was of some use
     kept = plain["seen"][0]["tensors"][name]
     assert kept["shape"][0] == 2 and len(plain["seen"]) == 8
     assert (
         torch.tensor(kept["data"]).reshape(kept["shape"]).sum(-1).allclose(torch.ones(1), atol=1e-3)
     )
+
+
+PROBS, CONTEXT = "unet.*.attn2.probs", "text.context"
+LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.z"
+EDITS: list[list[dict[str, Any]]] = [  # those of one run
+    [
+        {"tensors": PROBS, "edit": "reweight", "words": ["red", "star"], "factors": [0, 2]},
+        {"tensors": "unet.up_*.attn2.probs", "edit": "scale", "factor": 1.5, "branch": "uncond"},
+        {"tensors": CONTEXT, "edit": "scale_word", "word": "blue", "factor": 2, "origin": "empty"},
+    ],
+    [
+        {"tensors": LAYER, "edit": "ablate", "heads": [0, 2]},
+        {"tensors": "unet.*.attn2.z", "edit": "set", "value": 0, "steps": [3, 3]},
+        {"tensors": PROBS, "edit": "ablate", "words": ["large"], "steps": [0, 1]},
+        {"tensors": CONTEXT, "edit": "add", "value": 0.1, "branch": "cond"},
+    ],
+    [
+        {"tensors": CONTEXT, "edit": "scale_word", "word": "red", "factor": 0.3},
+        {"tensors": CONTEXT, "edit": "ablate", "words": ["star"]},
+        {"tensors": CONTEXT, "edit": "scale", "factor": 0.9},
+    ],
+]
+
+
+def test_edits_do_in_the_tab_what_they_do_in_python(ask, model: sd.StableDiffusion) -> None:
+    wish = {"prompt": PROMPT, "seed": 7, "steps": 4, "guidance": 4.0}
+    plain, *runs = ask(runs=[wish, *({**wish, "edits": edits} for edits in EDITS)])["runs"]
+    for edits, made in zip(EDITS, runs, strict=True):
+        with ExitStack() as stack:
+            for each in edits:
+                edit = read_edit(Fields(dict(each), "edit"))
+                calls = slice(edit.steps[0], edit.steps[1] + 1) if edit.steps else None
+                where = {"calls": calls, "branch": edit.branch}
+                stack.enter_context(model.edit(edit.tensors, edit.edit, **where))
+            image = model.generate(PROMPT, model.noise(7), sampler="ddim", steps=4, guidance=4.0)
+        ours = np.asarray(image.to_pil()[0], dtype=int)
+        theirs, bare = (
+            np.array(each["pixels"]).reshape(64, 64, 4)[..., :3] for each in (made, plain)
+        )
+        assert (np.abs(theirs - ours) <= 2).mean() >= 0.99, edits
+        assert (np.abs(theirs - bare) > 2).mean() > 0.02, edits
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        ({"tensors": "unet.h", "edit": "scale", "factor": 2}, "sd-scratch page"),
+        ({"tensors": "unet.*", "edit": "scale", "factor": 2}, "sd-scratch page"),
+        ({"tensors": PROBS, "edit": "add", "value": 2}, "multiplies"),
+        ({"tensors": LAYER, "edit": "ablate", "words": ["red"]}, "attn2.probs"),
+        ({"tensors": PROBS, "edit": "ablate", "heads": [0], "by": "mean"}, "by"),
+        ({"tensors": PROBS, "edit": "reweight", "words": ["cat"], "factors": [1]}, "no word"),
+        ({"tensors": CONTEXT, "edit": "scale", "factor": 2, "steps": [0, 1]}, "once"),
+        ({"tensors": PROBS, "edit": "swap", "first": "red", "second": "star"}, "no edit"),
+    ],
+)
+def test_what_the_tab_cannot_edit_is_said(ask, edit: dict[str, Any], part: str) -> None:
+    (answer,) = ask(edits=[edit])["edits"]
+    assert part in answer

@@ -90,6 +90,15 @@ def test_the_picture_is_that_of_the_command_line(page: Any) -> None:
     assert near(page, np.asarray(picture.to_pil()[0]))
     page.get_by_role("button", name="Undo").click()
     assert made(page, changed) == before
+    page.select_option("#what-of", "vector")
+    page.locator("#words input").nth(2).focus()
+    page.keyboard.press("Home")
+    changed = made(page, before)
+    with model.edit("text.context", sd.edits.scale_word("red", -1.0)):
+        (picture,) = model.run(recipe)
+    assert near(page, np.asarray(picture.to_pil()[0]))
+    page.get_by_role("button", name="Undo").click()
+    assert made(page, changed) == before
 
     page.locator("#plane .handle").wait_for()
     page.locator("#pad").focus()

@@ -159,7 +159,7 @@ export class Change {
       add: ["Number", "0.1"],
       set: ["Number", "0"],
       ablate: ["Heads or channels, such as head 0 2", ""],
-      swap: ["Two words", this.words.slice(0, 2).map(([text]) => text).join(" "), CONTEXT],
+      swap: ["Two words", this.words.slice(0, 2).map(([text]) => text).join(" "), PROBS],
       reweight: ["Word and factor", "red 0", PROBS],
     }[kind];
     $("edit-number-label").textContent = label;

@@ -333,6 +333,7 @@ function start(head) {
   $("sampler").replaceChildren(...head.samplers.map((name) => new Option(name, name, name === defaults.sampler, name === defaults.sampler)));
   $("schedule").append(...head.schedules.map((name) => new Option(name, name)));
   $("example").append(...head.examples.map((text) => new Option(text, text)));
+  if (inTab) $("edit-tensors").value = "unet.*.attn2.probs";
   for (const option of [...$("edit-kind").options]) if (!(option.value in head.edits)) option.remove();
   loras.offer(head.loras);
   begin.offer(limits, defaults.width, head.needs);

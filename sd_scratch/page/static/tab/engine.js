@@ -1,5 +1,6 @@
 // A picture from a sentence, in the tab: the exported graphs, run by onnxruntime.
 
+import { edited, factorsAt } from "./edits.js";
 import { MersenneTwister } from "./random.js";
 import { guide, interpret, ladder, noiseScale, step } from "./sampler.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -14,6 +15,7 @@ export class TabEngine {
     const answer = await fetcher(`${folder}/manifest.json`);
     if (!answer.ok) throw new Error(`there is no model at ${folder}`);
     engine.manifest = await answer.json();
+    for (const part of ["text_encoder", "unet", "decoder"]) if (!engine.manifest.graphs?.[part]) throw new Error(`the model has no ${part.replace("_", " ")}`);
     engine.tokenizer = await Tokenizer.load(`${folder}/tokenizer`, engine.manifest.tokens, fetcher);
     engine.sessions = {};
     for (const [name, graph] of Object.entries(engine.manifest.graphs)) {
@@ -55,35 +57,15 @@ export class TabEngine {
     return new MersenneTwister(seed).normal(this.latentShape.reduce((a, b) => a * b, 1));
   }
 
-  // Factors of cross-attention [2, layers, heads, tokens]: `words` are {positions, factor} of the prompt,
-  // `heads` are {layer, head, factor}; the branch without the prompt keeps its own.
-  factors({ words = [], heads = [] } = {}) {
-    const row = this.manifest.graphs.unet.inputs.find((input) => input.name === "factors");
-    const [, layers, most, tokens] = row.shape;
-    const values = new Float32Array(2 * layers * most * tokens).fill(1);
-    const cond = layers * most * tokens;
-    for (let layer = 0; layer < layers; layer++) {
-      for (let head = 0; head < most; head++) {
-        const at = cond + (layer * most + head) * tokens;
-        for (const { positions, factor } of words) {
-          for (const place of positions) values[at + place] *= factor;
-        }
-        for (const edit of heads) {
-          if (edit.layer !== layer || edit.head !== head) continue;
-          for (let place = 0; place < tokens; place++) values[at + place] *= edit.factor;
-        }
-      }
-    }
-    return values;
-  }
-
-  // All steps of a picture. `settings`: prompt or context, negative, seed, steps, sampler, guidance, edits, and the
-  // names of `tensors` to keep. `onStep` is told {index, total, t, x0, latent, tensors}; `signal` ends it.
+  // All steps of a picture. `settings`: prompt or context, negative, seed, steps, sampler, guidance, edits as
+  // `readEdits` makes them, and the names of `tensors` to keep. `onStep` is told {index, total, t, x0, latent, tensors}; `signal` ends it.
   async run(settings, onStep = () => {}, signal = null) {
     const { manifest } = this;
     const { seed = 0, guidance = manifest.guidance, steps = manifest.steps, sampler = "ddim", tensors = [] } = settings;
-    const context = settings.context ?? (await this.context(settings.prompt ?? "", settings.negative));
-    const factors = this.factors(settings.edits);
+    const { attention, context: changes } = settings.edits ?? { attention: [], context: [] };
+    const plain = settings.context ?? (await this.context(settings.prompt ?? "", settings.negative));
+    const context = edited(plain, changes.length ? await this.context("", "") : plain, changes, manifest.tokens);
+    const { shape } = manifest.graphs.unet.inputs.find((input) => input.name === "factors");
     const rungs = ladder(manifest, steps, sampler), scale = noiseScale(manifest, rungs, sampler);
     let latent = this.noise(seed).map((x) => scale * x), before = null;
     for (const [index, rung] of rungs.entries()) {
@@ -91,7 +73,7 @@ export class TabEngine {
       const both = new Float32Array(2 * latent.length);
       both.set(latent);
       both.set(latent, latent.length);
-      const t = Float32Array.of(rung.t, rung.t);
+      const t = Float32Array.of(rung.t, rung.t), factors = factorsAt(attention, index, shape);
       const made = await this.graph("unet", { x_t: both, t, context, factors }, ["pred", ...tensors]);
       const answer = guide(made.pred.data, guidance);
       const read = interpret(manifest.prediction_type, answer, latent, rung.alphaBar);

@@ -1,18 +1,18 @@
 // The engine in the tab, behind the messages of docs/page.md: the newest wish of each kind wins.
 
 import { Cancelled, TabEngine } from "./engine.js";
+import { EDITS, readEdits } from "./edits.js";
 import { Plane } from "./plane.js";
 import { withTexts } from "./png.js";
 import { SAMPLERS } from "./sampler.js";
 import { statistics, view } from "./views.js";
 
-const PROBS = "unet.*.attn2.probs";
 const LIMITS = { text: 2000, steps: 150, edits: 32, places: 16, guidance: 1000, seed: 2 ** 32 - 1 };
 const RECIPE = ["prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "width", "height"];
 const EXAMPLES = ["a medium yellow triangle to the left of a small blue ring on a white background", "a large red star on a blue background", "a small green circle above a large purple square on a white background"];
 const LANDMARKS = ["a large red circle on a white background", "a large blue circle on a white background", "a large red star on a white background", "a large blue star on a white background"];
 
-const LACKS = `This page runs in the tab. It has the samplers ${SAMPLERS.join(", ")}, one size, and as edits the words and heads of cross-attention; sd-scratch page has also the other samplers and spacings, weights in brackets, edits of every tensor, a picture to begin with, masks and LoRAs, the oracle's reading and masks, the line of source, and tensors to save.`;
+const LACKS = `This page runs in the tab. It has the samplers ${SAMPLERS.join(", ")}, one size, and edits of words, of the text's vectors and of cross-attention; sd-scratch page has also the other samplers and spacings, weights in brackets, edits of every tensor, a picture to begin with, masks and LoRAs, the oracle's reading and masks, the line of source, and tensors to save.`;
 
 let engine = null, last = null, running = null, busy = false;
 const waiting = new Map(), planes = new Map();
@@ -92,29 +92,8 @@ function settingsOf({ recipe, edits = [], place = null }) {
     guidance,
   };
   const encoding = engine.tokenizer.encode(place ? place.prompts[0] : settings.prompt);
-  return { ...settings, place, encoding, edits: editsOf(edits, encoding) };
-}
-
-// Edits as factors of cross-attention, the only ones that the graphs take.
-function editsOf(edits, encoding) {
-  const words = [], heads = [];
-  for (const edit of edits) {
-    const layer = engine.manifest.factors.layers.indexOf(edit.tensors?.replace(/\.z$/, ""));
-    if (edit.steps || edit.branch || edit.channels || edit.renormalise) refuse("edits of some steps, one branch or some channels need sd-scratch page");
-    if (edit.edit === "reweight" && edit.tensors === PROBS) {
-      edit.words.forEach((word, i) => words.push({ positions: find(encoding, word), factor: edit.factors[i] }));
-    } else if (edit.edit === "ablate" && edit.heads && layer >= 0) {
-      for (const head of edit.heads) heads.push({ layer, head, factor: 0 });
-    } else refuse("the engine in the tab weighs words of cross-attention and switches its heads - other edits need sd-scratch page");
-  }
-  return { words, heads };
-}
-
-function find({ words }, key) {
-  const [text, nth] = Array.isArray(key) ? key : [key, 1];
-  const found = words.filter((word) => word.text.toLowerCase() === String(text).toLowerCase());
-  if (found.length < nth) refuse(`no word '${text}' in the prompt`);
-  return found[nth - 1].positions;
+  const encodings = { cond: encoding, uncond: engine.tokenizer.encode(settings.negative) };
+  return { ...settings, place, encoding, edits: readEdits(edits, encodings, manifest.factors.layers) };
 }
 
 async function planeOf(prompts) {
@@ -232,11 +211,11 @@ async function start() {
     samplers: SAMPLERS,
     lacks: LACKS,
     schedules: [],
-    edits: { reweight: ["words", "factors"], ablate: ["heads"] },
+    edits: EDITS,
     limits: { ...LIMITS, side: manifest.width, cell: manifest.width },
     examples: EXAMPLES,
     landmarks: LANDMARKS,
-    tensors: manifest.tensors.map((row) => ({ ...row, editable: row.name.endsWith("attn2.probs"), stepwise: true, branched: true })),
+    tensors: manifest.tensors.map((row) => ({ ...row, editable: /attn2\.(probs|z)$/.test(row.name), stepwise: true, branched: true })),
   });
   work();
 }
