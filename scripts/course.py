@@ -2,6 +2,7 @@
 """The course in docs/course: runs its pages, and makes what hangs on them.
 
 .venv/bin/python scripts/course.py run 03            a page, its blocks from top to bottom
+.venv/bin/python scripts/course.py step 03           a page block by block, with room to type in between
 .venv/bin/python scripts/course.py outputs [03]      write into the pages what their blocks print, and make their figures
 .venv/bin/python scripts/course.py full 13           a page's long training; stores what was learnt
 .venv/bin/python scripts/course.py notebooks FOLDER  a notebook of each page (extra: course)
@@ -27,6 +28,7 @@ from course_pages import (
     pages,
     results_of,
     run_page,
+    step_page,
     with_outputs,
 )
 
@@ -36,10 +38,30 @@ def chosen(number: str | None) -> list[Path]:
     return pages() if number is None else [find_page(number)]
 
 
-def _run(number: str | None) -> None:
+def _one(number: str | None) -> Path:
     if number is None:
         raise CourseError("which page? - give its number")
-    run_page(find_page(number))
+    return find_page(number)
+
+
+def _run(number: str | None) -> None:
+    with _pictures():
+        run_page(_one(number))
+
+
+def _step(number: str | None) -> None:
+    with _pictures():
+        step_page(_one(number))
+
+
+@contextmanager
+def _pictures() -> Iterator[None]:
+    """A folder of its own for what blocks save; says at the end where that lies."""
+    folder = ROOT / "out" / "course"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    yield
+    print(f"what the blocks saved lies in {folder.relative_to(ROOT)}/", file=sys.stderr)
 
 
 def _outputs(number: str | None) -> None:
@@ -48,9 +70,7 @@ def _outputs(number: str | None) -> None:
 
 
 def _full(number: str | None) -> None:
-    if number is None:
-        raise CourseError("which page? - give its number")
-    page = find_page(number)
+    page = _one(number)
     if not results_of(page):
         raise CourseError(f"{page.name} stores nothing: `run` runs it")
     _in_a_folder(page, full=True)
@@ -109,6 +129,7 @@ def _extra() -> Iterator[None]:
 
 TASKS = {
     "run": _run,
+    "step": _step,
     "outputs": _outputs,
     "full": _full,
     "notebooks": _notebooks,

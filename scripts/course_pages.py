@@ -12,6 +12,7 @@ import inspect
 import io
 import re
 import textwrap
+from code import InteractiveConsole
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def run_page(page: Path, full: bool = False) -> list[str]:
-    """Run a page's blocks in the current folder; what each of them printed, which is printed too.
+    """Run a page's blocks in the current folder; what each of them printed, which is printed, too.
 
     An error names the page and the block's line. With `full`, the numbers behind `# full:` are taken, and the
     page ends as soon as the results that it stores are written."""
@@ -87,16 +88,53 @@ def run_page(page: Path, full: bool = False) -> list[str]:
         source = FULL.sub(r"\1\3\2\3", block.source) if full else block.source
         heard = io.StringIO()
         with contextlib.redirect_stdout(heard):
-            try:
-                exec(compile("\n" * (block.line - 1) + source, str(page), "exec"), space)
-            except Exception as error:
-                where = f"{page.name}, the block at line {block.line}"
-                raise CourseError(f"{where}: {type(error).__name__}: {error}") from error
+            _execute(page, block.line, source, space)
         printed.append(tidy(heard.getvalue()))
         print(heard.getvalue(), end="", flush=True)
         if full and all(Path(name).exists() for name in results_of(page)):
             break
     return printed
+
+
+def _execute(page: Path, line: int, source: str, space: dict[str, object]) -> None:
+    try:
+        exec(compile("\n" * (line - 1) + source, str(page), "exec"), space)
+    except Exception as error:
+        where = f"{page.name}, the block at line {line}"
+        raise CourseError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def step_page(page: Path) -> None:
+    """Show a page's blocks one after the other and run each when Enter is pressed. Before that, and once all
+    have run, what is typed is Python with all that the blocks have made; the end of the input ends it."""
+    space: dict[str, object] = {"__name__": page.stem}
+    console = InteractiveConsole(space)
+    print("Enter runs the block shown. Anything else is Python, run at once. Ctrl-D ends.")
+    for block in blocks(page.read_text(encoding="utf-8")):
+        print(f"\n{page.name}, line {block.line}\n\n{textwrap.indent(block.source, '    ')}")
+        if not _typed(console):
+            return
+        try:
+            _execute(page, block.line, block.source, space)
+        except CourseError as error:
+            print(f"error: {error}")
+    print("\nThat was the last block.")
+    while _typed(console):
+        pass
+
+
+def _typed(console: InteractiveConsole) -> bool:
+    """Run what is typed, up to an empty line; whether that came, and not the end of the input."""
+    more = False
+    while True:
+        try:
+            line = console.raw_input("... " if more else ">>> ")
+        except EOFError:
+            print()
+            return False
+        if not line and not more:
+            return True
+        more = console.push(line)
 
 
 def tidy(text: str) -> str:

@@ -1,6 +1,7 @@
 """The course: its pages run as they are printed, its links and figures are there, and no page uses a word of the
 glossary before the page that introduces it."""
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -41,6 +42,17 @@ def test_a_block_that_fails_says_which_page_and_line(tmp_path):
     page.write_text("A page.\n\n```python\nx = 1\n```\n\n   ```python\n   x / 0\n   ```\n")
     with pytest.raises(course.CourseError, match=r"99-wrong.md, the block at line 8: ZeroDiv"):
         course.run_page(page)
+
+
+def test_a_page_is_gone_through_block_by_block(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "97-slow.md"
+    page.write_text("```python\nx = 2\n```\n\ntext\n\n```python\nprint('x is', x)\n```\n")
+    typed = io.StringIO("\nx = 5\nif x:\n    x += 1\n\n\nprint(10 * x)\n")
+    monkeypatch.setattr("sys.stdin", typed)
+    course.step_page(page)
+    told = capsys.readouterr().out
+    assert "97-slow.md, line 2" in told and "    x = 2" in told
+    assert told.index("x is 6") < told.index("last block") < told.index("60")
 
 
 def test_outputs_are_written_behind_their_blocks_and_replaced():
