@@ -41,6 +41,7 @@ SAME = (
     *("schedule", "tiling", "strength_steps", "hires_strength", "hires_steps", "guidance_rescale"),
     *("fast", "width", "height", "clip_skip", "text_cleaning", "dtype", "model", "prediction"),
 )
+SAID = ("seed", "steps", "sampler")  # without which no picture comes again
 SPREAD = {"a1111": a1111_schedule, "comfy": comfy_schedule}  # their names of schedules
 HIRES = 2.0  # scale of a second pass
 LONGEST_LIST = 1000  # characters of a list of settings
@@ -104,6 +105,10 @@ def _begun(args: argparse.Namespace) -> Recipe:
         return Recipe(prompt="")
     if init_noise is None:
         recipe = _recipe_in(args.from_image, args.model)
+        if silent := [
+            name for name in SAID if None is getattr(recipe, name) is getattr(args, name)
+        ]:
+            log.warning(f"{args.from_image} does not say its {', '.join(silent)}: it will differ")
         if recipe.init_noise is not None:
             raise UsageError(
                 f"{args.from_image} began with the noise of {recipe.init_noise} - a picture cannot choose a"

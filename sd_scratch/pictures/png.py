@@ -46,7 +46,9 @@ def read_texts(path: Path, wanted: Collection[str]) -> tuple[dict[str, str], set
     others: set[str] = set()
     with open_file(path, FILE_LIMIT) as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
-            raise UsageError(f"{path} - not a PNG file - only those hold settings")
+            raise UsageError(
+                f"{path} - not a PNG file, and no JPEG or WebP file with settings in it"
+            )
         room = TEXT_LIMIT * len(wanted)
         for kind, length in _chunks(file, path):
             if kind not in TEXTS:

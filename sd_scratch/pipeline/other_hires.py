@@ -62,7 +62,7 @@ def hires_of_a1111(
         return settings
     for key, (other, ours) in SHARED.items():
         said = {**line.left, "Prompt": prompt, "Negative prompt": negative}.get(other)
-        if line.left.get(key, "").strip('"').replace("\\n", "\n") == said:
+        if line.left.get(key) == said:
             line.take(key)
         line.why[key] = f"both passes have one {ours} here"
     for key in [key for key, value in line.left.items() if value.startswith("Use same")]:

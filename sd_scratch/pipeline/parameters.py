@@ -5,15 +5,17 @@ Text from strangers: every value's type and range is checked.
 
 from typing import Any
 
-from sd_scratch.diffusion.sampler_names import a1111_schedule, find_sampler
+from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, SEED, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, SEED, STEPS, are_digits
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
 from sd_scratch.pipeline.other_hires import hires_of_a1111
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
 from sd_scratch.pipeline.settings import Option
 from sd_scratch.pipeline.settings_line import SettingsLine
+from sd_scratch.text.chunks import changes_in
+from sd_scratch.text.syntax import SYNTAXES
 
 RNG_NAMES = {
     "CPU": "cpu",
@@ -41,6 +43,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
     prompt, negative = prompt.strip(), negative.strip()
     settings = _Settings(lines[starts[-1]], where)
 
+    settings.old_changes(prompt, negative)
     passes = settings.passes(prompt, negative)
     sampler, options, spacing = settings.sampler()
     try:
@@ -64,6 +67,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         model_hash=settings.take("Model hash"),
         vae=settings.vae(),
         loras=loras or None,
+        zero_snr=settings.zero_snr(),
         tiling="xy" if settings.take("Tiling") == "True" else None,
         **passes,
         embeddings=embeddings_in(settings.take("TI hashes") or "") or None,
@@ -75,7 +79,9 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
     )
     for key in ("Version", "Hashes", "SDCPP"):  # what these say stands elsewhere, too
         settings.take(key)
-    return recipe, settings.unread()
+    behind = " ".join(lines[starts[-1] + 1 :]).strip()
+    more = (f"what stands behind the settings ({behind[:40]})",) if behind else ()
+    return recipe, (*settings.unread(), *more)
 
 
 class _Settings(SettingsLine):
@@ -108,7 +114,35 @@ class _Settings(SettingsLine):
         if schedule != "":
             self.take("Schedule type")
         self.why["Schedule type"] = f"{spacing[:40]} is not here"
+        if not self.was_written_by("sd_scratch"):
+            options |= self._of_a1111(name, written)
         return name, options, schedule or None
+
+    def _of_a1111(self, name: str, written: str) -> dict[str, Option]:
+        """The options that A1111 sets for a sampler; what it does otherwise is kept and said."""
+        steps = self.left.get("Steps", "")
+        if name in BROWNIAN:
+            self.keep("Sampler", written, "its noise is another stream's there")
+        if name in ("ddim", "pndm") and (self.version or (0, 0)) >= (1, 6) and are_digits(steps):
+            taken = -(-1000 // max(1000 // max(int(steps), 1), 1)) - 1
+            self.keep("Sampler", written, f"since 1.6 it ends before t = 1 there, in {taken} steps")
+        if name != "unipc":
+            return {}
+        self.keep("Sampler", written, "its timesteps are spread otherwise there")
+        order = self.integer("UniPC order", 1, 3) or 3
+        return {"order": order, "variant": self.take("UniPC variant") or "bh1"}
+
+    def zero_snr(self) -> bool | None:
+        if self.left.get("Noise Schedule") != "Zero Terminal SNR":
+            return None
+        self.take("Noise Schedule")
+        return True
+
+    def old_changes(self, prompt: str, negative: str) -> None:
+        """Say where [a:b:0.5] stood for something else: before 1.6 the second pass began anew."""
+        changing = any(changes_in(text, SYNTAXES[0]) for text in (prompt, negative))
+        if changing and (self.version or (9, 9)) < (1, 6) and "Hires upscale" in self.left:
+            self.keep("Prompt", "", "before 1.6 its changes began anew in the second pass")
 
     def passes(self, prompt: str, negative: str) -> dict[str, Any]:
         """The size, and what there was of a second pass, or of a picture to begin with."""

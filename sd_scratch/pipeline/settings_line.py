@@ -3,6 +3,9 @@
 Text from strangers: every value's type and range is checked as it is taken out.
 """
 
+import contextlib
+import json
+import re
 from typing import NoReturn
 
 from sd_scratch.errors import ScratchError
@@ -11,7 +14,9 @@ from sd_scratch.limits import SIDE, read_integer, read_number
 # Why settings whose names begin so are not repeated.
 WHY = {
     "ADetailer": "no part of a finished picture is found and painted again here",
+    "Civitai": "a picture chooses no file",
     "ControlNet": "a picture chooses no file",
+    "Hypernet": "there are no hypernetworks here",
     "Inpaint": "a picture chooses no mask",
     "Mask": "a picture chooses no mask",
     "Refiner": "one model makes a picture here",
@@ -40,6 +45,12 @@ class SettingsLine:
 
     def was_written_by(self, tool: str) -> bool:
         return self.left.get("Version", "").startswith(tool)
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """A1111's, which begins with a v since 1.3; None for other tools."""
+        found = re.match(r"v(\d+)\.(\d+)", self.left.get("Version", ""))
+        return None if found is None else (int(found[1]), int(found[2]))
 
     def integer(self, key: str, low: int, high: int) -> int | None:
         value = self.take(key)
@@ -81,24 +92,36 @@ class SettingsLine:
         raise ScratchError(f"{self.where} - '{key}' must be {expected}, found {text[:40]!r}")
 
 
-def _split(line: str) -> dict[str, str]:
+def _split(line: str, nested: bool = True) -> dict[str, str]:
     """``Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"`` to a table; the first of a name wins.
-    What stands between quotes or braces is one value."""
+    What stands between quotes is one value, and so is what stands between braces and brackets, where they close."""
     parts, start, quoted, depth = [], 0, False, 0
     for i, char in enumerate(line):
         if char == '"' and line[i - 1 : i] != "\\":
             quoted = not quoted
         elif quoted:
             continue
-        elif char == "{" or (char == "}" and depth):
-            depth += 1 if char == "{" else -1
+        elif nested and char in "{[":
+            depth += 1
+        elif nested and char in "}]":
+            depth = max(depth - 1, 0)
         elif char == "," and not depth:
             parts.append(line[start:i])
             start = i + 1
+    if depth:
+        return _split(line, nested=False)
     parts.append(line[start:])
     settings: dict[str, str] = {}
     for part in parts:
         key, _, value = part.partition(":")
         if value.strip():
-            settings.setdefault(key.strip(), value.strip())
+            settings.setdefault(key.strip(), _unquoted(value.strip()))
     return settings
+
+
+def _unquoted(value: str) -> str:
+    """A value that A1111 quoted for its commas, colons or line ends."""
+    with contextlib.suppress(ValueError):
+        text = json.loads(value) if value.startswith('"') else value
+        return text if isinstance(text, str) else value
+    return value

@@ -11,11 +11,21 @@ from sd_scratch.errors import ScratchError, log
 from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_size, read_texts
 from sd_scratch.pipeline.comfy_graph import COMFY, recipe_from_comfy
+from sd_scratch.pipeline.dialects import speak
 from sd_scratch.pipeline.invoke_metadata import INVOKE, recipe_from_invoke
 from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 OWN, A1111 = "sd_scratch", "parameters"  # keywords
+TOOLS = {  # by keywords of their texts
+    "sd-metadata": "InvokeAI before version 3",
+    "Dream": "InvokeAI before version 3",
+    "fooocus_scheme": "Fooocus",
+    "num_inference_steps": "Easy Diffusion",
+    "XML:com.adobe.xmp": "Draw Things or another",
+    "Comment": "NovelAI or another",
+    A1111: "SwarmUI or another",
+}
 
 
 def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
@@ -29,7 +39,7 @@ def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
 
 def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe in a PNG file, this package's own text before AUTOMATIC1111's, ComfyUI's and
-    InvokeAI's; or in a JPEG or WebP file, as AUTOMATIC1111 writes it.
+    InvokeAI's; or in a JPEG or WebP file, as AUTOMATIC1111 and ComfyUI write it.
 
     Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
     sizes are limited, every value is checked, and nothing that it names is opened.
@@ -37,24 +47,47 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
     Raises:
         ScratchError: no PNG file, a damaged one, or one without a recipe.
     """
+    where = str(path)
     if comment := read_comment(path):  # of a JPEG or WebP file
-        return recipe_from_parameters(comment, str(path))
+        read = recipe_from_comfy if comment.startswith("{") else recipe_from_parameters
+        return read(comment, where)
     texts, others = read_texts(path, (OWN, A1111))
     if OWN in texts:
-        return recipe_from_json(texts[OWN], str(path)), ()
-    if A1111 in texts:
-        return recipe_from_parameters(texts[A1111], str(path))
+        return recipe_from_json(texts[OWN], where), ()
+    if A1111 in texts and "{" not in texts[A1111][:1]:
+        return _by_a1111_s_text(texts[A1111], path, others)
     more, _ = read_texts(path, (COMFY, INVOKE)) if others & {COMFY, INVOKE} else ({}, others)
     if INVOKE in more:
-        return recipe_from_invoke(more[INVOKE], str(path), read_size(path))
-    if COMFY in more:
-        return recipe_from_comfy(more[COMFY], str(path))
+        return recipe_from_invoke(more[INVOKE], where, read_size(path))
+    if more.get(COMFY, "").startswith("{"):
+        return recipe_from_comfy(more[COMFY], where)
     if "workflow" in others:
         raise ScratchError(
             f"{path} - holds a graph of ComfyUI's (its texts {', '.join(sorted(others))[:80]}), which"
             " cannot be repeated here - give the prompt and settings themselves"
         )
-    raise ScratchError(
-        f"{path} - holds no prompt and settings - it was edited, or saved without them - "
-        "give the prompt and settings themselves"
+    named = sorted({*texts, *others})
+    tool = next((f", of {TOOLS[key]}" for key in TOOLS if key in named), "")
+    why = (
+        f"its texts are {', '.join(named)[:80]}{tool}"
+        if named
+        else "it was edited, or saved without them"
     )
+    raise ScratchError(
+        f"{path} - holds no prompt and settings that are read here: {why} - give the prompt and settings themselves"
+    )
+
+
+def _by_a1111_s_text(text: str, path: Path, others: set[str]) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe in A1111's text, which nodes of ComfyUI's write beside its graph, too: then by the graph, where
+    that can be read."""
+    if COMFY not in others:
+        return recipe_from_parameters(text, str(path))
+    try:
+        return recipe_from_comfy(read_texts(path, (COMFY,))[0][COMFY], str(path))
+    except ScratchError:
+        recipe, left = recipe_from_parameters(text, str(path))
+        graph = (
+            "ComfyUI's graph beside them (not a plain chain: what stands in it alone is left out)"
+        )
+        return speak(recipe, "comfy"), (*left, graph)

@@ -526,12 +526,103 @@ def test_pages_name_flags_and_files_that_are_there(name: str) -> None:
         assert (DOCS / path).exists(), path
 
 
+A1111_TEXTS = {  # a line of settings, what of it is in the recipe, what is said
+    "Sampler: DDIM, Version: v1.10.1": (
+        {"sampler": "ddim"},
+        ("Sampler (since 1.6 it ends before t = 1 there, in 19 steps)",),
+    ),
+    "Sampler: DDIM, Version: v1.5.2": ({"sampler": "ddim"}, ()),
+    "Sampler: DPM++ SDE Karras": (
+        {"sampler": "dpmpp_sde", "schedule": "karras+all"},
+        ("Sampler (its noise is another stream's there)",),
+    ),
+    "Sampler: UniPC, UniPC order: 2": (
+        {"sampler": "unipc", "sampler_options": {"order": 2, "variant": "bh1"}},
+        ("Sampler (its timesteps are spread otherwise there)",),
+    ),
+    "Sampler: Euler, Schedule type: Simple": ({"schedule": "simple"}, ()),
+    "Sampler: Euler, Noise Schedule: Zero Terminal SNR": ({"zero_snr": True}, ()),
+    'Sampler: Euler, Model: "a, b: \\"c\\"", VAE: x': ({"model": 'a, b: "c"', "vae": "x"}, ()),
+    'Sampler: Euler, Civitai resources: [{"type":"lora","weight":1},{"a":2}], Model: m': (
+        {"model": "m"},
+        ("Civitai (a picture chooses no file)",),
+    ),
+    "Sampler: Euler, Odd: [a, Model: m": ({"model": "m"}, ("Odd",)),
+    "Sampler: Euler, Hypernet: anime(abc), Hypernet strength: 0.7": (
+        {},
+        ("Hypernet (there are no hypernetworks here)",),
+    ),
+    "Sampler: Euler\nTemplate: {a|b}": ({}, ("what stands behind the settings (Template: {a|b})",)),
+    "Sampler: Euler, Hires upscale: 2, Denoising strength: 0.5, Version: v1.5.2": (
+        {"hires_scale": 2.0},
+        ("Prompt (before 1.6 its changes began anew in the second pass)",),
+    ),
+    "Sampler: Euler, Hires upscale: 2, Denoising strength: 0.5, Version: v1.6.0": (
+        {"hires_scale": 2.0},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("line", A1111_TEXTS)
+def test_odd_lines_of_a1111_s(line: str) -> None:
+    wanted, said = A1111_TEXTS[line]
+    recipe, left = recipe_from_parameters(
+        f"[a:b:0.5]\nSteps: 20, Size: 64x64, Seed: 1, {line}", "x"
+    )
+    assert {key: getattr(recipe, key) for key in wanted} == wanted
+    assert left == said
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"Comment": "{}", "Software": "NovelAI"}, "texts are Comment, Software, of NovelAI"),
+        ({"parameters": '{"sui_image_params": {}}'}, "of SwarmUI or another"),
+        ({"parameters": "{}", "fooocus_scheme": "fooocus"}, "of Fooocus"),
+        ({"prompt": "a cat", "num_inference_steps": "20"}, "of Easy Diffusion"),
+        ({"Dream": '"a cat" -s 50', "sd-metadata": "{}"}, "of InvokeAI before version 3"),
+        ({"Author": "me"}, "texts are Author - give"),
+    ],
+)
+def test_settings_of_tools_that_are_not_read_are_named(tmp_path, texts, said) -> None:
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(ScratchError, match=said):
+        read_recipe(tmp_path / "a.png")
+
+
+def test_a1111_s_text_beside_a_graph_of_comfyui_s(tmp_path: Path) -> None:
+    """Nodes that save pictures write both: the graph knows more, and the noise is ComfyUI's."""
+    text = "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 3, Size: 64x64"
+    for nodes, prompt, more in ((graph(), "a (red:1.2) star", 0), ("{}", "a cat", 1)):
+        info = PngInfo()
+        info.add_text("parameters", text)
+        info.add_text("prompt", nodes)
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+        recipe, left = read_recipe(tmp_path / "a.png")
+        assert (recipe.prompt, recipe.rng, recipe.syntax) == (prompt, "cpu", "comfy")
+        assert sum(each.startswith("ComfyUI's graph beside") for each in left) == more
+
+
+def test_a_graph_of_comfyui_s_in_webp(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = 'workflow:{"nodes": []}'
+    exif[ExifTags.Base.Model] = "prompt:" + graph()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=exif)
+    assert read_recipe(tmp_path / "a.webp") == read_text(tmp_path, "prompt", graph())
+
+
 @pytest.mark.parametrize("kind", ["jpg", "webp"])
 @pytest.mark.parametrize(
     "comment",
     [
         b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode("utf-16-be"),
         b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode("utf-16-le"),
+        b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode("utf-16"),
+        b"UNICODE\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode(),
         b"ASCII\0\0\0" + "naïve 漢字\nSteps: 3, Seed: 4".encode(),
     ],
 )

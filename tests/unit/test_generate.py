@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 import sd_scratch
@@ -158,6 +159,14 @@ def test_two_schedules_at_once_are_refused(generate, capsys) -> None:
     assert (
         generate("a", *SMALL, "--sampler=DPM++ 2M Karras", "--schedule=KARRAS", "-o", "b.png") == 0
     )
+
+
+def test_an_image_that_says_too_little_is_told(generate, capsys) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a\nSteps: 2, CFG scale: 3, Size: 32x32")
+    Image.new("RGB", (8, 8)).save("t.png", pnginfo=info)
+    assert generate("--from-image", "t.png", "--sampler=ddim", "-o", "u.png") == 0
+    assert "t.png does not say its seed: it will differ" in capsys.readouterr().err
 
 
 def test_an_image_of_other_weights_is_told(generate, capsys) -> None:
