@@ -4,6 +4,9 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Concatenate, ParamSpec, TypeVar
 
+from torch import nn
+
+from sd_scratch.errors import UsageError
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.record import Recorder
 from sd_scratch.tensors.taps import Taps
@@ -34,6 +37,14 @@ class Recordable:
     """
 
     taps: Taps
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(vars(self).get(name), nn.Module):
+            raise UsageError(
+                f"{name}: a model's networks stay, as nobody would hear the tensors of another - compile it in place"
+                f" with {name}.compile(), or make a model of other components"
+            )
+        super().__setattr__(name, value)
 
     record = at_its_taps(Recorder)
     edit = at_its_taps(Editor)

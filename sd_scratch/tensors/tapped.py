@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -119,12 +119,6 @@ class Tapped(nn.Module):
     probe: Probe | None = None
     stepwise = True
     branched = True
-    compiled = False
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As any module is compiled in place; `Taps.calling` then knows of it."""
-        super().compile(*args, **kwargs)
-        self.compiled = True
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
         """Name a tensor that the forward pass goes on with; whoever listens may replace it."""

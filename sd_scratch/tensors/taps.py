@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.names import TensorInfo, match, survey
 from sd_scratch.tensors.tapped import Ears, Listener, Probe, Rows, Tapped, running
-from sd_scratch.tensors.unofficial import uncompiled
+from sd_scratch.tensors.unofficial import is_compiled, uncompiled
 from sd_scratch.tensors.words import Prompts
 
 HW = tuple[int, int]
@@ -316,11 +316,7 @@ class Taps:
     def _alone(self) -> Iterator[None]:
         """Compiled code does not know whose call it is, so that all who listen would hear it, and their edits
         act. While it is called nobody begins to listen."""
-        networks = [
-            n
-            for n in self.roots.values()
-            if getattr(n, "compiled", False) or uncompiled(n) is not n
-        ]
+        networks = [network for network in self.roots.values() if is_compiled(network)]
         if not networks:
             yield
             return

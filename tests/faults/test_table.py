@@ -376,6 +376,7 @@ CASES = [
     Case(72, 0, "left aside, it is damaged: its checksum is not that of its contents", accidents.a_changed_byte),
     Case(73, 0, "", accidents.four_threads_on_one_model),
     Case(73, 2, "this network is compiled, and another thread or model", accidents.two_models_on_one_compiled_network),
+    Case(73, 2, "unet: a model's networks stay", accidents.a_network_is_replaced),
     Case(73, 0, "", accidents.a_run_is_given_up),
     Case(74, 2, "end the name with .safetensors", [*GENERATE, "-o", "a.png", "--save-latents", "a.png"]),
     Case(75, 1, "the network needs", [*GENERATE, "-m", "bad"],
