@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -101,7 +100,6 @@ def calls_of_full_size(repeats: int = 3) -> dict[str, float]:
     for parameter in unet.parameters():
         parameter.requires_grad_(False).normal_(0.0, 0.02)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = sd.StableDiffusion(replace(sd.load().base, unet=unet))  # for its taps alone
     x, context = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768)
     kinds = {
         "whole, both branches": ("", 2, Planned(("uncond", "cond"))),
