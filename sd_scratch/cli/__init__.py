@@ -20,6 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 import sd_scratch
+from sd_scratch.cli import habits
 from sd_scratch.cli.console import INTERRUPTED, Escaping, console, report_error
 from sd_scratch.cli.options import add_message_arguments
 from sd_scratch.errors import UsageError
@@ -60,11 +61,13 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (failed), 2 (bad usage) or 130 (interrupted)."""
-    arguments = [_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = [habits.ours(word) for word in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
     try:
         with _protected_streams(), _terminated_cleanly():
-            args = _parser(arguments).parse_args(arguments)
+            args, rest = _parser(arguments).parse_known_args(arguments)  # type: ignore[no-untyped-call]
+            if rest:
+                habits.refuse(rest, args.command, args.usage)
             with console(quiet="quiet" in args, verbose="verbose" in args or debug):
                 if args.computes:
                     _import_torch()
@@ -129,6 +132,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
         sub = commands.add_parser(command.name, help=command.help, description=command.help)
         if command.name in arguments:
             sub.set_defaults(module=command.module, computes=command.computes)
+            sub.set_defaults(command=command.name, usage=sub.format_help)
             importlib.import_module(command.module).add_arguments(sub)
             add_message_arguments(sub)
     return parser
@@ -146,14 +150,6 @@ def _import_torch() -> None:
         if enabled:
             gc.enable()
     gc.freeze()
-
-
-def _dashes(word: str) -> str:
-    """``--batch_count`` is taken for ``--batch-count``; what follows a ``=`` is left alone."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
 
 
 @contextlib.contextmanager

@@ -75,6 +75,19 @@ def seed(text: str) -> int:
         ) from None
 
 
+def dtype(text: str) -> str:
+    """A type for argparse: one of `DTYPES`, which others call fp16, f16 or half."""
+    short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    short |= {"f32": "float32", "f16": "float16", "full": "float32", "half": "float16"}
+    return short.get(text.casefold(), text)
+
+
+def rng(text: str) -> str:
+    """A type for argparse: one of `RNGS`, which A1111 and stable-diffusion.cpp write otherwise."""
+    name = text.casefold()
+    return "nv" if name in ("cuda", "gpu") else name
+
+
 def refuse_flags(args: argparse.Namespace, flags: str, reason: str) -> None:
     """Raise `UsageError` for the first of `flags` that was given: what a person says is done, or
     refused."""
@@ -241,7 +254,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", type=a_name, help="cpu, cuda, cuda:1, mps (default: the fastest there is)"
     )
-    group.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float32)")
+    group.add_argument(
+        "--dtype", type=dtype, choices=DTYPES, help="of the networks (default: float32)"
+    )
     group.add_argument(
         "-t",
         "--threads",

@@ -11,6 +11,7 @@ from sd_scratch.cli.options import (
     add_size_arguments,
     integer,
     number,
+    rng,
     seed,
 )
 from sd_scratch.limits import (
@@ -114,6 +115,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--rng",
+        type=rng,
         choices=RNGS,
         help="source of noise: PyTorch's on a processor (default), or as NVIDIA's cards draw it",
     )

@@ -5,7 +5,13 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import a_name, add_size_arguments, add_source_arguments, refuse_flags
+from sd_scratch.cli.options import (
+    a_name,
+    add_size_arguments,
+    add_source_arguments,
+    dtype,
+    refuse_flags,
+)
 from sd_scratch.errors import log
 from sd_scratch.limits import DTYPES
 
@@ -23,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_source_arguments(parser)
     add_size_arguments(parser, "of the picture (default: the model's own)")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the networks")
+    parser.add_argument(
+        "--dtype", type=dtype, choices=DTYPES, default=DTYPES[0], help="of the networks"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(

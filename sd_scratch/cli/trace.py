@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.console import INTERRUPTED
 from sd_scratch.cli.generate import MAX_BATCH
-from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer
+from sd_scratch.cli.options import add_device_arguments, add_model_arguments, dtype, integer
 from sd_scratch.cli.picture_options import add_picture_arguments
 from sd_scratch.errors import log
 from sd_scratch.limits import DTYPES, are_digits, read_integer
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mean-heads", action="store_true", help="keep the mean over attention heads"
     )
     group.add_argument("--mean-calls", action="store_true", help="keep the mean over the calls")
-    group.add_argument("--store", choices=DTYPES, help="precision of what is stored")
+    group.add_argument("--store", type=dtype, choices=DTYPES, help="precision of what is stored")
     group.add_argument(
         "--budget", default="4GB", metavar="SIZE", help="refuse to store more (default: 4GB)"
     )

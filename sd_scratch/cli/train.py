@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.console import INTERRUPTED, progress_bar
-from sd_scratch.cli.options import integer, number, refuse_flags
+from sd_scratch.cli.options import dtype, integer, number, refuse_flags
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS
 from sd_scratch.training.pixels.datasets import DATA_SETS, find_data, find_preset
@@ -91,6 +91,7 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     group.add_argument(
         "--dtype",
+        type=dtype,
         choices=DTYPES,
         help="of the denoiser's arithmetic in training; weights stay float32 (default: bfloat16 on a"
         " GPU that has it, else float32)",

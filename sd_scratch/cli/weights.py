@@ -10,6 +10,7 @@ from sd_scratch.cli.options import (
     add_lora_argument,
     add_message_arguments,
     add_source_arguments,
+    dtype,
     lora_files,
 )
 from sd_scratch.errors import UsageError, log
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("model", help="a name, a file, a folder or a hub id")
     convert.add_argument("output", type=a_name, help="a new folder, or a file NAME.safetensors")
     add_lora_argument(convert, "merge a LoRA into the weights")
-    convert.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is written")
+    convert.add_argument(
+        "--dtype", type=dtype, choices=DTYPES, default="float16", help="of what is written"
+    )
     convert.add_argument("--overwrite", action="store_true", help="write over what is there")
     convert.set_defaults(act=convert_model)
 

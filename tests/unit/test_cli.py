@@ -1,13 +1,15 @@
 """The frame of the command line: parsing, errors, exit codes, streams."""
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sd_scratch.cli import COMMANDS, doctor, main
+from sd_scratch.cli import COMMANDS, _parser, doctor, habits, main
 from sd_scratch.errors import ScratchError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +65,54 @@ def test_abbreviated_flags_are_not_guessed(capsys: pytest.CaptureFixture[str]) -
 def test_underscores_stand_for_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a", "--batch_count=0"]) == 2
     assert "argument -b/--batch-count: '0' is not an integer" in capsys.readouterr().err
+
+
+def test_flags_of_other_tools_hide_none_of_ours() -> None:
+    ours, todo = set[str](), [_parser([command.name for command in COMMANDS])]
+    while todo:
+        parser = todo.pop()
+        for action in parser._actions:
+            ours.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                todo += action.choices.values()
+    assert not ours & set(habits.SAME)
+    assert set(habits.SAME.values()) <= ours
+    named = {flag for text in habits.INSTEAD.values() for flag in re.findall(r"--[a-z-]+", text)}
+    assert named <= ours
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--medvram"], "--medvram is not here: attention takes little memory by itself"),
+        (["--enable_xformers_memory_efficient_attention"], "attention takes little memory"),
+        (["--n_samples", "2"], "--n-samples is not here: -b pictures, --batch-size at a time"),
+        (["-A", "ddim"], "-A is not here: --sampler - see sd-scratch generate --help"),
+        (["--clipskip=2"], "--clipskip is not here: did you mean --clip-skip?"),
+        (["--nsfw", "--plms"], "there is no safety checker; --plms is not here: --sampler pndm"),
+        (["--colour"], "error: --colour is not here - see sd-scratch generate --help"),
+        (["star"], "unrecognized arguments: star - put a text of several words into quotes"),
+    ],
+)
+def test_flags_that_are_not_here_are_said_with_what_is(capsys, words: list[str], said: str) -> None:
+    assert main(["generate", "a red", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--W=0"], "argument -W/--width"),
+        (["--ddim_steps", "0"], "argument --steps"),
+        (["--cfg", "x"], "argument --cfg-scale"),
+        (["--type=q8_0"], "argument --dtype: unknown 'q8_0'"),
+        (["--type=f16", "--n_iter=0"], "argument -b/--batch-count"),
+        (["--rng=cuda", "--H=0"], "argument -H/--height"),
+    ],
+)
+def test_flags_of_other_tools_that_mean_the_same(capsys, words: list[str], said: str) -> None:
+    assert main(["generate", "a", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_and_its_code(
