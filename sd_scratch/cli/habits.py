@@ -28,7 +28,6 @@ SAME = {
     **dict.fromkeys(("--hires-fix", "--enable-hr"), "--hires"),
     "--seamless": "--tiling",
     "--type": "--dtype",
-    "--out": "--output",
 }
 
 _HALF = "computing in half precision is --dtype float16 or bfloat16, and float32 the default"
@@ -50,6 +49,7 @@ INSTEAD = {
     "--plms": "--sampler pndm",
     "--ddim": "--sampler ddim",
     **dict.fromkeys(("--dpm-solver", "--dpm"), "--sampler dpmpp_2m"),
+    "--out": "-o",
     "--karras": "--schedule karras",
     "-A": "--sampler",
     "-C": "--cfg-scale",
