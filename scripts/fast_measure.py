@@ -24,6 +24,7 @@ import sd_scratch as sd
 from sd_scratch.checkpoints.load import empty_components
 from sd_scratch.config import SD15
 from sd_scratch.files import write_file
+from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.fast import read_fast
 from sd_scratch.pipeline.fast.plan import FastRun, Planned
 from sd_scratch.scenes import oracle
@@ -125,7 +126,7 @@ def one_call(
     """A call of the U-Net as a plan has it, its listeners at work."""
     from sd_scratch.tensors import Taps
 
-    run = FastRun(read_fast(fast), unet, (7.5, 0.0, None), [1.0])
+    run = FastRun(read_fast(fast), unet, Scales(7.5), [1.0])
     run.plan = (planned,)
     width = SD15.unet.block_out_channels[0]
     for branch in planned.branches:
@@ -194,7 +195,7 @@ def _full_size(seconds: dict[str, float]) -> list[str]:
         shares = []
         for steps in STEPS:
             sigmas = [schedule.sigma_at(t) for t in schedule.timesteps(steps)]
-            plan = FastRun(read_fast(cell), unet, (7.5, 0.0, None), sigmas).plan
+            plan = FastRun(read_fast(cell), unet, Scales(7.5), sigmas).plan
             total = sum(seconds[names[now.deep, len(now.branches)]] for now in plan)
             shares.append(f"{total / one / steps:.2f}")
         lines.append(f"| `{cell}` | " + " | ".join(shares) + " |")

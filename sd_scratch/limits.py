@@ -8,6 +8,7 @@ from typing import Any
 
 STEPS = (1, 1000)
 GUIDANCE = (-1e9, 1e9)
+PAG = (0.0, 100.0)  # scale of perturbed attention guidance
 SIDE = (8, 8192)  # pixels
 SEED = (0, 2**64 - 1)
 CLIP_SKIP = (1, 24)

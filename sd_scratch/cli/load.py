@@ -98,9 +98,10 @@ def load_model(
     components = read_weights(args, found, recipe, batch)
     model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)
-    if args.compile and recipe.fast:
+    if args.compile and (recipe.fast or recipe.pag):
         raise UsageError(
-            "--compile and --fast - a compiled U-Net is computed as a whole - choose one"
+            f"--compile and {'--fast' if recipe.fast else '--pag'} - a compiled U-Net is computed as a whole - choose"
+            " one"
         )
     if args.compile:
         compile_unet(model.unet)

@@ -18,6 +18,7 @@ from sd_scratch.limits import (
     GUIDANCE,
     HIRES_SCALE,
     LORA_SCALE,
+    PAG,
     RNGS,
     SEED,
     SIDE,
@@ -76,6 +77,23 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="take back guidance's contrast: 0 not at all (default), 1 wholly; 0.7 is usual for "
         "models with zero terminal SNR",
+    )
+    add(
+        "--pag",
+        type=number(*PAG),
+        metavar="SCALE",
+        help="perturbed attention guidance, beside --cfg-scale or at --cfg-scale 1: 0 for none (default), usually 3",
+    )
+    add(
+        "--pag-layers",
+        metavar="PART[,PART]",
+        help="the U-Net's parts whose self-attention is perturbed for it, such as mid_block (default), up_blocks.1",
+    )
+    add(
+        "--pag-adaptive-scale",
+        type=number(0, 1),
+        metavar="LOSS",
+        help="what --pag loses with every timestep from noise to picture (default 0)",
     )
     add(
         "--fast",

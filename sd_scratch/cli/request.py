@@ -39,6 +39,7 @@ SAME = (
         "sampler",
     ),
     *("schedule", "tiling", "strength_steps", "hires_strength", "hires_steps", "guidance_rescale"),
+    *("pag", "pag_layers", "pag_adaptive_scale"),
     *("fast", "width", "height", "clip_skip", "text_cleaning", "dtype", "model", "prediction"),
 )
 SAID = ("seed", "steps", "sampler")  # without which no picture comes again

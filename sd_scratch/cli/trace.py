@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:TO:EVERY",
         help="of the U-Net, counted from 0, each part may be left out (default: all)",
     )
-    group.add_argument("--branch", choices=("cond", "uncond"), help="one alone (default: both)")
+    group.add_argument(
+        "--branch", choices=("cond", "uncond", "perturbed"), help="one alone (default: all)"
+    )
     group.add_argument(
         "--words", metavar="CAT,MAT:2", help="keep these words in place of all tokens"
     )

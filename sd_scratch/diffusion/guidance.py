@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), and its rescaling."""
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), its rescaling, and what is added to it."""
 
 import math
 
@@ -49,3 +49,15 @@ def guide_by_picture(
     if not (math.isfinite(scale) and math.isfinite(picture_scale)):
         raise UsageError(f"guidance scales {scale} and {picture_scale} - give 0 to 30")
     return uncond + picture_scale * (pictured - uncond) + scale * (cond - pictured)
+
+
+def perturb(guided: Tensor, cond: Tensor, perturbed: Tensor, scale: float) -> Tensor:
+    """Walk on, away from what a network says whose self-attention is perturbed: perturbed attention guidance
+    (Ahn et al. 2024, arXiv:2403.17377), beside classifier-free guidance or alone, where `guided` is `cond`."""
+    return guided + scale * (cond - perturbed)
+
+
+def faded(scale: float, adaptive: float, t: float) -> float:
+    """Perturbed attention's scale at a timestep of 0..999: `adaptive` is what it loses with every one on the way
+    down, 0 being as much as there is left to lose (diffusers' ``pag_adaptive_scale``)."""
+    return max(0.0, scale - adaptive * (1000 - t)) if adaptive else scale

@@ -92,6 +92,6 @@ def weighted(
     return [r.mean(dim=(2, 3), keepdim=True) for r in scaled] if pool else scaled
 
 
-def for_one_branch(residuals: Sequence[Tensor], branches: int) -> list[Tensor]:
-    """Residuals of the last branch, the prompt's, beside none for those before it."""
-    return [torch.cat([torch.zeros_like(r)] * (branches - 1) + [r]) for r in residuals]
+def after_others(residuals: Sequence[Tensor], others: int) -> list[Tensor]:
+    """Residuals of the last rows of a batch, behind none for so many others."""
+    return [torch.cat([r.new_zeros(others, *r.shape[1:]), r]) for r in residuals]

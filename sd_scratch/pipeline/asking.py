@@ -11,13 +11,14 @@ from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.canvas import Canvas, network_inputs
 from sd_scratch.pipeline.control import Steering
 from sd_scratch.pipeline.fast.plan import FastRun
+from sd_scratch.pipeline.perturbed import Perturbing
 from sd_scratch.pipeline.run_tensors import Guidance, Watch
 from sd_scratch.tensors import Taps
 
 
 @dataclass
 class Asking:
-    """The U-Net's guided prediction at ``(x_t, t)``; all branches in one call, [uncond, cond].
+    """The U-Net's guided prediction at ``(x_t, t)``; all branches in one call, the prompt's the last.
 
     Attributes:
         contexts: the text's vectors at each step, for all branches; there once the run has begun.
@@ -34,6 +35,12 @@ class Asking:
     contexts: Sequence[Tensor] = ()
     _first: tuple[int, Tensor, float] | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        scales, unet = self.quick.scales, self.networks["unet"]
+        self._perturbing: list[Perturbing] = []
+        if scales.perturbed is not None:
+            self._perturbing = [Perturbing(unet, scales.layers, len(self.branches))]
+
     def __call__(self, x_t: Tensor, t: float) -> Tensor:
         if self._first is None or self._first[0] != self.watch.steps:
             self._first = self.watch.steps, x_t, t
@@ -42,10 +49,11 @@ class Asking:
         x_t, timestep, seen = self._inputs(x_t, t, branches)
         # Where the prompt's branch is asked alone, it is the last.
         context = self.contexts[self.watch.steps][-len(x_t) :]
-        with self.taps.joined(*self.quick.members(call, hw)), self.watch.call(t, branches):
-            steered = self.steering.residuals(x_t, timestep, context, len(branches), call)
+        members = *self.quick.members(call, hw), *self._perturbing
+        with self.taps.joined(*members), self.watch.call(t, branches):
+            steered = self.steering.residuals(x_t, timestep, context, branches, call)
             answer = self.quick.ask(call, seen, timestep, context, *steered).float()
-            return self.quick.guide(call, self.guidance, answer)
+            return self.quick.guide(call, t, self.guidance, answer)
 
     def blame(self, what: str) -> NotFinite:
         """The error that says where NaN or infinity comes from, judged by what the step asked first."""

@@ -32,12 +32,12 @@ from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pictures.masks import HALF, Mask, feathered, filled, mask_cells, paste
 from sd_scratch.pictures.read import to_rgb
+from sd_scratch.pipeline.branches import UNCOND
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
 from sd_scratch.pipeline.coding import AnyAutoencoder, encode
 from sd_scratch.pipeline.denoise import Change
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
-from sd_scratch.pipeline.run_tensors import UNCOND
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 from sd_scratch.diffusion.sampler_names import DRAWING, comfy_sampler, comfy_schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, LORA_SCALE, SEED, SIDE, STEPS
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, LORA_SCALE, PAG, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.dialects import DIALECTS
 from sd_scratch.pipeline.other_hires import CELL, LATENT_METHODS, Size, scale_to
@@ -22,6 +22,7 @@ QUIET = {"VAEDecode", "VAEDecodeTiled", "SaveImage", "PreviewImage"}  # make no 
 CHECKPOINTS = ("CheckpointLoaderSimple", "CheckpointLoader")
 LORAS = ("LoraLoader", "LoraLoaderModelOnly")
 SKIP, DISCRETE = "CLIPSetLastLayer", "ModelSamplingDiscrete"
+PERTURBED = "PerturbedAttentionGuidance"
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
 LINKS = ("model", "positive", "negative")
 ENLARGING = ("LatentUpscale", "LatentUpscaleBy", "VAEEncode")
@@ -67,9 +68,10 @@ class _Graph:
         skips = [self._skip(chain) for chain in chains]
         if skips[0] != skips[1]:
             self.left.append(f"a clip skip of {skips[1]} for the negative prompt alone")
-        links = list(self._chain(key, "model", *LORAS, DISCRETE))
+        links = list(self._chain(key, "model", *LORAS, DISCRETE, PERTURBED))
         if any(chain[-1] != links[-1] for chain in chains):
             self.left.append("the text encoder of another checkpoint")
+        pag = sum(self._fields(n).number("scale", *PAG) for n in links if self._is(n, PERTURBED))
         size = begin.get("width", 0), begin.get("height", 0)
         recipe = Recipe(
             texts[0],
@@ -80,6 +82,7 @@ class _Graph:
             sampler_options=options,
             schedule=schedule or None,
             guidance=sampler.number("cfg", *GUIDANCE),
+            pag=pag or None,
             clip_skip=skips[0],
             model=_stem(self._fields(links[-1]).words("ckpt_name")),
             vae=self._vae(links[-1]),

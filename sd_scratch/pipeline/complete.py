@@ -15,6 +15,7 @@ from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, IMAGE_GUIDANCE
 from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED
+from sd_scratch.pipeline.perturbed import LAYERS
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS, Option
 from sd_scratch.text.chunks import check_prompt
@@ -35,6 +36,8 @@ CHECKED = (
     "text_cleaning",
     "guidance",
     "guidance_rescale",
+    "pag",
+    "pag_adaptive_scale",
     "clip_skip",
     "subseed",
     "subseed_strength",
@@ -98,6 +101,8 @@ def complete(
     chosen = {**own, **recipe.sampler_options, **(options or {})}
     typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
     recipe = with_picture(replace(recipe, sampler_options=typed), config)
+    if recipe.pag:
+        recipe = replace(recipe, pag_layers=recipe.pag_layers or LAYERS)
     return _with_hires(recipe)
 
 

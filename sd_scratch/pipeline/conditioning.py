@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.pipeline.branches import COND, PERTURBED, PICTURED, UNCOND
 from sd_scratch.pipeline.emphasis import check_emphasis, weigh
 from sd_scratch.pipeline.prompt import ChangingPrompt, Prompt
-from sd_scratch.pipeline.run_tensors import COND, PICTURED, UNCOND
 from sd_scratch.tensors import Taps
 from sd_scratch.text.chunks import changes_in, encode_prompt, stretches
 from sd_scratch.text.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ class Conditioning:
         negatives = self._prompts(
             "negative", "" if negative is None else negative, batch, prompts[0]
         )
-        rows = {UNCOND: negatives, PICTURED: negatives, COND: prompts}
+        rows = {UNCOND: negatives, PICTURED: negatives, PERTURBED: prompts, COND: prompts}
         return {branch: rows[branch] for branch in branches}
 
     def _prompts(

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
-from sd_scratch.networks.controlnet import ControlNet, for_one_branch, weighted
+from sd_scratch.networks.controlnet import ControlNet, after_others, weighted
 from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pictures.read import to_rgb
+from sd_scratch.pipeline.branches import COND, PERTURBED
 from sd_scratch.pipeline.image_noise import ImageNoise
 
 CONTROL = "control"
@@ -93,13 +94,14 @@ class Steering:
             self.rows.append((network, control, hint.to(weight.device, weight.dtype)))
 
     def residuals(
-        self, x_t: Tensor, t: Tensor, context: Tensor, branches: int, call: int
+        self, x_t: Tensor, t: Tensor, context: Tensor, branches: Sequence[str], call: int
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What to add to the U-Net's stack at a call, and to its levels on the way down: the sums over the
         networks that act in it; nothing where none does. Inputs are the U-Net's, ``[branches * B, ...]``."""
         total: list[Tensor] = []
         features: list[Tensor] = []
-        batch = len(x_t) // branches
+        batch = len(x_t) // len(branches)
+        prompted = sum(branch in (PERTURBED, COND) for branch in branches) or 1  # the last ones
         for number, (network, control, hint) in enumerate(self.rows):
             begins, ends = call / self.calls, (call + 1) / self.calls
             if not control.strength or begins < control.start or ends > control.end:
@@ -107,18 +109,20 @@ class Steering:
             if isinstance(network, T2IAdapter):
                 own = (control.strength * feature for feature in self.features[number])
                 features = _sum(
-                    features, [f.expand(batch, -1, -1, -1).repeat(branches, 1, 1, 1) for f in own]
+                    features,
+                    [f.expand(batch, -1, -1, -1).repeat(len(branches), 1, 1, 1) for f in own],
                 )
                 continue
             pool = network.config.global_pool
             alone = (
                 control.guess or pool
             )  # networks that pool were trained without the other branch
-            first = len(x_t) - batch if alone else 0
-            hints = hint.expand(batch, -1, -1, -1).repeat(1 if alone else branches, 1, 1, 1)
+            first = len(x_t) - prompted * batch if alone else 0
+            hints = hint.expand(batch, -1, -1, -1)
+            hints = hints.repeat(prompted if alone else len(branches), 1, 1, 1)
             made = network(x_t[first:], t[first:], context[first:], hints)
             made = weighted(made, control.strength, control.guess, pool)
-            made = for_one_branch(made, branches) if alone else made
+            made = after_others(made, first) if alone else made
             total = _sum(total, made)
         return total, features
 

@@ -14,6 +14,10 @@ def idle_settings(recipe: Recipe, way: Way) -> Iterator[str]:
         yield f"ENSD {recipe.ensd} has no effect: {way.sampler.name} draws no noise on the way"
     if recipe.hires_scale is not None and recipe.hires_strength == 0:
         yield "strength 0 in the second pass: the picture is enlarged, and nothing is made anew"
+    if not recipe.pag:
+        for name in ("pag_layers", "pag_adaptive_scale"):
+            if getattr(recipe, name):
+                yield f"{name.replace('_', ' ')} has no effect without perturbed attention guidance"
     if recipe.guidance == 1.0:
         if recipe.negative_prompt.strip():
             yield "the negative prompt has no effect at guidance 1: the prompt alone is asked"

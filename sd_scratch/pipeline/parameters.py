@@ -8,7 +8,7 @@ from typing import Any
 from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, SEED, STEPS, are_digits
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, PAG, SEED, STEPS, are_digits
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
 from sd_scratch.pipeline.other_hires import hires_of_a1111
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
@@ -62,6 +62,7 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         schedule=spacing,
         guidance=settings.number("CFG scale", *GUIDANCE),
         guidance_rescale=settings.number("CFG rescale", 0, 1),
+        **settings.perturbed(),
         clip_skip=settings.integer("Clip skip", *CLIP_SKIP),
         model=settings.take("Model"),
         model_hash=settings.take("Model hash"),
@@ -143,6 +144,21 @@ class _Settings(SettingsLine):
         changing = any(changes_in(text, SYNTAXES[0]) for text in (prompt, negative))
         if changing and (self.version or (9, 9)) < (1, 6) and "Hires upscale" in self.left:
             self.keep("Prompt", "", "before 1.6 its changes began anew in the second pass")
+
+    def perturbed(self) -> dict[str, Any]:
+        """Perturbed attention guidance, as Forge and an extension of A1111's write it. What is left says that the
+        extension had it in some of the steps alone."""
+        whole = {"PAG Active": "True", "PAG Start Step": "0", "PAG End Step": "150"}
+        for key in (key for key, value in whole.items() if self.left.get(key) == value):
+            self.take(key)
+        if self.take("PerturbedAttentionGuidance_enabled") == "True":
+            self.left["PAG Scale"] = self.take("PerturbedAttentionGuidance_scale") or "3"
+        layers = self.take("PAG layers")
+        return {
+            "pag": self.number("PAG Scale", *PAG),
+            "pag_layers": ",".join(layers.split()) if layers else None,
+            "pag_adaptive_scale": self.number("PAG adaptive scale", 0, 1),
+        }
 
     def passes(self, prompt: str, negative: str) -> dict[str, Any]:
         """The size, and what there was of a second pass, or of a picture to begin with."""

@@ -14,14 +14,13 @@ from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.limits import whole
 from sd_scratch.pipeline.blame import explain
+from sd_scratch.pipeline.branches import COND, Scales
 from sd_scratch.pipeline.denoise import denoise
 from sd_scratch.pipeline.estimate import check_pixel_run
 from sd_scratch.pipeline.run_tensors import (
-    COND,
     Guidance,
     Sampling,
     Watch,
-    branches_of,
     show_loop,
     unless_recorded,
 )
@@ -89,7 +88,8 @@ class PixelDiffusion(Recordable):
             options.setdefault("variance", self.config.variance)
         way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
         scale = self.config.guidance if guidance is None else guidance
-        branches = len(branches_of(scale))
+        scales = Scales(scale)
+        branches = len(scales.branches)
         seeds = _seeds(seeds)
         check_pixel_run(self.config, len(seeds), self.device, branches=branches)
         numbers = [self._class(one) for one in _classes(classes, len(seeds))]
@@ -103,7 +103,7 @@ class PixelDiffusion(Recordable):
             if watch.steps not in asked:
                 asked.clear()
                 asked[watch.steps] = x_t, t
-            predicted = self._predict(x_t, t, rows, scale, watch)
+            predicted = self._predict(x_t, t, rows, scales, watch)
             return self._clip(predicted, x_t, t) if self.config.clip_x0 else predicted
 
         def blame(what: str) -> NotFinite:
@@ -114,7 +114,7 @@ class PixelDiffusion(Recordable):
         def describe() -> Run:
             facts = {"classes": rows.tolist(), "seeds": list(seeds), **way.plain, "guidance": scale}
             hw = (self.shape[1], self.shape[2])
-            return Run(hw, way.calls, len(rows), branches_of(scale), facts=facts)
+            return Run(hw, way.calls, len(rows), scales.branches, facts=facts)
 
         with self.taps.running(describe):
             if kept := self.taps.kept_bytes:
@@ -159,16 +159,16 @@ class PixelDiffusion(Recordable):
         return number
 
     def _predict(
-        self, x_t: Tensor, t: float, classes: Tensor, scale: float, watch: Watch
+        self, x_t: Tensor, t: float, classes: Tensor, scales: Scales, watch: Watch
     ) -> Tensor:
         """The guided prediction; both branches in one call, [uncond, cond]."""
-        branches = branches_of(scale)
+        branches = scales.branches
         nothing = torch.full_like(classes, self.no_class)
         rows = torch.cat([classes if branch == COND else nothing for branch in branches])
         x_t = torch.cat([x_t] * len(branches))
         timestep = torch.full((len(x_t),), t, device=x_t.device)
         with watch.call(t, branches):
-            predicted: Tensor = self.guidance(self.unet(x_t, timestep, rows), scale)
+            predicted: Tensor = self.guidance(self.unet(x_t, timestep, rows), scales)
             return predicted
 
     def _clip(self, raw: Tensor, x_t: Tensor, t: float) -> Tensor:

@@ -36,6 +36,8 @@ class Recipe:
         schedule: how the noise levels are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`.
         guidance: classifier-free guidance scale.
         guidance_rescale: how far its contrast is taken back, 0 to 1.
+        pag: perturbed attention guidance's scale, 0 or None for none; in the parts `pag_layers` of the U-Net, and
+            fading by `pag_adaptive_scale` a timestep.
         fast: approximations, as `sd_scratch.pipeline.fast` writes them.
         width, height: in pixels.
         model: a shipped model's name, a hub id, or a file's or folder's name without its path.
@@ -75,6 +77,9 @@ class Recipe:
     schedule: str | None = None
     guidance: float | None = None
     guidance_rescale: float | None = None
+    pag: float | None = None
+    pag_layers: str | None = None
+    pag_adaptive_scale: float | None = None
     fast: str | None = None
     width: int | None = None
     height: int | None = None
@@ -147,6 +152,11 @@ class Recipe:
             "Schedule type": a1111_title(self.schedule),
             "CFG scale": None if self.guidance is None else f"{self.guidance:g}",
             "CFG rescale": self.guidance_rescale or None,
+            "PAG Scale": self.pag or None,
+            "PAG layers": self.pag_layers.replace(",", " ")
+            if self.pag and self.pag_layers
+            else None,
+            "PAG adaptive scale": (self.pag and self.pag_adaptive_scale) or None,
             "Fast": " + ".join(part.partition(":")[0] for part in self.fast.split(","))
             if self.fast
             else None,

@@ -12,11 +12,13 @@ from torch import Tensor
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError
+from sd_scratch.pipeline.branches import COND, UNCOND
 from sd_scratch.pipeline.canvas import Canvas
 from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.image_noise import ImageNoise
+from sd_scratch.pipeline.perturbed import LAYERS
 from sd_scratch.pipeline.prompt import Prompt
-from sd_scratch.pipeline.run_tensors import COND, UNCOND, describe_machine, digest
+from sd_scratch.pipeline.run_tensors import describe_machine, digest
 from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
 from sd_scratch.tensors.names import renamed_globs
@@ -137,7 +139,9 @@ class StoredRun:
         """The arguments of `TextToImage.generate`."""
         chosen = {key: self.fact(key) for key in ("sampler", "steps", "guidance")}
         chosen["fast"] = str(self.trace.facts.get("fast", ""))
-        chosen["guidance_rescale"] = float(self.trace.facts.get("guidance_rescale", 0.0))
+        for name in ("guidance_rescale", "pag", "pag_adaptive_scale"):
+            chosen[name] = float(self.trace.facts.get(name, 0.0))
+        chosen["pag_layers"] = str(self.trace.facts.get("pag_layers", LAYERS))
         chosen["control"] = [
             Control(self.trace.inputs[f"hint.{i}"], **plain)
             for i, plain in enumerate(self.trace.facts.get("control", []))

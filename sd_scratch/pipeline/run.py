@@ -22,6 +22,7 @@ from sd_scratch.pipeline.control import Control
 from sd_scratch.pipeline.idle import idle_settings
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.part_way import UPSCALED, enlarged, larger, part_of
+from sd_scratch.pipeline.perturbed import LAYERS
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.text_to_image import TextToImage
@@ -266,6 +267,9 @@ def settings_of(
         "schedule": recipe.schedule,
         "guidance": recipe.guidance,
         "guidance_rescale": recipe.guidance_rescale or 0.0,
+        "pag": recipe.pag or 0.0,
+        "pag_layers": recipe.pag_layers or LAYERS,
+        "pag_adaptive_scale": recipe.pag_adaptive_scale or 0.0,
         "fast": recipe.fast or "",
         **recipe.sampler_options,
     }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.config import ModelConfig
-from sd_scratch.diffusion.guidance import guide, guide_by_picture, rescale
+from sd_scratch.diffusion.guidance import guide, guide_by_picture, perturb, rescale
 from sd_scratch.diffusion.prediction import velocity
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
@@ -20,6 +20,7 @@ from sd_scratch.errors import memory_told
 from sd_scratch.networks.controlnet import weighted
 from sd_scratch.networks.layers import Linear, computing_type
 from sd_scratch.networks.t2i_adapter import T2IAdapter
+from sd_scratch.pipeline.branches import COND, PERTURBED, PICTURED, UNCOND, Scales
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -29,17 +30,7 @@ from sd_scratch.version import __version__
 
 Arguments = ParamSpec("Arguments")
 
-UNCOND, COND = "uncond", "cond"
-PICTURED = "pictured"  # the picture without the prompt, of InstructPix2Pix
 FINGERPRINT_VALUES = 1024  # of each parameter
-
-
-def branches_of(scale: float, picture_scale: float | None = None) -> tuple[str, ...]:
-    """What the U-Net is asked at a guidance scale, in the order of the batch; `picture_scale` is that of
-    InstructPix2Pix' picture."""
-    if picture_scale is not None:
-        return (COND,) if scale == picture_scale == 1.0 else (UNCOND, PICTURED, COND)
-    return {0.0: (UNCOND,), 1.0: (COND,)}.get(scale, (UNCOND, COND))
 
 
 class Guidance(Tapped):
@@ -47,37 +38,36 @@ class Guidance(Tapped):
 
     branched = False  # the two of guidance are not, or no longer, apart
 
-    def forward(
-        self,
-        predictions: Tensor,
-        scale: float,
-        rescaled: float = 0.0,
-        picture_scale: float | None = None,
-        delta: Tensor | None = None,
-    ) -> Tensor:
-        """``[branches * B, ...]`` -> ``[B, ...]``; `rescaled` is the amount of `rescale`, `picture_scale`
-        that of `guide_by_picture`. Where `delta` is known, what the prompt adds, its branch alone is given."""
+    def forward(self, predictions: Tensor, scales: Scales, delta: Tensor | None = None) -> Tensor:
+        """``[branches * B, ...]`` -> ``[B, ...]``. Where `delta` is known, what the prompt adds, its branch alone is
+        given."""
         if delta is not None:
             cond = self.tap("pred_cond", predictions)
-            guided = cond + (scale - 1.0) * self.tap("delta", delta)
-            return self.tap("pred", rescale(guided, cond, rescaled))
-        branches = branches_of(scale, picture_scale)
-        parts = [
-            self.tap(f"pred_{branch}", part)
+            guided = cond + (scales.guidance - 1.0) * self.tap("delta", delta)
+            return self.tap("pred", rescale(guided, cond, scales.rescale))
+        branches = scales.branches
+        parts = {
+            branch: self.tap(f"pred_{branch}", part)
             for branch, part in zip(branches, predictions.chunk(len(branches)), strict=True)
-        ]
+        }
         if len(parts) == 1:
-            return self.tap("pred", parts[0])
-        uncond, cond = parts[0], parts[-1]
-        if picture_scale is not None:
-            guided = guide_by_picture(uncond, parts[1], cond, scale, picture_scale)
-            return self.tap("pred", rescale(guided, cond, rescaled))
-        if self.probe is not None:
-            delta = cond - uncond
-            edited = self.tap("delta", delta)
-            # Only after an edit: adding the difference again is not the same to the last bit.
-            cond = cond if edited is delta else uncond + edited
-        return self.tap("pred", rescale(guide(uncond, cond, scale), cond, rescaled))
+            return self.tap("pred", parts[branches[0]])
+        guided = cond = parts[COND]
+        uncond = parts.get(UNCOND)
+        if PICTURED in parts and uncond is not None:
+            picture = scales.picture or 0.0
+            guided = guide_by_picture(uncond, parts[PICTURED], cond, scales.guidance, picture)
+        elif uncond is not None:
+            if self.probe is not None:
+                delta = cond - uncond
+                edited = self.tap("delta", delta)
+                # Only after an edit: adding the difference again is not the same to the last bit.
+                cond = cond if edited is delta else uncond + edited
+            guided = guide(uncond, cond, scales.guidance)
+        if PERTURBED in parts:
+            guided = perturb(guided, parts[COND], parts[PERTURBED], scales.perturbed or 0.0)
+        # As in diffusers: what classifier-free guidance has no part in is not rescaled.
+        return self.tap("pred", guided if uncond is None else rescale(guided, cond, scales.rescale))
 
 
 class Sampling(Tapped):
@@ -185,9 +175,12 @@ def dry_run(
                 continue
             made = network(x, t, context, seen)
             steered = weighted(made, 1.0, pool=network.config.global_pool)
-        picture_scale = 1.5 if inputs_beside(config) == PICTURE else None
+        picture = 1.5 if inputs_beside(config) == PICTURE else None
         show_loop(
-            roots, latent, lambda: roots["unet"](x, t, context, steered, features), picture_scale
+            roots,
+            latent,
+            lambda: roots["unet"](x, t, context, steered, features),
+            Scales(7.5, picture=picture, perturbed=3.0),
         )
         if getattr(config.vae, "encodes", True):
             roots["vae"].encode(image)
@@ -203,12 +196,12 @@ def show_loop(
     roots: Mapping[str, Any],
     x: Tensor,
     predict: Callable[[], Tensor],
-    picture_scale: float | None = None,
+    scales: Scales = Scales(7.5),  # noqa: B008 - it cannot change
 ) -> None:
     """The part of a dry run that all models share: one step, `x` the sample on the ``meta`` device."""
     roots["sampler"].noise(x)
-    predicted, branches = predict(), branches_of(7.5, picture_scale)
-    roots["guidance"](torch.cat([predicted] * len(branches)).float(), 7.5, 0.0, picture_scale)
+    predicted = predict()
+    roots["guidance"](torch.cat([predicted] * len(scales.branches)).float(), scales)
     roots["sampler"].step_noise(x)
     roots["sampler"].step(Step(0, 0.0, 0.5, x, x, x, x))
 

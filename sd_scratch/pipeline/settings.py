@@ -15,6 +15,7 @@ from sd_scratch.limits import (
     DTYPES,
     GUIDANCE,
     HIRES_SCALE,
+    PAG,
     PREDICTION_TYPES,
     RNGS,
     SEED,
@@ -157,6 +158,11 @@ SETTINGS: dict[str, Setting] = {
     "tiling": _choice("whether opposite edges fit", TILINGS),
     "guidance": _number("how strongly the prompt steers", GUIDANCE),
     "guidance_rescale": _number("how far the contrast of guidance is taken back", SHARE),
+    "pag": _number(
+        "how strongly it is guided away from perturbed attention", PAG, title="pag scale"
+    ),
+    "pag_layers": _words("whose self-attention is perturbed for that"),
+    "pag_adaptive_scale": _number("how fast that fades", SHARE),
     "fast": _words("what work is left out"),
     "dtype": _choice("the last bits", DTYPES),
 }

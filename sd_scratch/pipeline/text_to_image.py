@@ -20,6 +20,7 @@ from sd_scratch.limits import STRENGTH_STEPS, TILINGS
 from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.asking import Asking
+from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas
 from sd_scratch.pipeline.checks import (
     check_inputs,
@@ -37,12 +38,12 @@ from sd_scratch.pipeline.fast import Fast
 from sd_scratch.pipeline.fast.plan import plan_run
 from sd_scratch.pipeline.image_noise import ImageNoise, Pictures, pictures_to_tensor
 from sd_scratch.pipeline.part_way import part_of
+from sd_scratch.pipeline.perturbed import LAYERS
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.run_tensors import (
     Guidance,
     Sampling,
     Watch,
-    branches_of,
     describe_run,
     digest,
     dry_run,
@@ -102,10 +103,8 @@ class TextToImage(Recordable):
         self.networks = {**components.networks, **controls}
         for network in self.networks.values():
             choose_by_rule(network, convolutions_are_fast(self.device, self.dtype))
-        self.taps = Taps(
-            {**self.networks, "guidance": self.guidance, "sampler": self.sampling},
-            dry_run(self.config),
-        )
+        roots = {**self.networks, "guidance": self.guidance, "sampler": self.sampling}
+        self.taps = Taps(roots, dry_run(self.config))
         self.conditioning = Conditioning(self.tokenizer, self.text, self.taps)
 
     @property
@@ -189,10 +188,8 @@ class TextToImage(Recordable):
         seeds = NoiseSource(tuple(seed) if several else (seed,)).seeds  # type: ignore[arg-type]
         cell = self.config.vae.downscale
         sides = [self.config.sample_size if side is None else side for side in (height, width)]
-        h, w = (
-            check_side(name, side, cell) // cell
-            for name, side in zip(("height", "width"), sides, strict=True)
-        )
+        named = zip(("height", "width"), sides, strict=True)
+        h, w = (check_side(name, side, cell) // cell for name, side in named)
         self._check_memory((len(seeds), h, w))
         shape = (self.config.vae.latent_channels, h, w)
         latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
@@ -235,9 +232,7 @@ class TextToImage(Recordable):
         if strength == 0.0:
             return picture
         if isinstance(schedule, Ladder) and counted == "comfy":
-            raise UsageError(
-                "a ladder of your own has no longer one - count the steps as diffusers"
-            )
+            raise UsageError("a ladder of your own has no longer one - count as diffusers")
         if isinstance(schedule, Ladder):
             steps = len(schedule)
         elif steps is None:
@@ -260,6 +255,9 @@ class TextToImage(Recordable):
         schedule: str | Ladder | None = None,
         guidance: float | None = None,
         guidance_rescale: float = 0.0,
+        pag: float = 0.0,
+        pag_layers: str = LAYERS,
+        pag_adaptive_scale: float = 0.0,
         control: Control | Sequence[Control] = (),
         canvas: Canvas | None = None,
         change: Change | None = None,
@@ -281,6 +279,9 @@ class TextToImage(Recordable):
                 prompt alone and 0 the negative prompt alone, each at half the cost.
             guidance_rescale: how far guidance's contrast is taken back, 0 to 1 (Lin et al. 2023,
                 arXiv:2305.08891).
+            pag: perturbed attention guidance's scale (Ahn et al. 2024, arXiv:2403.17377), 0 for none, 3 is usual.
+                `pag_layers` are the parts of the U-Net, with commas, whose self-attention is perturbed, and
+                `pag_adaptive_scale` is what the scale loses with every timestep on the way.
             control: what each of the model's ControlNets is told.
             canvas: a picture to paint on, from `canvas`.
             change: makes of every finished step the sample that the run goes on from.
@@ -295,10 +296,16 @@ class TextToImage(Recordable):
         latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
         scale = check_number("guidance", self.config.guidance if guidance is None else guidance)
-        guidance_rescale = check_number("guidance_rescale", guidance_rescale)
+        scales = Scales(
+            scale,
+            check_number("guidance_rescale", guidance_rescale),
+            canvas.guidance if canvas else None,
+            check_number("pag", pag) or None,
+            check_number("pag_adaptive_scale", pag_adaptive_scale),
+            pag_layers,
+        )
         check_inputs(self.config, self.components.source, *kinds_of(canvas))
-        weights = scale, guidance_rescale, canvas.guidance if canvas else None
-        branches = branches_of(scale, weights[2])
+        branches = scales.branches
         size = len(noise), *noise.latent.shape[2:]
         self._check_memory(size, branches=len(branches))
         rows = self.conditioning.rows(prompt, negative, len(noise), branches)
@@ -307,7 +314,7 @@ class TextToImage(Recordable):
         # A seed's first draw is what the run starts from.
         first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
-        quick = plan_run(fast, self.unet, weights, self.schedule, walked, self.taps.members)
+        quick = plan_run(fast, self.unet, scales, self.schedule, walked, self.taps.members)
         ask = Asking(
             self.networks, self.taps, self.guidance, branches, quick, watch, steering, canvas
         )
@@ -317,9 +324,8 @@ class TextToImage(Recordable):
             keeping = Keeping(canvas, first, ladder)
             predict, change = keeping.predict(ask), keeping.after_change(change)
 
-        facts = {**way.plain, "guidance": scale, "t": noise.t, **quick.facts}
+        facts = {**way.plain, "guidance": scale, "t": noise.t, **scales.facts, **quick.facts}
         facts |= {"tiling": self.tiling} if self.tiling else {}
-        facts |= {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
         facts |= {"canvas": canvas.plain} if canvas else {}
         inputs = canvas.inputs if canvas else {}
         run = partial(describe_run, self.networks, self.components.source, rows, noise)

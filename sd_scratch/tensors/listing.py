@@ -78,6 +78,10 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ("ff.out", "feed-forward's output"),
     ("guidance.pred_uncond", "the answer without the prompt, or with the negative one"),
     ("guidance.pred_cond", "the answer with the prompt"),
+    (
+        "guidance.pred_perturbed",
+        "the answer with the prompt and perturbed self-attention, for `--pag`",
+    ),
     ("guidance.delta", "their difference: what the prompt adds"),
     ("guidance.pred", "the guided answer"),
     ("sampler.noise", "what the run starts from"),
@@ -110,7 +114,7 @@ Made by `sd-scratch tensors --markdown -m sd15`, for a picture of 512x512. A nam
 module, exactly as in the checkpoint, plus what the tensor is there. `{0..3}` stands for a number, `*`
 in a glob for anything, dots included: `unet.*.attn2.probs` is every cross-attention. One value's
 address is `name@call:branch`, such as `unet.h@12:cond`. Calls of the U-Net are counted from 0;
-a branch is `cond` (with the prompt) or `uncond` (without).
+a branch is `cond` (with the prompt), `uncond` (without) or, with `--pag`, `perturbed`.
 
 `head`, `query`, `key`, `token` and so on name the axes; the first, `batch`, is left out below. Sizes are
 the first tensor's of each row, bytes are of one picture, one branch and one step, all tensors of the

@@ -6,7 +6,7 @@ from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetP
 
 import sd_scratch as sd
 from sd_scratch.config import TINY, ControlNetConfig
-from sd_scratch.networks.controlnet import ControlNet, for_one_branch, weighted
+from sd_scratch.networks.controlnet import ControlNet, after_others, weighted
 from sd_scratch.pipeline.control import Control
 from tests.lively import liven
 
@@ -60,7 +60,7 @@ def test_residuals_are_those_of_diffusers(pool, guess):
 
 
 def test_residuals_of_the_prompt_alone():
-    (both,) = for_one_branch([torch.ones(2, 3, 1, 1)], 2)
+    (both,) = after_others([torch.ones(2, 3, 1, 1)], 2)
     assert both.shape == (4, 3, 1, 1) and both[:2].abs().sum() == 0 and (both[2:] == 1).all()
 
 

@@ -196,6 +196,9 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
         graph(n3={"scheduler": "beta", "sampler_name": "euler"}, n12={"class_type": "FreeU"}),
     )
     assert left == ("scheduler beta", "node FreeU")
+    pag = {"class_type": "PerturbedAttentionGuidance", "scale": 2.5, "model": ["10", 0]}
+    guided, left = read_text(tmp_path, "prompt", graph(n3={"model": ["12", 0]}, n12=pag))
+    assert guided == recipe.over(pag=2.5) and not any("node" in each for each in left)
 
 
 SECOND = {"class_type": "KSampler", "seed": 5, "steps": 12, "cfg": 8, "sampler_name": "euler_ancestral",

@@ -12,6 +12,7 @@ from sd_scratch.cli import main
 from sd_scratch.config import TINY
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.attention import Attention
+from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.fast import (
     BEST,
     DeepCache,
@@ -105,7 +106,7 @@ def test_whole_calls_alone_are_exact(model, exact):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_last_layers_on_what_a_whole_call_left_are_that_call(model, layers):
     """With the same inputs a shallow call gives what the whole one gave: nothing is left out but what is kept."""
-    run = FastRun([DeepCache(9, layers, 0)], model.unet, (7.5, 0.0, None), [9.0, 8.0])
+    run = FastRun([DeepCache(9, layers, 0)], model.unet, Scales(7.5), [9.0, 8.0])
     x, t, context = torch.randn(2, 4, 6, 5), torch.tensor([500.0, 500.0]), torch.randn(2, 77, 32)
     results = []
     for call in range(2):
@@ -242,7 +243,7 @@ def test_names_that_are_said_to_be_missing_are(model, caplog):
     names = [n for n in model.taps.tensors("unet.*") if ".scores" not in n]
     with model.record(*names, to="cpu") as trace:
         made(model, fast, steps=5)
-    run = FastRun(read_fast(fast), model.unet, (7.5, 0.0, None), [9.0, 8.0, 7.0, 6.0, 5.0])
+    run = FastRun(read_fast(fast), model.unet, Scales(7.5), [9.0, 8.0, 7.0, 6.0, 5.0])
     for call, planned in enumerate(run.plan):
         for name in names:
             here = {a.branch for a in trace.values if a.name == name and a.call == call}

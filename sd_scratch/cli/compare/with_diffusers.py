@@ -18,8 +18,8 @@ from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.beside import Sketch, Sketches, choose_tensors
+from sd_scratch.pipeline.branches import COND, UNCOND, Scales
 from sd_scratch.pipeline.image_noise import ImageNoise
-from sd_scratch.pipeline.run_tensors import COND, UNCOND, branches_of
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.tensors import Address, TensorInfo
 from sd_scratch.tensors.reference import Watcher
@@ -48,7 +48,7 @@ def sketch_diffusers(
     _set_sampler(pipeline, sampler)
     pipeline.set_progress_bar_config(disable=True)
     infos = choose_tensors(model, globs)
-    watching = _Watching(pipeline, infos, branches_of(guidance))
+    watching = _Watching(pipeline, infos, Scales(guidance).branches)
     with watching:
         pipeline(
             prompt,

@@ -12,6 +12,7 @@ from torch import Tensor
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline.branches import COND, UNCOND, Scales
 from sd_scratch.pipeline.fast import (
     Approximation,
     DeepCache,
@@ -31,7 +32,7 @@ from sd_scratch.pipeline.fast.edits import (
     finest_blocks,
 )
 from sd_scratch.pipeline.fast.shallow import forecast, keep, shallow
-from sd_scratch.pipeline.run_tensors import COND, UNCOND, Guidance, branches_of
+from sd_scratch.pipeline.run_tensors import Guidance
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors.taps import Member
 
@@ -54,15 +55,14 @@ class Planned:
 class FastRun:
     """One run's approximations: what each call computes, and what is kept between them.
 
-    `weights` are guidance's scale, the amount of its rescaling and a picture's scale, `sigmas` the noise levels of
-    the run's calls. Without approximations it is the exact run.
+    `scales` say how it is guided, `sigmas` are the noise levels of its calls. Without approximations it is the exact run.
     """
 
     def __init__(
         self,
         fast: Sequence[Approximation],
         unet: UNet,
-        weights: tuple[float, float, float | None],
+        scales: Scales,
         sigmas: Sequence[float],
     ) -> None:
         self.fast = tuple(fast)
@@ -73,11 +73,11 @@ class FastRun:
         self.cache: DeepCache | None = chosen.get(DeepCache)
         self.gate: TGate | None = chosen.get(TGate)
         self.tome: ToMe | None = chosen.get(ToMe)
-        self.weights, self.scale = weights, weights[0]
-        self.whole = branches_of(weights[0], weights[2])
-        if len(self.whole) > 2 and (self.interval or self.delta or self.gate):
+        self.scales, self.whole = scales, scales.branches
+        if set(self.whole) - {UNCOND, COND} and (self.interval or self.delta or self.gate):
             raise UsageError(
-                "fast: interval, delta and tgate know nothing of a picture's own guidance - use deepcache, tome"
+                "fast: interval, delta and tgate know two branches, and this run asks for"
+                f" {', '.join(self.whole)} - use deepcache, tome"
             )
         self.plan = self._plan(sigmas) if fast else ()
         self.below: dict[str, dict[int, Tensor]] = {}  # what came up from below, by branch and call
@@ -119,18 +119,18 @@ class FastRun:
     def planned(self, call: int) -> Planned:
         return self.plan[call] if self.plan else Planned(self.whole)
 
-    def guide(self, call: int, guidance: Guidance, predictions: Tensor) -> Tensor:
+    def guide(self, call: int, t: float, guidance: Guidance, predictions: Tensor) -> Tensor:
         """The guided prediction, by what was forecast where the prompt's branch was asked alone."""
         now = self.planned(call)
         if now.branches == self.whole:
             if self.delta is not None and len(now.branches) > 1:
                 uncond, cond = predictions.chunk(2)
                 keep(self.deltas, call, cond - uncond, self.delta.order)
-            guided: Tensor = guidance(predictions, *self.weights)
+            guided: Tensor = guidance(predictions, self.scales.at(t))
             return guided
         delta = forecast(self.deltas, call) if now.guided else None
-        scale = self.scale if now.guided else 1.0
-        alone: Tensor = guidance(predictions, scale, self.weights[1], None, delta)
+        scales = self.scales if now.guided else self.scales._replace(guidance=1.0)
+        alone: Tensor = guidance(predictions, scales, delta)
         return alone
 
     # What a call does -------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class FastRun:
 def plan_run(
     fast: Fast,
     unet: UNet,
-    weights: tuple[float, float, float | None],
+    scales: Scales,
     schedule: Schedule,
     way: Way,
     members: Sequence[Member],
@@ -237,7 +237,7 @@ def plan_run(
     """The approximations of a run; says what those who listen will not hear of it."""
     chosen = read_fast(fast)
     sigmas = [schedule.sigma_at(t) for t in way.timesteps] if chosen else []
-    run = FastRun(chosen, unet, weights, sigmas)
+    run = FastRun(chosen, unet, scales, sigmas)
     if (run.delta or run.cache) and len(sigmas) < FEW_CALLS:
         log.warning(
             f"fast: {len(sigmas)} calls are too far apart for forecasts between them - take {FEW_CALLS} steps"

@@ -1,0 +1,55 @@
+"""What a run asks the U-Net at once, by name, and how strongly each steers."""
+
+from typing import NamedTuple
+
+from sd_scratch.diffusion.guidance import faded
+
+UNCOND, COND = "uncond", "cond"
+PICTURED = "pictured"  # the picture without the prompt, of InstructPix2Pix
+PERTURBED = "perturbed"  # the prompt, with perturbed self-attention
+
+
+class Scales(NamedTuple):
+    """How strongly a run is guided.
+
+    Attributes:
+        guidance: classifier-free guidance's scale; `rescale` is how far its contrast is taken back.
+        picture: the scale of InstructPix2Pix' picture; None for other models.
+        perturbed: that of perturbed attention in these `layers`, None for none; `adaptive` is how fast it fades.
+    """
+
+    guidance: float
+    rescale: float = 0.0
+    picture: float | None = None
+    perturbed: float | None = None
+    adaptive: float = 0.0
+    layers: str = ""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """What the U-Net is asked, in the order of the batch; the prompt's own branch is the last."""
+        asked: tuple[str, ...] = (UNCOND, COND)
+        if self.picture is not None:
+            asked = (COND,) if self.guidance == self.picture == 1.0 else (UNCOND, PICTURED, COND)
+        elif self.guidance in (0.0, 1.0):
+            asked = (COND,) if self.guidance else (UNCOND,)
+        if self.perturbed is None:
+            return asked
+        return (*(branch for branch in asked if branch != COND), PERTURBED, COND)
+
+    @property
+    def facts(self) -> dict[str, float | str]:
+        """What a stored run says of them, beside guidance: the settings that are not 0."""
+        said = {
+            "guidance_rescale": self.rescale,
+            "pag": self.perturbed,
+            "pag_adaptive_scale": self.adaptive,
+            "pag_layers": self.perturbed and self.layers,
+        }
+        return {name: value for name, value in said.items() if value}
+
+    def at(self, t: float) -> "Scales":
+        """Those at a timestep."""
+        if self.perturbed is None or not self.adaptive:
+            return self
+        return self._replace(perturbed=faded(self.perturbed, self.adaptive, t))
