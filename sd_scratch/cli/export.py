@@ -16,11 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     onnx = formats.add_parser(
         "onnx", help="three ONNX graphs and a manifest, for browsers and other runtimes"
     )
-    onnx.add_argument("-m", "--model", type=a_name, default="scenes", help="(default: scenes)")
-    onnx.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder"
-    )
-    onnx.add_argument(
+    add = onnx.add_argument
+    add("-m", "--model", type=a_name, default="scenes", help="(default: scenes)")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    add(
         "--tensors",
         action="append",
         default=[],
@@ -28,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tensors of the U-Net that its graph returns, such as 'unet.*.attn2.probs'",
     )
     add_size_arguments(onnx)
-    onnx.add_argument(
+    add(
         "--dtype",
         choices=("float16", "float32"),
         default="float16",
         help="of the stored weights (default: float16); the graphs compute in float32",
     )
-    onnx.add_argument("--overwrite", action="store_true", help="replace the export that is there")
+    add("--overwrite", action="store_true", help="replace the export that is there")
     add_source_arguments(onnx)
     add_message_arguments(onnx)
 

@@ -17,11 +17,10 @@ from sd_scratch.limits import STEPS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP")
-    parser.add_argument(
-        "-p", "--prompt", default="", help="what it shows; the same prompt makes it again"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("picture", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP")
+    add("-p", "--prompt", default="", help="what it shows; the same prompt makes it again")
+    add(
         "--steps",
         type=integer(*STEPS),
         help="1 to 1000 (default: the model's own); more are more exact",
@@ -31,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_clip_skip_argument(parser)
     add_prompt_arguments(parser.add_argument_group("how the prompt is read"))
-    parser.add_argument(
+    add(
         "-o", "--output", required=True, metavar="FILE.safetensors", help="the noise and its recipe"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    add("--overwrite", action="store_true", help="replace a file that exists")
     add_adapter_arguments(parser)
     add_model_arguments(parser)
     add_device_arguments(parser)

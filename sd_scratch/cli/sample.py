@@ -23,26 +23,19 @@ FRAMES = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", choices=("scenes", *DATA_SETS), help="which kind of model")
-    parser.add_argument(
-        "-m", "--model", type=a_name, help="its name or folder (default: the shipped one)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("preset", choices=("scenes", *DATA_SETS), help="which kind of model")
+    add("-m", "--model", type=a_name, help="its name or folder (default: the shipped one)")
+    add(
         "-p", "--prompt", action="append", help="a row of the sheet (default: scenes unseen before)"
     )
-    parser.add_argument("--rows", type=integer(1, 64), help="rows without prompts or classes (6)")
-    parser.add_argument("-b", "--batch-count", type=integer(1, 64), default=8, help="columns (8)")
-    parser.add_argument("-s", "--seed", type=seed, default=0, help="of the first column (0)")
-    parser.add_argument(
-        "--steps", type=integer(*STEPS), help="sampling steps (scenes: the model's)"
-    )
-    parser.add_argument(
-        "--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)"
-    )
-    parser.add_argument(
-        "-o", "--output", help="a .png file, - for standard output (default: a free samples.png)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add("--rows", type=integer(1, 64), help="rows without prompts or classes (6)")
+    add("-b", "--batch-count", type=integer(1, 64), default=8, help="columns (8)")
+    add("-s", "--seed", type=seed, default=0, help="of the first column (0)")
+    add("--steps", type=integer(*STEPS), help="sampling steps (scenes: the model's)")
+    add("--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)")
+    add("-o", "--output", help="a .png file, - for standard output (default: a free samples.png)")
+    add("--overwrite", action="store_true", help="replace files that exist")
     group = parser.add_argument_group(PIXELS)
     group.add_argument(
         "--class",

@@ -21,40 +21,29 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
     group = parser.add_argument_group("trace")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--tensors",
         action="append",
         required=True,
         metavar="GLOB",
         help="which, such as 'unet.*.attn2.probs'; may be given several times",
     )
-    group.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new one"
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace the trace that is there")
-    group.add_argument(
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new one")
+    add("--overwrite", action="store_true", help="replace the trace that is there")
+    add(
         "--calls",
         type=span,
         metavar="FROM:TO:EVERY",
         help="of the U-Net, counted from 0, each part may be left out (default: all)",
     )
-    group.add_argument(
-        "--branch", choices=("cond", "uncond", "perturbed"), help="one alone (default: all)"
-    )
-    group.add_argument(
-        "--words", metavar="CAT,MAT:2", help="keep these words in place of all tokens"
-    )
-    group.add_argument(
-        "--mean-heads", action="store_true", help="keep the mean over attention heads"
-    )
-    group.add_argument("--mean-calls", action="store_true", help="keep the mean over the calls")
-    group.add_argument("--store", type=dtype, choices=DTYPES, help="precision of what is stored")
-    group.add_argument(
-        "--budget", default="4GB", metavar="SIZE", help="refuse to store more (default: 4GB)"
-    )
-    group.add_argument(
-        "-b", "--batch-count", type=integer(1, MAX_BATCH), default=1, help="how many pictures"
-    )
+    add("--branch", choices=("cond", "uncond", "perturbed"), help="one alone (default: all)")
+    add("--words", metavar="CAT,MAT:2", help="keep these words in place of all tokens")
+    add("--mean-heads", action="store_true", help="keep the mean over attention heads")
+    add("--mean-calls", action="store_true", help="keep the mean over the calls")
+    add("--store", type=dtype, choices=DTYPES, help="precision of what is stored")
+    add("--budget", default="4GB", metavar="SIZE", help="refuse to store more (default: 4GB)")
+    add("-b", "--batch-count", type=integer(1, MAX_BATCH), default=1, help="how many pictures")
     add_model_arguments(parser)
     add_device_arguments(parser)
     parser.set_defaults(compile=False, prompt_file=None, init_noise=None)

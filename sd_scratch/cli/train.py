@@ -31,65 +31,59 @@ OF_SCORES = "--count --steps --cfg-scale --classifier --sampler --train-on-sampl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", metavar="PRESET", choices=("scenes", *DATA_SETS), help=f"scenes, {PIXELS}"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("what", metavar="PRESET", choices=("scenes", *DATA_SETS), help=f"scenes, {PIXELS}")
+    add(
         "--stage",
         choices=dict.fromkeys(SCENE_STAGES[:-1] + PIXEL_STAGES),
         help="which part: of scenes the vae, then the unet, and the clip pair that scores its pictures;"
         " of the others the ddpm (default); of all the classifier that judges the pictures",
     )
-    parser.add_argument("-o", "--out", type=Path, help="folder for states, journal and model")
-    parser.add_argument("--max-minutes", type=number(0.01, 1e6), help="training time")
-    parser.add_argument("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
-    parser.add_argument("--epochs", type=integer(1, 10**6), help="or passes through the data")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest state")
-    parser.add_argument(
+    add("-o", "--out", type=Path, help="folder for states, journal and model")
+    add("--max-minutes", type=number(0.01, 1e6), help="training time")
+    add("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
+    add("--epochs", type=integer(1, 10**6), help="or passes through the data")
+    add("--resume", action="store_true", help="go on from the newest state")
+    add(
         "--keep",
         type=integer(1, 30),
         metavar="N",
         help="N models of how it grows, after 1, 1/2, 1/4, ... of the time: growth/ beside the states",
     )
-    parser.add_argument(
-        "--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing"
-    )
-    parser.add_argument(
+    add("--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing")
+    add(
         "--scenes",
         type=integer(64, 10**7),
         metavar="N",
         help="scenes, --stage unet: so many are encoded, and seen again and again (64000)",
     )
-    parser.add_argument(
-        "--crowded", action="store_true", help="scenes: of every two, train on the fuller one"
-    )
-    parser.add_argument(
+    add("--crowded", action="store_true", help="scenes: of every two, train on the fuller one")
+    add(
         "--decoder-only",
         action="store_true",
         help="scenes, --stage vae with --init: the encoder stays, and so do a U-Net's latents",
     )
-    parser.add_argument("--lr", type=number(1e-8, 1), help="learning rate (default: the stage's)")
-    parser.add_argument("-t", "--threads", type=integer(1, 1024), help="CPU threads")
-    parser.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model in --export")
+    add("--lr", type=number(1e-8, 1), help="learning rate (default: the stage's)")
+    add("-t", "--threads", type=integer(1, 1024), help="CPU threads")
+    add("--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model")
+    add("--overwrite", action="store_true", help="replace the model in --export")
     _add_pixel_arguments(parser.add_argument_group(PIXELS))
     _add_score_arguments(parser.add_argument_group("scores"))
 
 
 def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--data", type=Path, help="the data set's folder (default: see `data`)")
-    group.add_argument("--preset", help="better (default), paper, paper-64 or large")
-    group.add_argument("--batch", type=integer(1, 65536), help="pictures per step")
-    group.add_argument(
+    add = group.add_argument
+    add("--data", type=Path, help="the data set's folder (default: see `data`)")
+    add("--preset", help="better (default), paper, paper-64 or large")
+    add("--batch", type=integer(1, 65536), help="pictures per step")
+    add(
         "--timesteps",
         type=integer(2, STEPS[1]),
         metavar="T",
         help="from picture to noise (default: the preset's; 400 in the paper, 1000 for photographs)",
     )
-    group.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    group.add_argument(
+    add("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add(
         "--dtype",
         type=dtype,
         choices=DTYPES,
@@ -99,19 +93,14 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder"
-    )
-    group.add_argument(
-        "--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)"
-    )
-    group.add_argument(
-        "--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)"
-    )
-    group.add_argument("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
-    group.add_argument("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
-    group.add_argument("--sampler", help=f"of {PIXELS} (ddim)")
-    group.add_argument(
+    add = group.add_argument
+    add("--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder")
+    add("--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)")
+    add("--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)")
+    add("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
+    add("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
+    add("--sampler", help=f"of {PIXELS} (ddim)")
+    add(
         "--train-on-samples",
         type=integer(100, 100_000),
         metavar="N",

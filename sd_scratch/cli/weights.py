@@ -37,13 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert = actions.add_parser(
         "convert", help="write a model as a folder, or as a .safetensors file"
     )
-    convert.add_argument("model", help="a name, a file, a folder or a hub id")
-    convert.add_argument("output", type=a_name, help="a new folder, or a file NAME.safetensors")
+    add = convert.add_argument
+    add("model", help="a name, a file, a folder or a hub id")
+    add("output", type=a_name, help="a new folder, or a file NAME.safetensors")
     add_lora_argument(convert, "merge a LoRA into the weights")
-    convert.add_argument(
-        "--dtype", type=dtype, choices=DTYPES, default="float16", help="of what is written"
-    )
-    convert.add_argument("--overwrite", action="store_true", help="write over what is there")
+    add("--dtype", type=dtype, choices=DTYPES, default="float16", help="of what is written")
+    add("--overwrite", action="store_true", help="write over what is there")
     convert.set_defaults(act=convert_model)
 
     compare = actions.add_parser("compare", help="which tensors of two models, or runs, differ")

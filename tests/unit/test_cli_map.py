@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import Parser, main
 from sd_scratch.cli.map import EXPERIMENTS, add_arguments, progress, session
+from sd_scratch.cli.map.arguments import PROMPTS
 from sd_scratch.cli.map.keys import named, typed
-from sd_scratch.cli.map.noise import PROMPTS
 from sd_scratch.config import ClipConfig, ImageEncoderConfig, TextEncoderConfig
 from sd_scratch.mapping import Rendering
 from sd_scratch.mapping.movement import reached

@@ -18,37 +18,34 @@ RANDOM_MODELS = ("random-sd15", "random-tiny")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-m",
         "--model",
         type=a_name,
         default=RANDOM_MODELS[0],
         help="a model, or random weights of SD 1.5's size (random-sd15, the default)",
     )
-    parser.add_argument("--against", choices=("diffusers", "nothing"), default="diffusers")
-    parser.add_argument("--size", type=side, help="of the picture (default: the model's own)")
-    parser.add_argument("--repeats", type=integer(1, 1000), default=5, help="(default 5)")
-    parser.add_argument(
-        "--steps", type=integer(1, 1000), default=2, help="of the run for --memory (default 2)"
-    )
-    parser.add_argument(
+    add("--against", choices=("diffusers", "nothing"), default="diffusers")
+    add("--size", type=side, help="of the picture (default: the model's own)")
+    add("--repeats", type=integer(1, 1000), default=5, help="(default 5)")
+    add("--steps", type=integer(1, 1000), default=2, help="of the run for --memory (default 2)")
+    add(
         "--tune",
         choices=TUNING,
         default=TUNING[0],
         help="how kernels are chosen, as for generate (default quick)",
     )
-    parser.add_argument("--compile", action="store_true", help="time the compiled U-Net too")
-    parser.add_argument(
+    add("--compile", action="store_true", help="time the compiled U-Net too")
+    add(
         "--startup",
         action="store_true",
         help="time from process start to the first U-Net call, too",
     )
-    parser.add_argument("--memory", action="store_true", help="peak memory of a whole run, too")
-    parser.add_argument(
-        "--tensors", action="store_true", help="time taps that are off, and recording, too"
-    )
-    parser.add_argument("--no-networks", action="store_true", help="leave out the networks' times")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--memory", action="store_true", help="peak memory of a whole run, too")
+    add("--tensors", action="store_true", help="time taps that are off, and recording, too")
+    add("--no-networks", action="store_true", help="leave out the networks' times")
+    add("--json", action="store_true", help="print one JSON object")
     add_device_arguments(parser)
 
 

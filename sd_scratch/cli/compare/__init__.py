@@ -36,30 +36,31 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", nargs="?", help="another one (with --lora or --with: the same)")
     add_lora_argument(parser, "a LoRA that the second one has, and beside diffusers both")
     group = parser.add_argument_group("through a run")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--run", action="store_true", help="make a picture with both: the first tensor that differs"
     )
-    group.add_argument(
+    add(
         "--with",
         dest="reference",
         choices=("diffusers",),
         help="the other side of the run is diffusers' pipeline on the same files",
     )
-    group.add_argument("-p", "--prompt", help=f"(default: {PROMPT})")
-    group.add_argument("-n", "--negative-prompt", help="(default: the empty one)")
-    group.add_argument("-s", "--seed", type=seed, help="(default: 0)")
-    group.add_argument("--steps", type=integer(*STEPS), help=f"(default: {RUN_STEPS})")
-    group.add_argument("--cfg-scale", type=number(*GUIDANCE), metavar="SCALE")
-    group.add_argument("--sampler", metavar="NAME", help="(default: the first model's)")
+    add("-p", "--prompt", help=f"(default: {PROMPT})")
+    add("-n", "--negative-prompt", help="(default: the empty one)")
+    add("-s", "--seed", type=seed, help="(default: 0)")
+    add("--steps", type=integer(*STEPS), help=f"(default: {RUN_STEPS})")
+    add("--cfg-scale", type=number(*GUIDANCE), metavar="SCALE")
+    add("--sampler", metavar="NAME", help="(default: the first model's)")
     add_size_arguments(group, "pixels (default: the first model's)")
-    group.add_argument(
+    add(
         "--tensors",
         action="append",
         metavar="GLOB",
         help="which, such as 'unet.*.attn2.probs' (default: all but what follows from others); may be "
         "given several times",
     )
-    group.add_argument(
+    add(
         "--tolerance",
         type=number(0, 1),
         metavar="SHARE",
