@@ -1,6 +1,5 @@
 """From a source (a name, a folder, a file, a hub id) to networks that are ready to run."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -23,14 +22,12 @@ from sd_scratch.checkpoints.source import locate
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.text.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

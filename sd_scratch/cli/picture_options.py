@@ -67,6 +67,10 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     add_init_image_arguments(parser)
     add_hires_arguments(parser)
     add_adapter_arguments(parser)
+    _add_sampling_arguments(parser)
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     way = parser.add_argument_group("sampling (default: the model's own)")
     add = way.add_argument
     add("--steps", type=integer(*STEPS), help="1 to 1000")

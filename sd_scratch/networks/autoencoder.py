@@ -63,41 +63,29 @@ class SpatialAttention(Attention):
         return self.tap("resid_out", x + h)
 
 
-class DownBlock(nn.Module):
-    """One level of the encoder: residual blocks, then half the side."""
+class Level(nn.Module):
+    """One level of the encoder or the decoder: residual blocks, then half or twice the side. `parts` are these
+    layers under the checkpoints' names: ``resnets``, and ``downsamplers`` or ``upsamplers``."""
 
-    def __init__(self, resnets: Iterable[nn.Module], downsamplers: Iterable[nn.Module]) -> None:
+    def __init__(self, **parts: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(resnets)
-        self.downsamplers = nn.ModuleList(downsamplers)
+        for name, layers in parts.items():
+            self.add_module(name, nn.ModuleList(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
+        for layers in self.children():
+            for layer in layers:  # type: ignore[attr-defined]
+                x = layer(x)
         return x
 
 
-class UpBlock(nn.Module):
-    """One level of the decoder: residual blocks, then twice the side."""
-
-    def __init__(self, resnets: Iterable[nn.Module], upsamplers: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(resnets)
-        self.upsamplers = nn.ModuleList(upsamplers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-        return x
-
-
-def down_blocks(config: AutoencoderConfig) -> Iterator[DownBlock]:
+def down_blocks(config: AutoencoderConfig) -> Iterator[Level]:
     """From the picture's side to the latent's, which is not halved again."""
     widths = config.block_out_channels
     entering = widths[0]
     for level, width in enumerate(widths):
         halves = level < len(widths) - 1
-        yield DownBlock(
+        yield Level(
             resnets=_resnets(config, entering, width, config.layers_per_block),
             downsamplers=[Downsample(width, pad_right_bottom_only=True)] if halves else [],
         )
@@ -113,11 +101,11 @@ def mid_block(config: AutoencoderConfig) -> MidBlock:
     )
 
 
-def up_blocks(config: AutoencoderConfig) -> Iterator[UpBlock]:
+def up_blocks(config: AutoencoderConfig) -> Iterator[Level]:
     """From the latent's side to the picture's; a residual block more on each level than the encoder has."""
     entering = config.block_out_channels[-1]
     for level, width in reversed(list(enumerate(config.block_out_channels))):
-        yield UpBlock(
+        yield Level(
             resnets=_resnets(config, entering, width, config.layers_per_block + 1),
             upsamplers=[Upsample(width)] if level > 0 else [],
         )

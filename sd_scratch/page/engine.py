@@ -4,7 +4,6 @@ A session is one open page. It has one place for each kind of wish: a newer wish
 place of an older one, which is answered with ``skipped``, and nothing queues up.
 """
 
-import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -15,17 +14,8 @@ import torch
 from torch import nn
 
 from sd_scratch.diffusion.samplers import Step
-from sd_scratch.errors import MemoryShortage, ScratchError, UsageError, told
-from sd_scratch.page.answers import (
-    hello,
-    masks,
-    reading,
-    saved,
-    sentence,
-    traced,
-    whole,
-    words_of,
-)
+from sd_scratch.errors import MemoryShortage, ScratchError, UsageError, log, told
+from sd_scratch.page.answers import hello, masks, reading, saved, sentence, traced, whole, words_of
 from sd_scratch.page.asked import NOTHING_ELSE, asked
 from sd_scratch.page.messages import (
     CancelWish,
@@ -53,8 +43,6 @@ from sd_scratch.scenes.oracle import Reading
 
 SESSIONS_LIMIT = 8
 BLOCKS = re.compile(r"(resnets|attentions|transformer_blocks|layers)\.\d+$")
-
-log = logging.getLogger(__name__)
 
 
 class _Stopped(Exception):

@@ -1,6 +1,5 @@
 """The LoRAs that a page may choose from: files that the person who started it named, each by its name alone."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,11 @@ from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.few_steps import few_steps
 from sd_scratch.checkpoints.adapters.lora import Lora, read_lora
 from sd_scratch.checkpoints.safetensors_file import read_header
-from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
 READ_LIMIT = 4  # files that are kept in memory
-
-log = logging.getLogger(__name__)
 
 
 class Wardrobe:

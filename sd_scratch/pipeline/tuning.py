@@ -8,7 +8,6 @@ half precision go by a fixed rule.
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import platform
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch
 
 from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.hashes import cache_file
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import TUNING
 from sd_scratch.networks.kernels import (
     Shape,
@@ -32,8 +31,6 @@ from sd_scratch.networks.kernels import (
     measure_product_rows,
 )
 from sd_scratch.networks.layers import Linear
-
-log = logging.getLogger(__name__)
 
 EFFORTS = {"quick": (3, 1.5), "full": (7, 120.0)}  # rounds, seconds
 BRANCHES = 2  # of a guided call

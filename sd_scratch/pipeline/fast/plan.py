@@ -1,6 +1,5 @@
 """`FastRun`: what each call of a run computes, decided before it begins."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.diffusion.schedule import Schedule
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.branches import COND, UNCOND, Scales
 from sd_scratch.pipeline.fast import (
@@ -24,19 +23,11 @@ from sd_scratch.pipeline.fast import (
     read_fast,
     show_fast,
 )
-from sd_scratch.pipeline.fast.edits import (
-    KeepBelow,
-    Listening,
-    MergePlaces,
-    Settled,
-    finest_blocks,
-)
+from sd_scratch.pipeline.fast.edits import KeepBelow, Listening, MergePlaces, Settled, finest_blocks
 from sd_scratch.pipeline.fast.shallow import forecast, keep, shallow
 from sd_scratch.pipeline.run_tensors import Guidance
 from sd_scratch.pipeline.way import Way
 from sd_scratch.tensors.taps import Member
-
-log = logging.getLogger(__name__)
 
 FEW_CALLS = 20  # below it the pictures of the shipped model fall apart
 
