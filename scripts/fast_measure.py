@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from scenes_steps import interval, whole
+from scenes_steps import whole
 from torch import Tensor
 
 import sd_scratch as sd
@@ -28,7 +28,7 @@ from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.fast import read_fast
 from sd_scratch.pipeline.fast.plan import FastRun, Planned
 from sd_scratch.scenes import oracle
-from sd_scratch.scenes.evaluate import make_checks
+from sd_scratch.scenes.evaluate import interval, make_checks
 
 CELLS = (
     "interval",
@@ -203,8 +203,9 @@ def _full_size(seconds: dict[str, float]) -> list[str]:
 
 
 def _share(right: list[int]) -> str:
-    low, high = interval(right)
-    return f"{100 * sum(right) / len(right):.1f} ({100 * low:.0f} to {100 * high:.0f})"
+    share = sum(right) / len(right)
+    low, high = interval(share, len(right))
+    return f"{100 * share:.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 if __name__ == "__main__":

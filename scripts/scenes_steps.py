@@ -8,7 +8,6 @@ The same prompts and seeds for every cell; the oracle says which pictures have a
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import sd_scratch as sd
 from sd_scratch.files import write_file
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.scenes import oracle
-from sd_scratch.scenes.evaluate import Check, make_checks
+from sd_scratch.scenes.evaluate import Check, interval, make_checks
 
 SAMPLERS = (
     ("ddim", None),
@@ -93,13 +92,6 @@ def whole(reading: oracle.Reading, check: Check) -> bool:
     return all(right.values())
 
 
-def interval(right: list[int]) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    n, p, z = len(right), sum(right) / len(right), 1.96
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-
-
 def table(found: dict[str, list[int]]) -> str:
     """One row a sampler, one column a number of calls: per cent, with Wilson's interval."""
     names = list(dict.fromkeys(key.partition("|")[0] for key in found))
@@ -111,9 +103,12 @@ def table(found: dict[str, list[int]]) -> str:
         cells = []
         for calls in CALLS:
             right = found.get(f"{name}|{calls}")
-            low, high = interval(right) if right else (0.0, 0.0)
-            share = f"{sum(right) / len(right):.0%} ({low:.0%} to {high:.0%})" if right else ""
-            cells.append(share.replace("%", ""))
+            cell = ""
+            if right:
+                share = sum(right) / len(right)
+                low, high = interval(share, len(right))
+                cell = f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})"
+            cells.append(cell)
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     counts = sorted({len(right) for right in found.values()})
     return "\n".join([*lines, "", f"Pictures a cell: {', '.join(map(str, counts))}."])

@@ -23,11 +23,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _scenes(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints import load_components
-    from sd_scratch.scenes.evaluate import evaluate_scenes
+    from sd_scratch.scenes.evaluate import COUNT, evaluate_scenes, interval
 
     rows = evaluate_scenes(
         load_components(args.evaluate),
-        count=args.count or 500,
+        count=args.count or COUNT,
+        alike=args.alike,
         steps=args.steps,
         guidance=args.cfg_scale,
     )
@@ -45,10 +46,11 @@ def _scenes(args: argparse.Namespace) -> int:
             row.attribute,
             str(row.count),
             *_percent(row.chance, row.rendered, row.reconstructed, row.generated),
+            " to ".join(_percent(*interval(row.generated, row.count))),
         )
         for row in rows
     )
-    print(table((*header, "generated"), cells))
+    print(table((*header, "generated", "95 % interval"), cells))
     return 0
 
 

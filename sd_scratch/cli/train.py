@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16")
 OF_PIXELS = "--data --preset --batch --timesteps --device --dtype --sampler --train-on-samples"
 OF_SCENES = "--init --scenes --crowded --decoder-only"
 OF_DENOISERS = "--preset --timesteps --dtype --keep"
-OF_SCORES = "--count --steps --cfg-scale --classifier --sampler --train-on-samples"
+OF_SCORES = "--count --alike --steps --cfg-scale --classifier --sampler --train-on-samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +96,7 @@ def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder")
     add("--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)")
+    add("--alike", action="store_true", help="as many prompts of every kind of scene")
     add("--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)")
     add("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
     add("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
@@ -127,7 +128,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what is for another preset or stage, and fill in the stage."""
     stages = PIXEL_STAGES if args.what in DATA_SETS else SCENE_STAGES
     if args.what in DATA_SETS:
-        refuse_flags(args, OF_SCENES, "is for scenes")
+        refuse_flags(args, f"{OF_SCENES} --alike", "is for scenes")
         args.stage = args.stage or "ddpm"
         if args.stage == "classifier":
             refuse_flags(args, OF_DENOISERS, "is for --stage ddpm")
@@ -140,6 +141,8 @@ def _check(args: argparse.Namespace) -> None:
             refuse_flags(args, f"{OF_SCENES} --lr", "is for training")
         if args.stage != "unet":
             refuse_flags(args, "--scenes", "is for --stage unet")
+        if args.stage in ("clip", "classifier"):
+            refuse_flags(args, "--alike", "is for the pictures of scenes, without --stage")
     if args.stage not in (None, *stages):
         raise UsageError(f"{args.what} has no stage {args.stage} - {' or '.join(stages)}")
 

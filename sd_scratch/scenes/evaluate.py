@@ -1,6 +1,7 @@
 """How well a model does what it is told: pictures for fixed prompts, read back by the oracle."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,12 +71,13 @@ def evaluate_scenes(
     components: Components,
     *,
     count: int = COUNT,
+    alike: bool = False,
     seeds: int = 2,
     steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Row]:
     """Score a model on `count` fixed prompts with `seeds` noises each: one row per thing asked for."""
-    checks = make_checks(count)
+    checks = make_checks(count, alike=alike)
     true = render([check.scene for check in checks], components.config.sample_size).images
     again = reconstruct(components.vae, true)
     every = [check for check in checks for _ in range(seeds)]
@@ -103,11 +105,12 @@ def evaluate_scenes(
     ]
 
 
-def make_checks(count: int) -> list[Check]:
-    """Fixed prompts, the parts in their shares: fewer are a part of more."""
+def make_checks(count: int, *, alike: bool = False) -> list[Check]:
+    """Fixed prompts, the parts in their shares, or as many of each: fewer are a part of more."""
+    shares = dict.fromkeys(PARTS, 1 / len(PARTS)) if alike else PARTS
     return [
         check
-        for part, share in PARTS.items()
+        for part, share in shares.items()
         for check in itertools.islice(_checks(part), max(1, round(share * count)))
     ]
 
@@ -161,6 +164,14 @@ def score(
     parts = list(PARTS)
     names = sorted(answers, key=lambda name: (parts.index(name[0]), order.get(name[1], 0)))
     return {name: (sum(answers[name]) / len(answers[name]), len(answers[name])) for name in names}
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, 0..1, that was found in `count` pictures."""
+    z = 1.96
+    middle = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
 def _of_others(checks: Sequence[Check], readings: Sequence[oracle.Reading]) -> list[oracle.Reading]:

@@ -97,6 +97,9 @@ def test_flags_of_pixels_are_refused_for_scenes(tmp_path, capsys):
     for flag in (["--crowded"], ["--decoder-only"], ["--lr", "1e-3"], ["--init", "scenes"]):
         assert run("train", "scenes", "--evaluate", "scenes", *flag) == 2
         assert f"{flag[0]} is for training" in capsys.readouterr().err
+    for more in (["--stage", "clip"], ["--stage", "classifier"]):
+        assert run("train", "scenes", *more, "--evaluate", "scenes", "--alike") == 2
+        assert "--alike is for the pictures of scenes" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_exported(tmp_path, model, capsys):
@@ -133,6 +136,7 @@ def test_a_classifier_is_trained_and_judges(tmp_path, model, capsys):
         (["--out", "x"], "for how long?"),
         (["--out", "x", "--max-steps", 1, "--init", "scenes"], "--init is for scenes"),
         (["--out", "x", "--max-steps", 1, "--count", 9], "--count is for --evaluate"),
+        (["--evaluate", "ddpm-mnist", "--alike"], "--alike is for scenes"),
         (["--out", "x", "--max-steps", 1, "--stage", "classifier", "--keep", 2], "--keep is for"),
         (["--out", "x", "--max-steps", 1, "--stage", "vae"], "no stage vae"),
         (["--out", "x", "--max-steps", 1, "--preset", "nope"], "no preset 'nope'"),

@@ -1,6 +1,7 @@
 """The stages of the scenes model, on networks that are small enough to learn in seconds."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sd_scratch.scenes.captions import full_caption
 from sd_scratch.scenes.evaluate import (
     PARTS,
     evaluate_scenes,
+    interval,
     make_checks,
     sample_prompts,
     score,
@@ -225,6 +227,20 @@ def test_fewer_checks_are_a_part_of_more() -> None:
     assert len(many) == 200
     assert {check.prompt for check in few} <= {check.prompt for check in many}
     assert all(check.prompt.startswith(("a ", "an ", "two", "three", "four")) for check in many)
+
+
+def test_as_many_checks_of_every_kind() -> None:
+    checks = make_checks(80, alike=True)
+    assert Counter(check.part for check in checks) == dict.fromkeys(PARTS, 10)
+    assert [c.prompt for c in checks if c.part == "three objects"][:2] == [
+        c.prompt for c in make_checks(50) if c.part == "three objects"
+    ]
+
+
+def test_the_interval_of_a_share() -> None:
+    """The values are Wilson's for 92 of 100, and for all of 10."""
+    assert interval(0.92, 100) == pytest.approx((0.8500, 0.9589), abs=1e-4)
+    assert interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def test_the_place_is_asked_for_only_where_it_is_named() -> None:
