@@ -265,11 +265,7 @@ def test_stable_diffusion_has_a_drawing_of_its_own(page: Any, tmp_path: Path) ->
     assert sum(".attentions." in name for name in unet) == 16
     assert sum(name.startswith("text.encoder.layers") for name in names) == 12
     folder = PICTURES if os.environ.get("SD_SCRATCH_PICTURES") else tmp_path
-    page.set_viewport_size({"width": 4000, "height": 900})
-    house = page.locator("#house")  # all of it, where the page would scroll
-    house.evaluate(
-        "(house) => { house.closest('section').style.width = `${house.scrollWidth + 100}px`; }"
-    )
+    house = page.locator("#house")  # all of it finds room
     assert house.evaluate("(house) => house.scrollWidth - house.clientWidth") <= 2
     shot = house.screenshot()
     Image.open(io.BytesIO(shot)).convert("RGB").save(folder / "sd15.webp", quality=70, method=6)
@@ -310,7 +306,6 @@ def test_a_picture_is_painted_on(page: Any, engine: Engine, tmp_path: Path) -> N
     own = np.full((64, 64, 3), 240, np.uint8)
     own[40:56, 8:24] = (20, 60, 230)
     Image.fromarray(own).save(tmp_path / "own.png")
-    page.click("#begin-title")
     page.set_input_files("#init", tmp_path / "own.png")
     page.locator("#init-note", has_text="own.png, 64 × 64").wait_for()
     page.locator("#mask").scroll_into_view_if_needed()
@@ -366,7 +361,6 @@ def test_loras_are_chosen_by_name(browser: Any, engine: Engine, tmp_path: Path) 
     with served(dressed) as address:
         page.goto(link(address, {"prompt": PROMPT, "seed": 7, "steps": 4}))
         before = made(page)
-        page.click("#loras-title")
         page.select_option("#lora", "bold-lcm")
         with_it = made(page, before)
         assert page.input_value("#steps") == "4" and page.input_value("#sampler") == "lcm"
@@ -446,6 +440,34 @@ def test_the_page_as_it_looks(browser: Any, address: str, tmp_path: Path) -> Non
             made(page)
             assert page.evaluate("document.documentElement.scrollHeight") < 3 * height
         context.close()
+
+
+def test_painting_as_it_looks(page: Any, tmp_path: Path) -> None:
+    folder = PICTURES if os.environ.get("SD_SCRATCH_PICTURES") else tmp_path
+    before = made(page)
+    page.click("#init-current")
+    page.locator("#easel").wait_for()
+    page.locator("#mask-save").scroll_into_view_if_needed()
+    box = page.locator("#mask").bounding_box()
+    page.locator("#brush-size").evaluate("brush => { brush.value = 40; }")
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.75 * box["height"])
+    page.mouse.down()
+    for x, y in ((0.75, 0.7), (0.78, 0.78), (0.6, 0.78)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.up()
+    page.fill("#prompt", "a large red circle above a small yellow triangle on a white background")
+    page.fill("#seed", "5")
+    page.fill("#steps", "15")
+    page.click("#make")
+    made(page, before)
+    begin, see = page.locator("#begin").bounding_box(), page.locator("#see").bounding_box()
+    page.set_viewport_size({"width": 1280, "height": 1700})
+    top = page.locator("#say").bounding_box()["y"]
+    clip = {"x": 0, "y": top, "width": see["x"] + see["width"] + 16, "height": 1250}
+    assert begin["x"] < see["x"]
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    picture.save(folder / "paint.webp", quality=70, method=6)
+    assert np.asarray(picture).std() > 10
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

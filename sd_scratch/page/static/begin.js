@@ -195,7 +195,7 @@ export class Begin {
   stroke(from, to) {
     const [width, height] = this.size, context = $("mask").getContext("2d");
     context.globalCompositeOperation = $("brush-kind").value === "erase" ? "destination-out" : "source-over";
-    context.strokeStyle = "#d0342c";
+    context.strokeStyle = this.checks(context);
     context.lineCap = "round";
     context.lineWidth = Math.max(($("brush-size").value / 100) * width, 1);
     context.beginPath();
@@ -215,6 +215,16 @@ export class Begin {
     this.show();
   }
 
+  // What the mask is painted with: black and white, to be seen on any picture.
+  checks(context) {
+    const side = Math.max(Math.round(this.size[0] / 32), 1), tile = canvasOf(2 * side, 2 * side), made = tile.getContext("2d");
+    made.fillStyle = "#fff";
+    made.fillRect(0, 0, 2 * side, 2 * side);
+    made.fillStyle = "#000";
+    for (const place of [0, side]) made.fillRect(place, place, side, side);
+    return context.createPattern(tile, "repeat");
+  }
+
   wipe() {
     $("mask").getContext("2d").clearRect(0, 0, ...this.size);
     this.painted();
@@ -223,7 +233,7 @@ export class Begin {
   invert() {
     const context = $("mask").getContext("2d");
     context.globalCompositeOperation = "xor";
-    context.fillStyle = "#d0342c";
+    context.fillStyle = this.checks(context);
     context.fillRect(0, 0, ...this.size);
     this.painted();
   }
@@ -240,9 +250,13 @@ export class Begin {
       const image = seen.getImageData(0, 0, width, height);
       for (let i = 0; i < image.data.length; i += 4) {
         const grey = 0.299 * image.data[i] + 0.587 * image.data[i + 1] + 0.114 * image.data[i + 2];
-        image.data.set([208, 52, 44, grey >= 128 ? 255 : 0], i);
+        image.data[i + 3] = grey >= 128 ? 255 : 0;
       }
-      $("mask").getContext("2d").putImageData(image, 0, 0);
+      const context = $("mask").getContext("2d");
+      context.putImageData(image, 0, 0);
+      context.globalCompositeOperation = "source-in";
+      context.fillStyle = this.checks(context);
+      context.fillRect(0, 0, width, height);
       this.painted();
       if (!this.mask) this.complain(`${file.name} has nothing light in it - what is white is made anew`);
     } catch {

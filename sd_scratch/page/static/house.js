@@ -1,7 +1,8 @@
 // The architecture, drawn from the list of tensors: a box for each part, where it stands in the U.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDE = 52, HIGH = 26, GAP = 8, LEVEL = 2 * HIGH + 3 * GAP, LEFT = 8, TOP = 22;
+const WIDE = 48, WIDER = 56, HIGH = 26, GAP = 6, LEFT = 2, TOP = 22;
+const MANY = 22; // columns that find room on a screen
 
 function part(name, attributes = {}, text = "") {
   const made = document.createElementNS(SVG, name);
@@ -70,43 +71,54 @@ export function boxesOf(tensors) {
   return [...boxes.values()].sort((a, b) => a.place - b.place);
 }
 
+const blockOf = (box) => /\.((?:down_blocks|up_blocks)\.\d+|mid_block)\.(?:resnets|attentions)\./.exec(box.name)?.[1];
+
+// The columns of the U-Net, from left to right: {level, boxes}. A transformer stands under its residual block; with more
+// than two boxes in a column, so does the next pair of the same block.
+function columnsOf(unet, sides, most) {
+  const columns = [];
+  for (const box of unet) {
+    const level = box.hw ? sides.indexOf(box.hw[0]) : 0, last = columns.at(-1), block = blockOf(box);
+    const fits = block && last?.block === block && last.boxes.length < most;
+    if (fits && (most > 2 || box.name.includes(".attentions."))) last.boxes.push(box);
+    else columns.push({ level, block, boxes: [box] });
+  }
+  return columns;
+}
+
 // Place every box: a row for text, the U of the U-Net by the size of its feature maps, and the rest in a row.
 function arrange(boxes) {
   const placed = [], skips = [], titles = [];
   const unet = boxes.filter((box) => box.name.startsWith("unet"));
   const sides = [...new Set(unet.filter((box) => box.hw).map((box) => box.hw[0]))].sort((a, b) => b - a);
-  let x = LEFT;
   const row = (title, chosen, y) => {
     if (!chosen.length) return;
     titles.push({ title, x: LEFT, y: y - 6 });
-    chosen.forEach((box, i) => placed.push({ box, x: LEFT + i * (WIDE + GAP), y }));
+    chosen.forEach((box, i) => placed.push({ box, x: LEFT + i * (WIDER + GAP), y, wide: WIDER }));
   };
   row("Text encoder", boxes.filter((box) => box.name.startsWith("text")), TOP);
-  const top = TOP + HIGH + 58;
-  titles.push({ title: "U-Net, the way down on the left and up on the right; the lower a box, the smaller its feature maps", x: LEFT, y: top - 30 });
+  titles.push({ title: "U-Net, the way down on the left and up on the right; the lower a box, the smaller its feature maps", x: LEFT, y: TOP + HIGH + 28 });
+  let columns = columnsOf(unet, sides, 2);
+  if (columns.length > MANY) columns = columnsOf(unet, sides, 4);
+  const tops = [];
+  let y = TOP + HIGH + 58;
+  for (let level = 0; level < Math.max(sides.length, 1); level++) {
+    tops.push(y);
+    y += Math.max(2, ...columns.filter((column) => column.level === level).map((column) => column.boxes.length)) * (HIGH + GAP / 2) + 2 * GAP;
+  }
   const waiting = [];
-  let column = null;
-  for (const box of unet) {
-    const level = box.hw ? sides.indexOf(box.hw[0]) : 0;
-    const stacked = box.name.includes(".attentions.") && column && column.level === level && !column.full;
-    if (!stacked) {
-      if (column) x += WIDE + GAP;
-      column = { level, full: false };
-    } else column.full = true;
-    const y = top + level * LEVEL + (stacked ? HIGH + GAP / 2 : 0);
-    const place = { box, x, y };
+  columns.forEach((column, i) => column.boxes.forEach((box, n) => {
+    const place = { box, x: LEFT + i * (WIDE + GAP), y: tops[column.level] + n * (HIGH + GAP / 2), top: tops[column.level], n };
     placed.push(place);
     const up = box.name.includes("up_blocks") && box.name.includes("resnets");
     if (up && waiting.length) skips.push([waiting.pop(), place]);
-    const down = /conv_in|down_blocks\.\d+\.(resnets|downsamplers)/.test(box.name);
-    if (down) waiting.push(place);
-  }
-  const width = Math.max(x + WIDE, ...placed.map((place) => place.x + WIDE)) + LEFT;
-  let y = top + Math.max(sides.length, 1) * LEVEL + 22;
+    if (/conv_in|down_blocks\.\d+\.(resnets|downsamplers)/.test(box.name)) waiting.push(place);
+  }));
   const rest = boxes.filter((box) => !/^(text|unet|vae)/.test(box.name));
-  row("Guidance and sampler", rest, y);
-  y += HIGH + 34;
+  row("Guidance and sampler", rest, y + 22);
+  y += 22 + HIGH + 34;
   row("Autoencoder", boxes.filter((box) => box.name.startsWith("vae")), y);
+  const width = Math.max(...placed.map(({ x, wide = WIDE }) => x + wide)) + LEFT;
   return { placed, skips, titles, width, height: y + HIGH + 10 };
 }
 
@@ -115,15 +127,16 @@ export class House {
     this.boxes = boxesOf(tensors);
     const { placed, skips, titles, width, height } = arrange(this.boxes);
     const svg = part("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "presentation" });
-    for (const [from, to] of skips) {
-      const y = from.y - 3 - 2 * skips.length + 2 * skips.findIndex(([f]) => f === from);
-      svg.append(part("path", { class: "skip", d: `M${from.x + WIDE / 2} ${from.y}V${y}H${to.x + WIDE / 2}V${to.y}` }));
+    for (const [from, to] of skips) { // behind the boxes, each on a track of its own
+      const y = from.top - 4 - 2 * (skips.filter(([f]) => f.top === from.top).findIndex(([f]) => f === from) % 4);
+      const [left, right] = [from, to].map(({ x, n }) => x + WIDE / 2 + 4 * n);
+      svg.append(part("path", { class: "skip", d: `M${left} ${from.y}V${y}H${right}V${to.y}` }));
     }
     for (const { title, x, y } of titles) svg.append(part("text", { class: "title", x, y }, title));
-    this.nodes = placed.map(({ box, x, y }, i) => {
+    this.nodes = placed.map(({ box, x, y, wide = WIDE }, i) => {
       const size = box.hw ? `, ${box.hw.join(" by ")}` : "";
       const node = part("g", { class: `box ${kindOf(box.name)}`, role: "button", tabindex: i ? -1 : 0, "aria-pressed": "false", "aria-label": `${titleOf(box.name)}: ${fullTitle(box.name)}${size}, ${box.tensors.length} tensors`, transform: `translate(${x} ${y})` });
-      node.append(part("title", {}, `${box.name}${size}`), part("rect", { width: WIDE, height: HIGH, rx: 4 }), part("text", { x: WIDE / 2, y: HIGH / 2 + 4, "text-anchor": "middle" }, titleOf(box.name)));
+      node.append(part("title", {}, `${box.name}${size}`), part("rect", { width: wide, height: HIGH, rx: 4 }), part("text", { x: wide / 2, y: HIGH / 2 + 4, "text-anchor": "middle" }, titleOf(box.name)));
       node.addEventListener("click", () => this.open(i));
       node.addEventListener("keydown", (event) => this.key(event, i));
       svg.append(node);

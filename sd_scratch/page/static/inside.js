@@ -216,12 +216,10 @@ export class Inside {
       list.append(row);
       return [meter, number];
     });
-    const title = document.createElement("h4");
-    title.className = "plain";
-    const part = document.createElement("details"), summary = document.createElement("summary");
+    const part = document.createElement("details"), title = document.createElement("summary");
     part.open = matchMedia("(min-width: 44rem)").matches;
-    summary.append(title);
-    part.append(summary, list);
+    part.className = "place";
+    part.append(title, list);
     this.lookAt = (row, column) => {
       title.textContent = `What the place at row ${row + 1}, column ${column + 1} looks at`;
       meters.forEach(([meter, number], n) => {
