@@ -29,10 +29,19 @@ CAUSES = {
     errno.EPERM: "permission denied: choose a folder that you may write to",
     errno.EROFS: "read-only file system: choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another path",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 MEGABYTE = 1_000_000
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+
+def at_home(path: str | Path) -> Path:
+    """A path, in which ``~`` is a user's home. Raises UsageError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path} - there is no such user on this machine") from None
 
 
 @contextlib.contextmanager
@@ -267,13 +276,14 @@ def _errors_about(path: Path) -> Iterator[None]:
     except FileExistsError as error:
         # mkdir raises this one too, where a file stands in the way of a folder.
         if path.parent.exists() and not path.parent.is_dir():
-            raise _explained(path, NotADirectoryError(errno.ENOTDIR, "")) from None
+            raise explained(path, NotADirectoryError(errno.ENOTDIR, "")) from None
         raise error
     except OSError as error:
-        raise _explained(path, error) from None
+        raise explained(path, error) from None
 
 
-def _explained(path: Path, error: OSError) -> ScratchError:
+def explained(path: Path, error: OSError) -> ScratchError:
+    """The error of writing a file, in one line with its cause."""
     cause = CAUSES.get(error.errno or 0) or f"{error.strerror or error}: choose another place"
     return ScratchError(f"cannot write {path} - {cause}")
 

@@ -25,7 +25,7 @@ from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.source import HUB_ID, called
 from sd_scratch.config import ClipConfig, ImageEncoderConfig
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import write_file
+from sd_scratch.files import at_home, write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.image_encoder import Clip
 from sd_scratch.tensors import Recordable, Taps
@@ -97,7 +97,7 @@ def clip_without_weights(source: str, dtype: torch.dtype) -> Clip | None:
     """The network of a shipped CLIP or of a folder that holds one, on the ``meta`` device; None for what is
     no CLIP. Raises ScratchError for a configuration that is damaged."""
     shipped_one = source in list_clips()
-    folder = shipped.weights_folder() / source if shipped_one else Path(source).expanduser()
+    folder = shipped.weights_folder() / source if shipped_one else at_home(source)
     if not (folder / CONFIG).is_file():
         return None
     fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
@@ -158,7 +158,7 @@ def locate_clip(source: str, *, offline: bool = False) -> Path:
     """
     if source in list_clips():
         return shipped.weights_folder() / source
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(source):

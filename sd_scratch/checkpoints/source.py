@@ -8,6 +8,7 @@ from pathlib import Path
 from sd_scratch.checkpoints.parts import Part
 from sd_scratch.checkpoints.shipped import list_shipped, shipped_model, weights_folder
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import at_home
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
@@ -37,10 +38,7 @@ def locate(
     if not text.strip():
         raise UsageError("an empty name of a model - give a name, a path or a hub id")
     shipped = shipped_model(text)
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{text} - there is no such user on this machine") from None
+    path = at_home(text)
     if shipped is not None:
         return Place(shipped, text)
     if path.is_dir():
@@ -63,7 +61,7 @@ def locate(
 def called(source: str, *, ending: bool = True) -> str:
     """What to call a model elsewhere: where it lies on this machine is nobody's business. A folder and a file
     go by their own names, a file without its `ending` if so wanted."""
-    path = Path(source).expanduser()
+    path = at_home(source)
     if source in list_shipped() or not path.exists():
         return source
     return path.resolve().name if path.is_dir() else path.name if ending else path.stem

@@ -18,6 +18,7 @@ from sd_scratch.cli.control import ask_for_controls, load_controls
 from sd_scratch.cli.options import NO_ADAPTER, split_lora
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError, log
+from sd_scratch.files import at_home
 from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -218,6 +219,6 @@ def _find(kind: str, files: dict[str, Path], names: list[str]) -> list[Path]:
 def split_embedding(text: str) -> tuple[Path, EmbeddingUse]:
     """``FILE[:TOKEN]``; a file of the whole name comes first."""
     head, colon, token = text.rpartition(":")
-    if Path(text).expanduser().is_file() or not colon or not head:
+    if at_home(text).is_file() or not colon or not head:
         head, token = text, ""
-    return Path(head).expanduser(), EmbeddingUse(Path(head).stem, token)
+    return at_home(head), EmbeddingUse(Path(head).stem, token)

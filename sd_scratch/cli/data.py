@@ -1,9 +1,9 @@
 """``sd-scratch data``: fetch a published data set, or check the one that is there."""
 
 import argparse
-from pathlib import Path
 
 from sd_scratch.cli.console import progress_bar
+from sd_scratch.cli.options import a_path
 from sd_scratch.training.pixels.datasets import DATA_SETS, data_folder, load_data
 
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=a_path,
         help="where to (default: $SD_SCRATCH_DATA/NAME, else the user's cache)",
     )
 

@@ -3,16 +3,17 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
+
+from sd_scratch.cli.options import a_path
 
 SHOWN = 70  # characters of a value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "first", type=Path, metavar="A.png", help="a picture with its settings in it"
+        "first", type=a_path, metavar="A.png", help="a picture with its settings in it"
     )
-    parser.add_argument("second", type=Path, metavar="B.png", help="another one, of any tool")
+    parser.add_argument("second", type=a_path, metavar="B.png", help="another one, of any tool")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -1,10 +1,10 @@
 """``sd-scratch export``: a model in another runtime's format."""
 
 import argparse
-from pathlib import Path
 
 from sd_scratch.cli.options import (
     a_name,
+    a_path,
     add_message_arguments,
     add_size_arguments,
     add_source_arguments,
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = onnx.add_argument
     add("-m", "--model", type=a_name, default="scenes", help="(default: scenes)")
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    add("-o", "--output", type=a_path, required=True, metavar="FOLDER", help="a new folder")
     add(
         "--tensors",
         action="append",

@@ -1,9 +1,14 @@
 """``sd-scratch generate``: text to pictures."""
 
 import argparse
-from pathlib import Path
 
-from sd_scratch.cli.options import add_device_arguments, add_model_arguments, integer
+from sd_scratch.cli.options import (
+    a_path,
+    a_target,
+    add_device_arguments,
+    add_model_arguments,
+    integer,
+)
 from sd_scratch.cli.picture_options import add_picture_arguments, add_preview_arguments
 
 MAX_PICTURES, MAX_BATCH = 100_000, 256
@@ -13,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
     parser.add_argument(
         "--init-noise",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="begin with the noise in a file of sd-scratch invert, by its recipe; other flags change it",
     )
@@ -28,17 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("--prompt-file", type=Path, metavar="FILE", help="one prompt a line, pictures of each")
+    add("--prompt-file", type=a_path, metavar="FILE", help="one prompt a line, pictures of each")
     add("-b", "--batch-count", type=integer(1, MAX_PICTURES), default=1, help="how many pictures")
     add("--batch-size", type=integer(1, MAX_BATCH), default=1, help="how many at a time")
     add(
         "-o",
         "--output",
+        type=a_target,
         help="a file, - for standard output, or a template of {seed} {index} {prompt} {model} "
         "{sampler} {steps} {cfg} {width} {height} (default: out/{seed}-{index:04}.png)",
     )
     add("--overwrite", action="store_true", help="replace files that exist")
-    add("--save-latents", metavar="FILE.safetensors")
+    add("--save-latents", type=a_target, metavar="FILE.safetensors")
     add("--no-metadata", action="store_true", help="store no prompt and settings in the pictures")
     add("--json", action="store_true", help="print one JSON object, not paths")
 

@@ -1,10 +1,11 @@
 """``sd-scratch invert``: a picture to the noise that it is made from."""
 
 import argparse
-from pathlib import Path
 
 from sd_scratch.cli.options import (
     CELL,
+    a_path,
+    a_target,
     add_clip_skip_argument,
     add_device_arguments,
     add_guidance_argument,
@@ -18,7 +19,7 @@ from sd_scratch.limits import STEPS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("picture", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP")
+    add("picture", type=a_path, metavar="PICTURE", help="PNG, JPEG or WebP")
     add("-p", "--prompt", default="", help="what it shows; the same prompt makes it again")
     add(
         "--steps",
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_clip_skip_argument(parser)
     add_prompt_arguments(parser.add_argument_group("how the prompt is read"))
     add(
-        "-o", "--output", required=True, metavar="FILE.safetensors", help="the noise and its recipe"
+        "-o",
+        "--output",
+        type=a_target,
+        required=True,
+        metavar="FILE.safetensors",
+        help="the noise and its recipe",
     )
     add("--overwrite", action="store_true", help="replace a file that exists")
     add_adapter_arguments(parser)

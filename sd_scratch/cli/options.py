@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sd_scratch.errors import UsageError
+from sd_scratch.files import at_home
 from sd_scratch.limits import (
     CLIP_SKIP,
     DTYPES,
@@ -118,8 +119,13 @@ def a_name(text: str) -> str:
 
 
 def a_path(text: str) -> Path:
-    """A type for argparse: a path, in which ``~`` is the user's home."""
-    return Path(text).expanduser()
+    """A type for argparse: a path, which is not nothing, and in which ``~`` is the user's home."""
+    return at_home(a_name(text))
+
+
+def a_target(text: str) -> str:
+    """A type for argparse: such a path as a text, which may be a template of names, or ``-``."""
+    return str(at_home(a_name(text)))
 
 
 def add_size_arguments(
@@ -143,10 +149,16 @@ def add_parts_arguments(group: argparse._ActionsContainer) -> None:
     add = group.add_argument
     add(
         "--vae",
+        type=a_name,
         metavar="FILE",
         help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
     )
-    add("--text-encoder", metavar="MODEL", help="a whole model to take the text encoder from")
+    add(
+        "--text-encoder",
+        type=a_name,
+        metavar="MODEL",
+        help="a whole model to take the text encoder from",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +224,7 @@ def add_lora_argument(group: argparse._ActionsContainer, text: str) -> None:
     """A LoRA's file with its strengths, which `split_lora` reads."""
     group.add_argument(
         "--lora",
+        type=a_name,
         action="append",
         default=[],
         metavar="FILE[:SCALE[:TEXT_SCALE]]",
@@ -233,7 +246,7 @@ def split_lora(text: str) -> tuple[Path, LoraUse]:
     if any(not low <= scale <= high for scale in scales):
         raise UsageError(f"--lora {text} - a scale is a number from {low:g} to {high:g}")
     scale, text_scale = (scales * 2)[:2] if scales else (1.0, 1.0)
-    return Path(path).expanduser(), LoraUse(Path(path).stem, scale, text_scale)
+    return at_home(path), LoraUse(Path(path).stem, scale, text_scale)
 
 
 def lora_files(args: argparse.Namespace) -> list[tuple[Path, LoraUse]]:

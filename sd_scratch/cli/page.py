@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sd_scratch.cli.options import (
     a_name,
+    a_path,
     add_device_arguments,
     add_force_argument,
     add_model_argument,
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-browser", action="store_true", help="print the address, and open no browser")
     add(
         "--static",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="serve a page that runs its model in the tab, as scripts/build-page makes it",
     )
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(model)
     add_parts_arguments(model)
     text = "LoRAs that the page may choose from, each by its name: .safetensors in it and below it"
-    model.add_argument("--lora-dir", type=Path, metavar="FOLDER", help=text)
+    model.add_argument("--lora-dir", type=a_path, metavar="FOLDER", help=text)
     add_force_argument(model)
     add_device_arguments(parser)
 

@@ -1,9 +1,9 @@
 """Arguments of the commands that make pictures. Imports nothing heavy."""
 
 import argparse
-from pathlib import Path
 
 from sd_scratch.cli.options import (
+    a_name,
     a_path,
     add_clip_skip_argument,
     add_guidance_argument,
@@ -62,7 +62,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         help="opposite edges fit, so that copies of the picture can be laid side by side: left and right (x), "
         "top and bottom (y), or both",
     )
-    add("--from-image", type=Path, metavar="PNG", help="repeat a picture; other flags change it")
+    add("--from-image", type=a_path, metavar="PNG", help="repeat a picture; other flags change it")
 
     add_init_image_arguments(parser)
     add_hires_arguments(parser)
@@ -101,6 +101,7 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--fast",
+        type=a_name,
         nargs="?",
         const="best",
         metavar="NAME[,NAME]",
@@ -196,7 +197,7 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--init-image",
         "--init-img",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="a picture to begin with: PNG, JPEG or WebP, over white where it is transparent",
     )
@@ -214,7 +215,7 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--mask",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="paint where it is white, from half grey on; all other pixels are kept as they are",
     )
@@ -267,12 +268,13 @@ def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(
             f"--{name}",
+            type=a_name,
             action="append",
             default=[],
             metavar=pattern,
             help=f"{text}; may be given several times; none for none",
         )
-        add(f"--{name}-dir", type=Path, metavar="FOLDER", help=f"where the files of {where} are")
+        add(f"--{name}-dir", type=a_path, metavar="FOLDER", help=f"where the files of {where} are")
     add_control_arguments(parser)
 
 
@@ -328,7 +330,7 @@ def add_preview_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--preview-file",
-        type=Path,
+        type=a_path,
         metavar="PNG",
         help="a file to put previews into, each in the place of the one before",
     )

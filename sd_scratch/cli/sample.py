@@ -6,7 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sd_scratch.cli.options import a_name, add_device_arguments, integer, number, refuse_flags, seed
+from sd_scratch.cli.options import (
+    a_name,
+    a_target,
+    add_device_arguments,
+    integer,
+    number,
+    refuse_flags,
+    seed,
+)
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS, are_digits
 from sd_scratch.training.pixels.datasets import DATA_SETS
@@ -34,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-s", "--seed", type=seed, default=0, help="of the first column (0)")
     add("--steps", type=integer(*STEPS), help="sampling steps (scenes: the model's)")
     add("--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)")
-    add("-o", "--output", help="a .png file, - for standard output (default: a free samples.png)")
+    add(
+        "-o",
+        "--output",
+        type=a_target,
+        help="a .png file, - for standard output (default: a free samples.png)",
+    )
     add("--overwrite", action="store_true", help="replace files that exist")
     group = parser.add_argument_group(PIXELS)
     group.add_argument(
@@ -44,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a class by name, by number where the names are words, or none; again for more"
         " (default: all, one a row)",
     )
-    group.add_argument("--sampler", help="ddpm, ddim, pndm, lms, ... (default: the model's)")
-    group.add_argument("--film", metavar="FILE.gif", help="show how they come about")
+    group.add_argument(
+        "--sampler", type=a_name, help="ddpm, ddim, pndm, lms, ... (default: the model's)"
+    )
+    group.add_argument("--film", type=a_target, metavar="FILE.gif", help="show how they come about")
     add_device_arguments(parser)
 
 

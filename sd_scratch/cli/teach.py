@@ -1,7 +1,8 @@
 """``sd-scratch teach``: the exercises that people learn diffusion with, as a table and a figure."""
 
 import argparse
-from pathlib import Path
+
+from sd_scratch.cli.options import a_path
 
 NAMES = ("schedules", "predictors", "unet", "latents", "guidance", "ddim")
 
@@ -11,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=a_path,
         metavar="FILE.png",
         help="write the figure (default: the table alone)",
     )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.console import INTERRUPTED
 from sd_scratch.cli.generate import MAX_BATCH
-from sd_scratch.cli.options import add_device_arguments, add_model_arguments, dtype, integer
+from sd_scratch.cli.options import (
+    a_name,
+    a_path,
+    add_device_arguments,
+    add_model_arguments,
+    dtype,
+    integer,
+)
 from sd_scratch.cli.picture_options import add_picture_arguments
 from sd_scratch.errors import log
 from sd_scratch.limits import DTYPES, are_digits, read_integer
@@ -29,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="which, such as 'unet.*.attn2.probs'; may be given several times",
     )
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new one")
+    add("-o", "--output", type=a_path, required=True, metavar="FOLDER", help="a new one")
     add("--overwrite", action="store_true", help="replace the trace that is there")
     add(
         "--calls",
@@ -38,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the U-Net, counted from 0, each part may be left out (default: all)",
     )
     add("--branch", choices=("cond", "uncond", "perturbed"), help="one alone (default: all)")
-    add("--words", metavar="CAT,MAT:2", help="keep these words in place of all tokens")
+    add("--words", type=a_name, metavar="CAT,MAT:2", help="keep these words in place of all tokens")
     add("--mean-heads", action="store_true", help="keep the mean over attention heads")
     add("--mean-calls", action="store_true", help="keep the mean over the calls")
     add("--store", type=dtype, choices=DTYPES, help="precision of what is stored")

@@ -3,11 +3,10 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sd_scratch.cli.console import INTERRUPTED, progress_bar
-from sd_scratch.cli.options import dtype, integer, number, refuse_flags
+from sd_scratch.cli.options import a_name, a_path, dtype, integer, number, refuse_flags
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import GUIDANCE, STEPS
 from sd_scratch.training.pixels.datasets import DATA_SETS, find_data, find_preset
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which part: of scenes the vae, then the unet, and the clip pair that scores its pictures;"
         " of the others the ddpm (default); of all the classifier that judges the pictures",
     )
-    add("-o", "--out", type=Path, help="folder for states, journal and model")
+    add("-o", "--out", type=a_path, help="folder for states, journal and model")
     add("--max-minutes", type=number(0.01, 1e6), help="training time")
     add("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
     add("--epochs", type=integer(1, 10**6), help="or passes through the data")
@@ -50,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="N models of how it grows, after 1, 1/2, 1/4, ... of the time: growth/ beside the states",
     )
-    add("--init", metavar="MODEL", help="scenes: begin with this model's weights, not from nothing")
+    add(
+        "--init",
+        type=a_name,
+        metavar="MODEL",
+        help="scenes: begin with this model's weights, not from nothing",
+    )
     add(
         "--scenes",
         type=integer(64, 10**7),
@@ -65,7 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--lr", type=number(1e-8, 1), help="learning rate (default: the stage's)")
     add("-t", "--threads", type=integer(1, 1024), help="CPU threads")
-    add("--export", type=Path, metavar="FOLDER", help="write the newest states of --out as a model")
+    add(
+        "--export",
+        type=a_path,
+        metavar="FOLDER",
+        help="write the newest states of --out as a model",
+    )
     add("--overwrite", action="store_true", help="replace the model in --export")
     _add_pixel_arguments(parser.add_argument_group(PIXELS))
     _add_score_arguments(parser.add_argument_group("scores"))
@@ -73,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--data", type=Path, help="the data set's folder (default: see `data`)")
-    add("--preset", help="better (default), paper, paper-64 or large")
+    add("--data", type=a_path, help="the data set's folder (default: see `data`)")
+    add("--preset", type=a_name, help="better (default), paper, paper-64 or large")
     add("--batch", type=integer(1, 65536), help="pictures per step")
     add(
         "--timesteps",
@@ -82,7 +91,7 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="T",
         help="from picture to noise (default: the preset's; 400 in the paper, 1000 for photographs)",
     )
-    add("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add("--device", type=a_name, help="cpu or cuda (default: a GPU where there is one)")
     add(
         "--dtype",
         type=dtype,
@@ -94,13 +103,18 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--evaluate", metavar="MODEL", help="train nothing: score a model, by name or folder")
+    add(
+        "--evaluate",
+        type=a_name,
+        metavar="MODEL",
+        help="train nothing: score a model, by name or folder",
+    )
     add("--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)")
     add("--alike", action="store_true", help="as many prompts of every kind of scene")
     add("--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)")
     add("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
-    add("--classifier", type=Path, metavar="FOLDER", help="judges the pictures")
-    add("--sampler", help=f"of {PIXELS} (ddim)")
+    add("--classifier", type=a_path, metavar="FOLDER", help="judges the pictures")
+    add("--sampler", type=a_name, help=f"of {PIXELS} (ddim)")
     add(
         "--train-on-samples",
         type=integer(100, 100_000),

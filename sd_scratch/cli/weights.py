@@ -2,11 +2,11 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
 from sd_scratch.cli.options import (
     a_name,
+    a_path,
     add_lora_argument,
     add_message_arguments,
     add_source_arguments,
@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(act=list_models)
 
     download = actions.add_parser("download", help="fetch a model of the hub into its cache")
-    download.add_argument("model", help="sd15, or a hub id such as owner/name")
+    download.add_argument("model", type=a_name, help="sd15, or a hub id such as owner/name")
     download.set_defaults(act=download_model)
 
     inspect = actions.add_parser("inspect", help="say what a file or folder is, without loading it")
-    inspect.add_argument("model", help="a name, a file, a folder or a hub id")
+    inspect.add_argument("model", type=a_name, help="a name, a file, a folder or a hub id")
     inspect.add_argument("--check", action="store_true", help="look for NaN and infinities, too")
     inspect.set_defaults(act=inspect_model)
 
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "convert", help="write a model as a folder, or as a .safetensors file"
     )
     add = convert.add_argument
-    add("model", help="a name, a file, a folder or a hub id")
-    add("output", type=a_name, help="a new folder, or a file NAME.safetensors")
+    add("model", type=a_name, help="a name, a file, a folder or a hub id")
+    add("output", type=a_path, help="a new folder, or a file NAME.safetensors")
     add_lora_argument(convert, "merge a LoRA into the weights")
     add("--dtype", type=dtype, choices=DTYPES, default="float16", help="of what is written")
     add("--overwrite", action="store_true", help="write over what is there")
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser(
         "verify", help="make the pictures whose numbers were published for v1-1 and v1-4"
     )
-    verify.add_argument("model", help="a name, a file, a folder or a hub id")
+    verify.add_argument("model", type=a_name, help="a name, a file, a folder or a hub id")
     verify.add_argument(
         "--as",
         dest="weights",
@@ -144,9 +144,16 @@ def convert_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.adapters.lora import read_lora
     from sd_scratch.checkpoints.load import load_components
     from sd_scratch.checkpoints.save import save_folder, save_single_file
+    from sd_scratch.cli.output import check_file
+    from sd_scratch.files import check_new_folder
 
     dtype: torch.dtype = getattr(torch, args.dtype)
     loras = lora_files(args)
+    output, single = args.output, args.output.suffix == ".safetensors"
+    if single or output.is_dir():
+        check_file(output if single else output / "model_index.json", args.overwrite)
+    else:
+        check_new_folder(output)
     model = load_components(args.model, revision=args.revision, offline=args.offline)
     adapters: list[Adapter] = []
     for file, use in loras:
@@ -154,8 +161,7 @@ def convert_model(args: argparse.Namespace) -> int:
         log.info(lora.summary)
         adapters.append(AppliedLora(lora, use.scale, use.text_scale))
     model = with_adapters(model, adapters)  # in fp32; what is written is rounded once
-    output = Path(args.output)
-    save = save_single_file if output.suffix == ".safetensors" else save_folder
+    save = save_single_file if single else save_folder
     save(model, output, dtype, overwrite=args.overwrite)
     path = str(output)
     print(json.dumps({"model": args.model, "path": path}) if args.json else path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_scratch.errors import ScratchError, log
-from sd_scratch.files import CAUSES, open_file, write_file
+from sd_scratch.files import explained, open_file, write_file
 
 FILE = "log.jsonl"
 
@@ -75,8 +75,8 @@ class Journal:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._handle, self._size)
             if not self._failing:
-                reason = _reason(self._path, error)
-                log.warning("%s - the run goes on, its rows are held back", reason)
+                told = explained(self._path, error) if isinstance(error, OSError) else error
+                log.warning("%s - the run goes on, its rows are held back", told)
             self._failing = True
         else:
             self._size += len(self._held)
@@ -121,12 +121,6 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
-
-
-def _reason(path: Path, error: OSError | ScratchError) -> str:
-    if isinstance(error, ScratchError):
-        return str(error)
-    return f"cannot write {path} - {CAUSES.get(error.errno or 0) or error.strerror}"
 
 
 def _tensorboard(folder: Path, from_step: int) -> Any:

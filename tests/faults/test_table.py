@@ -405,15 +405,28 @@ CASES = [
          lambda: config("scheduler/scheduler_config.json", num_train_timesteps=100_000)),
     Case(82, 1, "config.json - schedule: at", [*SAMPLE, "-m", "pixels"],
          lambda: pixel_model(num_train_timesteps=100_000, beta_schedule="linear")),
-    Case(83, 2, "the name is empty", [*GENERATE, "-m", ""]),
+    *(
+        Case(83, 2, "the name is empty", [*GENERATE, flag, value])
+        for flag in ["-m", "--vae", "--text-encoder", "--revision", "--device", "-i", "--mask", "--from-image", "--lora", "--lora-dir", "--embedding", "--embedding-dir", "--control-net", "--control-image", "--init-noise", "--prompt-file", "-o", "--save-latents", "--preview-file", "--fast"]
+        for value in ("", " ")
+    ),
+    *(
+        Case(83, 2, "there is no such user on this machine", [*GENERATE, flag, "~no-such-user/x.png"])
+        for flag in ["-m", "--vae", "-i", "--from-image", "--lora", "--lora-dir", "--embedding", "--control-net", "-o", "--preview-file"]
+    ),
+    Case(83, 2, "the name is empty", [*TRAIN, "--evaluate", ""]),
+    Case(83, 2, "the name is empty", [*TRAIN, "--export", ""]),
+    Case(83, 2, "the name is empty", [*SAMPLE, "--film", ""]),
+    Case(83, 2, "the name is empty", ["map", "heat", "a star", "--ask", ""]),
+    Case(83, 2, "the list is empty", ["map", "heat", "a star", "--layers", ""]),
+    Case(83, 2, "file is there already", ["weights", "convert", "model", "file"]),
+    Case(83, 2, "model/model_index.json exists", ["weights", "convert", "model", "model"]),
+    Case(31, 1, "a file, not a folder", ["weights", "convert", "model", "file/new"]),
     Case(83, 2, "the name is empty", ["tensors", "-m", ""]),
     Case(83, 2, "the name is empty", [*SAMPLE, "-m", ""]),
     Case(83, 2, "the name is empty", ["weights", "convert", "model", ""]),
     Case(83, 2, "the name is empty", ["page", "--host", ""]),
-    Case(83, 2, "the name is empty", [*GENERATE, "--device", ""]),
-    Case(83, 2, "the name is empty", [*GENERATE, "--revision", ""]),
     Case(74, 2, "unknown format !r", [*GENERATE[:-1], "-o", "{seed!r}.png"]),
-    Case(83, 2, "no such user", [*GENERATE, "-m", "~no-such-user/x"]),
     Case(83, 2, "no such model", [*GENERATE, "-m", "mod\udce9l"]),
     Case(83, 1, r"mod\udce9l/text_encoder/model.safetensors - its path is not UTF-8 text - rename it",
          [*GENERATE, "-m", "./mod\udce9l"], lambda: Path("mod\udce9l").symlink_to("model")),

@@ -29,6 +29,7 @@ from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.sniff import PICKLE, sniff_file
 from sd_scratch.config import ControlNetConfig, ModelConfig, UNetConfig
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import at_home
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.networks.controlnet import ControlNet
 from sd_scratch.networks.t2i_adapter import T2IAdapter
@@ -62,7 +63,7 @@ def read_control(
     networks that were trained on the mean over all positions ("shuffle"); a folder says so itself.
     Raises ScratchError, in one line, for what is no ControlNet or is for another model.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     file = _weights_file(path) if path.is_dir() else path
     stored = _stored_tensors(file)
     network: ControlNet | T2IAdapter

@@ -16,6 +16,7 @@ from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, read_tensor_
 from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import at_home
 from sd_scratch.networks.layers import computing_type
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.text.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ def read_embeddings(
     gives it another). Raises ScratchError, in one line, for what is no textual inversion or is for
     another model.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     file = read_tensor_file(path)
     room = components.config.text.max_position_embeddings - 2
     words = _words(file)

@@ -18,6 +18,7 @@ from sd_scratch.checkpoints.adapters.tensor_file import TensorFile, json_metadat
 from sd_scratch.checkpoints.family import said_kind
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.errors import ScratchError, log
+from sd_scratch.files import at_home
 
 PARTS = {"unet": "U-Net", "text": "text encoder"}
 FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
@@ -67,7 +68,7 @@ def read_lora(path: str | Path, components: Components) -> Lora:
     Keys that are not known are kept in `Lora.unused` and named in a warning. Raises ScratchError, in one
     line, for a file of another kind or another model, and for one whose tensors do not fit together.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     file = read_tensor_file(path)
     networks = {"unet": components.unet, "text": components.text}
     known = module_names(networks, components.config)

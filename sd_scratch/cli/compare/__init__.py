@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.options import (
+    a_name,
     add_lora_argument,
     add_size_arguments,
     integer,
@@ -32,8 +33,10 @@ TOLERANCE = 1e-4  # of a tensor's largest number, beside diffusers
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a name, a file, a folder or a hub id")
-    parser.add_argument("other", nargs="?", help="another one (with --lora or --with: the same)")
+    parser.add_argument("model", type=a_name, help="a name, a file, a folder or a hub id")
+    parser.add_argument(
+        "other", type=a_name, nargs="?", help="another one (with --lora or --with: the same)"
+    )
     add_lora_argument(parser, "a LoRA that the second one has, and beside diffusers both")
     group = parser.add_argument_group("through a run")
     add = group.add_argument
@@ -51,7 +54,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     add("-s", "--seed", type=seed, help="(default: 0)")
     add("--steps", type=integer(*STEPS), help=f"(default: {RUN_STEPS})")
     add("--cfg-scale", type=number(*GUIDANCE), metavar="SCALE")
-    add("--sampler", metavar="NAME", help="(default: the first model's)")
+    add("--sampler", type=a_name, metavar="NAME", help="(default: the first model's)")
     add_size_arguments(group, "pixels (default: the first model's)")
     add(
         "--tensors",

@@ -3,9 +3,10 @@
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from sd_scratch.cli.options import (
+    a_name,
+    a_path,
     add_clip_skip_argument,
     add_device_arguments,
     add_guidance_argument,
@@ -48,20 +49,17 @@ BATCH = 32
 
 
 def texts(text: str) -> list[str]:
-    """A type for argparse: texts between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """A type for argparse: texts between commas, at least one."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError("the list is empty - give some between commas")
+    return parts
 
 
 def numbers(low: float, high: float) -> Callable[[str], list[float]]:
     """A type for argparse: numbers between commas, at least one."""
 
-    def parse(text: str) -> list[float]:
-        values = [number(low, high)(part) for part in texts(text)]
-        if not values:
-            raise argparse.ArgumentTypeError("the list is empty - give some, such as -1,0,1")
-        return values
-
-    return parse
+    return lambda text: [number(low, high)(part) for part in texts(text)]
 
 
 def nonzero(text: str) -> float:
@@ -74,10 +72,7 @@ def nonzero(text: str) -> float:
 
 def integers(text: str) -> list[int]:
     """A type for argparse: whole numbers between commas, at least one."""
-    values = [integer(0, 999)(part) for part in texts(text)]
-    if not values:
-        raise argparse.ArgumentTypeError("the list is empty - give some, such as 0,1")
-    return values
+    return [integer(0, 999)(part) for part in texts(text)]
 
 
 def call_range(text: str) -> slice:
@@ -150,7 +145,7 @@ def add_sampling(
     if samplers:
         add("--samplers", type=texts, metavar="NAMES", help="one or several, such as lms,ddim,pndm")
     else:
-        add("--sampler", metavar="NAME", help="ddim, pndm, lms, ...")
+        add("--sampler", type=a_name, metavar="NAME", help="ddim, pndm, lms, ...")
     add("--batch-size", type=integer(1, 256), help=f"pictures at a time ({batch})")
 
 
@@ -164,7 +159,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Where the results go."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="(default: out/EXPERIMENT-NUMBER)"
+        "-o", "--output", type=a_path, metavar="FOLDER", help="(default: out/EXPERIMENT-NUMBER)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
 
@@ -251,7 +246,12 @@ def add_gradient(parser: argparse.ArgumentParser) -> None:
 def add_heat(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_prompt(parser)
-    add("--ask", metavar="PROMPT", help="map the words of this prompt instead; the picture stays")
+    add(
+        "--ask",
+        type=a_name,
+        metavar="PROMPT",
+        help="map the words of this prompt instead; the picture stays",
+    )
     add("--layers", type=texts, default=[], metavar="GLOBS", help="such as '*up*,*mid*'")
     add("--heads", type=integers, default=[], help="such as 0,1 (default: all)")
     add(
@@ -304,6 +304,7 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--clip",
+        type=a_name,
         metavar="MODEL",
         help="CLIP for the scores: a shipped one by name, a folder, a hub id, or "
         f"{WITHOUT} (default: scenes-clip for scenes, else {DEFAULT_CLIP})",

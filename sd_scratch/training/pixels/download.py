@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.files import CAUSES, write_file
+from sd_scratch.files import explained, write_file
 from sd_scratch.training.pixels.datasets import Remote, Source
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -49,8 +49,7 @@ def _fetch_from_any(
         except UNREACHABLE as error:
             problems.append(f"{server}: {getattr(error, 'reason', error)}")
         except OSError as error:
-            cause = CAUSES.get(error.errno or 0) or str(error.strerror or error)
-            raise ScratchError(f"cannot write {path} - {cause}") from None
+            raise explained(path, error) from None
     raise ScratchError(
         f"cannot fetch {remote.name} ({'; '.join(problems)}) - no network, or the server is down"
         f" - try again, or put the file into {path.parent} yourself"
