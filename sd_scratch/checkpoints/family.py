@@ -122,8 +122,6 @@ def check_family(
     whole = "a whole Stable Diffusion 1.x or 2.x model is needed"
     if "without its VAE" in name or "without its text encoder" in name:
         whole = "name another model to take that from"
-    elif "without its U-Net" in name and any(key.startswith("model_ema.") for key in tensors):
-        whole = "of its U-Net it has only the averaged copy, whose names cannot be read without the other's"
     raise ScratchError(f"{path} - this is {name} - {whole if name.startswith('a ') else ONLY}")
 
 

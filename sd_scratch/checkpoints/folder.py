@@ -13,6 +13,7 @@ diffusers' and transformers' names, so almost nothing is renamed.
 
 import re
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 from sd_scratch.checkpoints import keys
@@ -27,6 +28,7 @@ from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, read_json
 
 INDEX_LIMIT = 16 << 20  # bytes
+POSITIONS = "embeddings.position_ids"  # 0..76
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 # The autoencoder's attention as diffusers named it in 2022.
@@ -90,6 +92,22 @@ def read_folder(path: Path, name: str = "", *, may_lack: Container[str] = ()) ->
         warnings=tuple(warnings),
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
+
+
+def read_part_folder(folder: Path, part: Part) -> StoredPart:
+    """A network from the folder that holds its ``config.json`` and its weights; of a whole CLIP the text
+    encoder alone."""
+    if not (folder / "config.json").is_file():
+        raise ScratchError(
+            f"{folder} - no {part.title} is in it - its folder has a config.json beside its weights, a whole"
+            f" model's has it in {part.folder}/"
+        )
+    config = part.read(_fields(folder / "config.json", []))
+    stored, _ = weights_of(folder.parent, replace(part, folder=folder.name))
+    if any(key.startswith("vision_model.") for key in stored):
+        stored = {key: tensor for key, tensor in stored.items() if key.startswith(part.prefix)}
+    tensors = {our_name(part, key): tensor for key, tensor in stored.items()}
+    return StoredPart(part, config, {k: t for k, t in tensors.items() if k != POSITIONS})
 
 
 def weights_of(path: Path, part: Part) -> tuple[dict[str, StoredTensor], str]:

@@ -17,12 +17,15 @@ from sd_scratch.checkpoints.hashes import cached_sha256
 from sd_scratch.checkpoints.parts import PARTS, Part
 from sd_scratch.errors import ScratchError, UsageError
 
+CLIP_S_OWN = ("vocab.json", "merges.txt")
+TOKENIZER = (  # added tokens and the padding are in any of the others
+    *CLIP_S_OWN,
+    *("tokenizer.json", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"),
+)
 OPTIONAL_FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer/merges.txt",
-    "tokenizer/tokenizer.json",
+    *(f"tokenizer/{name}" for name in TOKENIZER),
 )
 REVISION = re.compile(r"[A-Za-z0-9_][\w.+-]*(?<![.])")  # each part of its name
 TIMEOUT = 10.0  # seconds for the list of a model's files
@@ -75,9 +78,8 @@ def download(
     """The local folder of a hub model, downloaded where it is not in the cache yet.
 
     `source` is ``owner/name`` or a name in `PINNED`; `revision` a branch, tag or commit. With `part` it is the
-    folder of that network, and nothing else is downloaded: a whole model's, or a repository that is that
-    network alone. Raises
-    ScratchError for a model that does not exist, is private or gated, has no such revision, holds no
+    folder of that network, and nothing else is downloaded but a text encoder's tokenizer: a whole model's, or a
+    repository that is that network alone. Raises ScratchError for a model that does not exist, is private or gated, has no such revision, holds no
     diffusers folder, cannot be reached, or (when pinned) has other weights than expected.
     """
     from huggingface_hub import snapshot_download
@@ -155,13 +157,16 @@ def _needed(repo: str, names: set[str], local: bool) -> list[str]:
 
 
 def _alone(repo: str, names: set[str], local: bool, part: Part) -> list[str]:
-    """Of a repository's files, those of one network: its configuration, then its weights."""
+    """Of a repository's files, those of one network: its configuration, then its weights, and its tokenizer."""
     for prefix in (f"{part.folder}/", ""):
         inside = {n.removeprefix(prefix) for n in names if n.startswith(prefix)}
         weights = choose_weights({f"{part.folder}/{name}" for name in inside}, part)
         if weights and "config.json" in inside:
             files = ["config.json", *(name.removeprefix(f"{part.folder}/") for name in weights)]
-            return [f"{prefix}{name}" for name in files]
+            beside = "tokenizer/" if prefix else ""
+            tokenizer = TOKENIZER if part.name == "text" else ()
+            found = (f"{beside}{name}" for name in tokenizer if f"{beside}{name}" in names)
+            return [*(f"{prefix}{name}" for name in files), *found]
     if local:
         raise _partly_cached(repo)
     raise ScratchError(
@@ -208,10 +213,8 @@ def _listing(repo: str, revision: str | None, offline: bool) -> tuple[set[str], 
 
 def _pinned_names(pin: Pinned) -> set[str]:
     configs = {f"{part.folder}/config.json" for part in PARTS.values() if part.needed}
-    tokenizer_json = (
-        "tokenizer/tokenizer.json"  # a second copy of the vocabulary, not in every repository
-    )
-    return configs | set(pin.sha256) | (set(OPTIONAL_FILES) - {tokenizer_json})
+    others = {f"tokenizer/{name}" for name in TOKENIZER if name not in CLIP_S_OWN}
+    return configs | set(pin.sha256) | (set(OPTIONAL_FILES) - others)
 
 
 def _verify(folder: Path, sums: Mapping[str, str]) -> None:

@@ -170,6 +170,28 @@ def averaged_name(key: str) -> str:
     return AVERAGED + key.removeprefix("model.").replace(".", "")
 
 
+# What stands between the dots of a U-Net's names, which its average's lack.
+WORD = re.compile(
+    r"(?:input|output)_blocks|time_embed|middle_block|(?:in|emb|out)_layers|skip_connection|transformer_blocks"
+    r"|attn[12]|norm[123]|norm|to_out|to_[qkv]|proj_in|proj_out|proj|ff|net|op|conv|out|weight|bias|\d"
+)
+COUNTED = re.compile(
+    r"((?:input|output)_blocks)(\d+)(\d)"
+)  # the block, and what in it, which is one digit
+
+
+def of_average(key: str) -> str:
+    """The inverse of `averaged_name`: a name of the U-Net's with its dots, or the same where it is none."""
+    head, _, name = key.partition("diffusion_model")
+    if head != AVERAGED or not name:
+        return key
+    block = COUNTED.match(name)
+    words = [*block.groups()] if block else []
+    words += WORD.findall(name[block.end() :] if block else name)
+    found = ".".join([UNET, *words])
+    return found if averaged_name(found) == key else key
+
+
 def single_file_names(ours: Iterable[str], config: ModelConfig) -> dict[str, str]:
     """Our tensors' names (``unet.conv_in.weight``) to those of the single-file layout, one to one.
 

@@ -108,7 +108,7 @@ def load_components(
     for where they would not fit otherwise.
 
     `vae` is an autoencoder to take in the place of the model's own: a file of any naming, TAESD's too, a
-    folder, or a whole model. `text_encoder` is a whole model whose text encoder and tokenizer are taken.
+    folder, or a whole model. `text_encoder` is a whole model, or a CLIP's folder or hub id, whose text encoder and tokenizer are taken.
     `ema` takes the averaged copy of the U-Net's weights, which some single files hold.
 
     `prediction` (``epsilon``, ``v_prediction`` or ``sample``) says what the network predicts, and
@@ -146,12 +146,8 @@ def read_layout(
         )
     else:
         layout = read_folder(place.path, place.name, may_lack=may_lack)
-
-    def other(source: str) -> Layout:
-        return read_layout(source, offline=offline)
-
     if text_encoder is not None:
-        layout = with_text_encoder(layout, str(text_encoder), other)
+        layout = with_text_encoder(layout, str(text_encoder), offline)
     return layout if vae is None else with_vae(layout, str(vae), offline)
 
 

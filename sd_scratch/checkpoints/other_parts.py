@@ -1,17 +1,17 @@
 """Parts from elsewhere in the place of a checkpoint's own: another VAE, another model's text encoder."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
+from sd_scratch.checkpoints.folder import read_part_folder
 from sd_scratch.checkpoints.layout import Layout, StoredPart
 from sd_scratch.checkpoints.parts import PARTS
+from sd_scratch.checkpoints.single_file import read_single_file
 from sd_scratch.checkpoints.source import called, locate
 from sd_scratch.checkpoints.vae_file import read_vae_file, read_vae_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError
 
-ReadModel = Callable[[str], Layout]
-"""Finds a whole model by what a person calls it."""
+VOCABULARIES = ("vocab.json", "tokenizer.json")
 
 
 def with_vae(layout: Layout, source: str, offline: bool = False) -> Layout:
@@ -34,20 +34,33 @@ def with_vae(layout: Layout, source: str, offline: bool = False) -> Layout:
     return _replaced(layout, config, stored, source)
 
 
-def with_text_encoder(layout: Layout, source: str, read_model: ReadModel) -> Layout:
-    """The checkpoint with the text encoder and the tokenizer of another model. Raises ScratchError for
-    vectors of another width."""
-    other = read_model(source)
-    stored, wanted = other.parts["text"], layout.config.unet.cross_attention_dim
+def with_text_encoder(layout: Layout, source: str, offline: bool = False) -> Layout:
+    """The checkpoint with the text encoder and the tokenizer of `source`: another model, or a folder or a hub
+    id of a CLIP's own.
+
+    Raises ScratchError for vectors of another width.
+    """
+    part = PARTS["text"]
+    path, wanted = (
+        locate(source, offline=offline, part=part).path,
+        layout.config.unet.cross_attention_dim,
+    )
+    tokenizer = padding = None
+    if path.is_dir():
+        folder = path / part.folder if (path / part.folder).is_dir() else path
+        stored = read_part_folder(folder, part)
+        beside = folder.parent / "tokenizer" if folder.name == part.folder else folder
+        tokenizer = beside if any((beside / name).is_file() for name in VOCABULARIES) else None
+    else:
+        other = read_single_file(path)
+        stored, padding = other.parts["text"], other.padding
     if stored.config.hidden_size != wanted:
         raise ScratchError(
             f"{source} - its text encoder makes vectors of {stored.config.hidden_size} numbers, and the"
             f" U-Net reads {wanted} - the text encoder of another family"
         )
     config = replace(layout.config, text=stored.config)
-    return _replaced(
-        replace(layout, tokenizer=other.tokenizer, padding=other.padding), config, stored, source
-    )
+    return _replaced(replace(layout, tokenizer=tokenizer, padding=padding), config, stored, source)
 
 
 def _replaced(layout: Layout, config: ModelConfig, stored: StoredPart, source: str) -> Layout:

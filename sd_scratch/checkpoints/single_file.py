@@ -24,6 +24,7 @@ from sd_scratch.checkpoints.key_rules import (
     VAE,
     averaged_name,
     is_ignored,
+    of_average,
     single_file_names,
     usual_name,
 )
@@ -65,14 +66,20 @@ def read_single_file(
     """Read a single file's header; `name` is what the model is called, by default as the file is.
 
     `may_lack` names parts that the file need not have, and `ema` asks for the averaged copy of the U-Net's
-    weights. Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x and 2.x by
+    weights, which is read without being asked for where there is no other. Raises ScratchError for a damaged file, and for any family but Stable Diffusion 1.x and 2.x by
     its name; UsageError where there is no such copy.
     """
     header = read_weights(path)
     tensors = usual_tensors(header)
-    check_family(path, tensors, may_lack)
-    if ema:
+    notes = [header.note] if header.note else []
+    if not any(key.startswith(f"{UNET}.") for key in tensors):
+        named = {of_average(key): tensor for key, tensor in tensors.items()}
+        notes += ["EMA weights, there are no others"] if named.keys() != tensors.keys() else []
+        tensors = named
+    elif ema:
         tensors = averaged(path, tensors)
+        notes.append("EMA weights")
+    check_family(path, tensors, may_lack)
     warnings: list[str] = []
     lacks: list[str] = []
     config = _config(header, tensors, name or path.stem, warnings, lacks, may_lack)
@@ -100,7 +107,7 @@ def read_single_file(
         parts=parts,
         ignored=tuple(known),
         unknown=tuple(key for key in rest if key not in set(known)),
-        notes=(*((header.note,) if header.note else ()), *(("EMA weights",) if ema else ())),
+        notes=tuple(notes),
         warnings=tuple(warnings),
         lacks=tuple(lacks),
         padding=PADDING if is_open_clip(config.text) else None,

@@ -157,7 +157,7 @@ def add_parts_arguments(group: argparse._ActionsContainer) -> None:
         "--text-encoder",
         type=a_name,
         metavar="MODEL",
-        help="a whole model to take the text encoder from",
+        help="a model to take the text encoder from, or a CLIP's folder or hub id",
     )
 
 

@@ -32,7 +32,6 @@ def files(components: Components, tmp_path_factory: pytest.TempPathFactory) -> d
         "unet/diffusion_pytorch_model.bin",
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/diffusion_pytorch_model.non_ema.safetensors",
-        "tokenizer/special_tokens_map.json",
     )
     return files | dict.fromkeys(extra, b"not needed")
 

@@ -49,6 +49,8 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, components: Components) -> 
         "text_encoder/config.json",
         "text_encoder/model.safetensors",
         "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
@@ -179,6 +181,32 @@ def test_the_vae_of_a_whole_model_and_nothing_else_of_it(hub: Hub, tiny_folder: 
     files = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert sorted(hub.served()) == files
     assert "only partly in the cache" in refusal(REPO, offline=True)
+
+
+def test_the_text_encoder_of_a_whole_model_and_nothing_else_of_it(
+    hub: Hub, tiny_folder: Path, components: Components
+) -> None:
+    made = load_components(tiny_folder, text_encoder=REPO)
+    found, wanted = made.text.state_dict(), components.text.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert sorted(hub.served()) == [
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+    ]
+
+
+def test_what_a_tokenizer_says_beside_its_vocabulary_comes_along(hub: Hub) -> None:
+    """Tokens of the model's own, and what Stable Diffusion 2.x fills prompts up with."""
+    hub.files[REPO]["tokenizer/added_tokens.json"] = b'{"<cat-toy>": 500}'
+    del hub.files[REPO]["tokenizer/tokenizer_config.json"]
+    hub.files[REPO]["tokenizer/special_tokens_map.json"] = b'{"pad_token": "!"}'
+    tokenizer = load_components(REPO).tokenizer
+    assert "<cat-toy>" in tokenizer.added
+    assert tokenizer.padding == "!"
 
 
 def test_no_vae_at_all(hub: Hub, tiny_folder: Path) -> None:

@@ -15,7 +15,6 @@ from sd_scratch.checkpoints import Components, load_components, save_folder, sav
 from sd_scratch.checkpoints.adapters.control import read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
-from sd_scratch.checkpoints.key_rules import averaged_name
 from sd_scratch.checkpoints.pickle_file import read_weights
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.checkpoints.single_file import usual_tensors
@@ -125,12 +124,8 @@ def test_wrappers_are_taken_off(
     assert tensors(tmp_path / "model.ckpt").keys() == tensors(single).keys()
 
 
-def test_averaged_weights_alone_are_named(single: Path, tmp_path: Path) -> None:
+def test_what_a_file_without_its_vae_lacks(single: Path, tmp_path: Path) -> None:
     tensors = load_file(single)
-    moved = {averaged_name(k) if k.startswith(UNET) else k: t for k, t in tensors.items()}
-    save_file(moved, tmp_path / "ema.safetensors")
-    said = line(lambda: load_components(tmp_path / "ema.safetensors", ema=True))
-    assert "of its U-Net it has only the averaged copy" in said
     left = {k: t for k, t in tensors.items() if not k.startswith("first_stage_model.")}
     save_file(left, tmp_path / "bare.safetensors")
     said = line(lambda: load_components(tmp_path / "bare.safetensors"))

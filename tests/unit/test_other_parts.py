@@ -1,5 +1,6 @@
 """Another VAE, another model's text encoder, the averaged weights: in every form that people have them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from torch import Tensor
 
 import sd_scratch as sd
 from sd_scratch.checkpoints import load_components
+from sd_scratch.checkpoints.build import empty
+from sd_scratch.checkpoints.key_rules import averaged_name, of_average, single_file_names
 from sd_scratch.checkpoints.save import save_folder, save_single_file
 from sd_scratch.cli import main
-from sd_scratch.config import TINY, TinyAutoencoderConfig
+from sd_scratch.config import PRESETS, TINY, TinyAutoencoderConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.taesd import TinyAutoencoder
+from sd_scratch.networks.unet import UNet
 from sd_scratch.pictures.png import read_texts
 from tests.lively import liven
 from tests.tiny import tiny_components
@@ -165,6 +169,24 @@ def test_the_text_encoder_of_another_model(tiny_folder: Path, other: Path, singl
         load_components(tiny_folder, text_encoder="scenes")
 
 
+def test_a_text_encoder_s_folder_alone(tiny_folder: Path, other: Path, tmp_path: Path) -> None:
+    """In a model's folder of nothing else, and as CLIP's own repository has it: all in one place."""
+    wanted = load_components(other).text
+    shutil.copytree(other / "text_encoder", tmp_path / "part" / "text_encoder")
+    whole = tmp_path / "clip"
+    shutil.copytree(other / "text_encoder", whole)
+    for file in (other / "tokenizer").iterdir():
+        shutil.copy(file, whole)
+    weights = load_file(whole / "model.safetensors")
+    save_file({**weights, "vision_model.x": torch.zeros(1)}, whole / "model.safetensors")
+    for source in (tmp_path / "part", tmp_path / "part" / "text_encoder", whole):
+        made = load_components(tiny_folder, text_encoder=source)
+        assert same(made.text, wanted)
+    assert made.tokenizer.vocab == load_components(other).tokenizer.vocab
+    with pytest.raises(ScratchError, match="no text encoder is in it"):
+        load_components(tiny_folder, text_encoder=tmp_path)
+
+
 def _metadata(file: Path) -> dict[str, str]:
     from safetensors import safe_open
 
@@ -187,6 +209,23 @@ def test_the_averaged_weights(single: Path, tmp_path: Path) -> None:
     assert "EMA weights" in averaged.summary and "ignored" in plain.summary
     with pytest.raises(UsageError, match="no EMA weights"):
         load_components(single, ema=True)
+    alone = tmp_path / "alone.safetensors"
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(stem)}
+    save_file({**rest, **copies}, alone, _metadata(single))
+    for asked in (False, True):
+        made = load_components(alone, ema=asked)
+        assert same(made.unet, averaged.unet)
+        assert "EMA weights, there are no others" in made.summary
+
+
+def test_names_of_averages_have_their_dots_again() -> None:
+    for model in ("sd15", "sd21"):
+        config = PRESETS[model]
+        ours = (f"unet.{key}" for key in empty(UNet, config.unet).state_dict())
+        for name in single_file_names(ours, config).values():
+            assert of_average(averaged_name(name)) == name
+    for other in ("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modelx"):
+        assert of_average(other) == other
 
 
 def test_ema_of_a_folder_is_refused(tiny_folder: Path) -> None:
