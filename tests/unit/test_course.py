@@ -179,6 +179,17 @@ def test_every_place_of_the_sources_is_there():
             assert (ROOT / path).is_file(), f"{what}: {path}"
 
 
+def test_the_errata_have_every_block_that_is_named():
+    text = (ROOT / "docs" / "errata.md").read_text(encoding="utf-8")
+    printed = set(re.findall(r"^(\d+) ", "".join(b.output for b in course.blocks(text)), re.M))
+    rows = [row.rsplit("|", 2)[1].strip() for row in text.splitlines() if row.startswith("| ")]
+    named = re.findall(r"\b\d+\b", " ".join(row for row in rows if "]" not in row))
+    for _, here in rows_of_the_sources():
+        for blocks in re.findall(r"errata\.md\), blocks? (\d+(?: and \d+)?)", here):
+            named += re.findall(r"\d+", blocks)
+    assert named and set(named) == printed
+
+
 NUMBERED = [
     *(f"figure 2.{n}" for n in range(1, 10)),
     *(f"figure 4.{n}" for n in range(1, 9)),
