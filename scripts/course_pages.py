@@ -111,9 +111,13 @@ def step_page(page: Path) -> None:
     console = InteractiveConsole(space)
     print("Enter runs the block shown. Anything else is Python, run at once. Ctrl-D ends.")
     for block in blocks(page.read_text(encoding="utf-8")):
-        print(f"\n{page.name}, line {block.line}\n\n{textwrap.indent(block.source, '    ')}")
+        code, answer = textwrap.indent(block.source, "    "), bool(block.indent)
+        print(f"\n{page.name}, line {block.line}\n")
+        print("An exercise's answer: Enter shows and runs it." if answer else code)
         if not _typed(console):
             return
+        if answer:
+            print(code)
         try:
             _execute(page, block.line, block.source, space)
         except CourseError as error:
