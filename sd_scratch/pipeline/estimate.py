@@ -8,7 +8,6 @@ in the fused kernel, which never writes its probabilities down.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +29,10 @@ TRANSFORMER = 18  # widths: the input, twice the residual, GEGLU's value and gat
 # Widths that a transformer keeps for the way back: what its four norms and the projections around it read,
 # q, k, v and z of one attention, q and z of the other, GEGLU's value, gate and GELU.
 TRANSFORMER_KEPT = 24
+ATTENTION_KEPT = (
+    5  # the same of a model of pixels: what its norm and projections read; q, k, v and z
+)
+CONTEXT_UNET_KEPT = 35  # widths on the finest level, all levels together
 CONTEXT_UNET = 6  # widths on the finest level: four of the way up, beside the first block's output
 
 
@@ -59,37 +62,46 @@ def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) 
     return stack
 
 
-def gradient_values(config: UNetConfig, height: int, width: int) -> int:
+def gradient_values(
+    config: UNetConfig | PixelUNetConfig | ContextUNetConfig, height: int, width: int
+) -> int:
     """Numbers of one sample that a call of the U-Net keeps for a backward pass to its inputs: what norms, SiLU
     and convolutions read, and what attention multiplies in its fused form."""
+    if isinstance(config, ContextUNetConfig):
+        return CONTEXT_UNET_KEPT * config.features * height * width
     widths, layers = config.block_out_channels, config.layers_per_block
+    if isinstance(config, UNetConfig):
+        attention, attended, made = config.cross_attention, TRANSFORMER_KEPT, 3
+    else:  # there scale and shift read what the second norm has made
+        attention, attended, made = config.attention, ATTENTION_KEPT, 4
     stack, last = stack_widths(widths, layers), len(widths) - 1
 
     def block(level: int, entering: int, attends: bool) -> int:
-        read = 3 * entering + (3 + TRANSFORMER_KEPT * attends) * widths[level]
+        read = 3 * entering + (made + attended * attends) * widths[level]
         return read * _cells(height, width, level)
 
     total = block(last, widths[-1], True) + block(last, widths[-1], False)  # the middle
     below = widths[0]
     for level, channels in enumerate(widths):
         for _ in range(layers):
-            total += block(level, below, config.cross_attention[level])
+            total += block(level, below, attention[level])
             below = channels
     for level in reversed(range(len(widths))):
         for _ in range(layers + 1):
-            total += block(level, below + stack.pop(), config.cross_attention[level])
+            total += block(level, below + stack.pop(), attention[level])
             below = widths[level]
     return total
 
 
 def kept_bytes(
-    taps: Taps, config: UNetConfig, calls: int, latent: Tensor, contexts: Sequence[Tensor]
-) -> int:
-    """What a run keeps until its end: recorded tensors, and where gradients are wanted what each of so many
-    calls, all branches counted, leaves for the way back."""
-    kept, (batch, _, h, w) = taps.kept_bytes, latent.shape
-    if taps.gradients and any(x.requires_grad for x in (latent, *contexts)):
-        kept += calls * batch * gradient_values(config, h, w) * contexts[0].dtype.itemsize
+    taps: Taps, config: UNetConfig | PixelUNetConfig | ContextUNetConfig, calls: int, x: Tensor,
+    dtype: torch.dtype = torch.float32, gradients: bool = True,
+) -> int:  # fmt: skip
+    """What a run keeps until its end: recorded tensors, and where `gradients` may be had and are wanted what each
+    of so many calls for x, all branches counted, leaves for the way back."""
+    kept, (batch, _, h, w) = taps.kept_bytes, x.shape
+    if taps.gradients and gradients:
+        kept += calls * batch * gradient_values(config, h, w) * dtype.itemsize
     return kept
 
 

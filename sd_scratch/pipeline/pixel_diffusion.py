@@ -16,7 +16,7 @@ from sd_scratch.limits import whole
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.branches import COND, Scales
 from sd_scratch.pipeline.denoise import denoise
-from sd_scratch.pipeline.estimate import check_pixel_run
+from sd_scratch.pipeline.estimate import check_pixel_run, kept_bytes
 from sd_scratch.pipeline.run_tensors import (
     Guidance,
     Sampling,
@@ -117,7 +117,7 @@ class PixelDiffusion(Recordable):
             return Run(hw, way.calls, len(rows), scales.branches, facts=facts)
 
         with self.taps.running(describe):
-            if kept := self.taps.kept_bytes:
+            if kept := kept_bytes(self.taps, self.config.network, branches * way.calls, x):
                 check_pixel_run(self.config, len(seeds), self.device, branches=branches, kept=kept)
             yield from denoise(predict, x, way, noise, self.sampling, watch, blame=blame)
 

@@ -332,7 +332,8 @@ class TextToImage(Recordable):
         with self.taps.running(lambda: run(walked.calls, facts, steering.controls, inputs)):
             ask.contexts = self.conditioning.contexts(of_steps, self.dtype)
             calls = walked.calls * len(branches)
-            if kept := kept_bytes(self.taps, self.config.unet, calls, latent, ask.contexts):
+            leads = any(x.requires_grad for x in (latent, *ask.contexts))
+            if kept := kept_bytes(self.taps, self.config.unet, calls, latent, self.dtype, leads):
                 self._check_memory(size, branches=len(branches), kept=kept)
             steering.look()
             last = yield from denoise(

@@ -23,6 +23,7 @@ from sd_scratch.config import (
     PixelModelConfig,
     PixelUNetConfig,
     ScheduleConfig,
+    UNetConfig,
 )
 from sd_scratch.errors import MemoryShortage
 from sd_scratch.networks.autoencoder import Autoencoder
@@ -121,9 +122,18 @@ def test_estimates_of_the_model_of_full_size() -> None:
     assert steered > run_bytes(SD15, 64, 2048, 1, torch.float32)
 
 
-@pytest.mark.parametrize("config", [TINY, SLIM])
-def test_estimates_are_what_gradients_keep(config) -> None:
-    unet = UNet(config.unet).eval().requires_grad_(False)
+@pytest.mark.parametrize(
+    ("network", "config", "side"),
+    [
+        (UNet, TINY.unet, 16),
+        (UNet, SLIM.unet, 16),
+        (PixelUNet, PixelUNetConfig(), 28),
+        (PixelUNet, PixelUNetConfig(attention=(False, True, True), layers_per_block=2), 28),
+        (ContextUNet, ContextUNetConfig(features=32), 28),
+    ],
+)
+def test_estimates_are_what_gradients_keep(network, config, side: int) -> None:
+    unet = network(config).eval().requires_grad_(False)
     known = {p.untyped_storage().data_ptr() for p in unet.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -132,12 +142,14 @@ def test_estimates_are_what_gradients_keep(config) -> None:
             kept[x.untyped_storage().data_ptr()] = x
         return x
 
-    x = torch.zeros(1, 4, 16, 16, requires_grad=True)
-    context = torch.zeros(1, 8, config.unet.cross_attention_dim)
+    x = torch.zeros(1, config.in_channels, side, side, requires_grad=True)
+    told = torch.zeros(1, dtype=torch.long)
+    if isinstance(config, UNetConfig):
+        told = torch.zeros(1, 8, config.cross_attention_dim)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        unet(x, torch.zeros(1), context)
+        unet(x, torch.zeros(1), told)
     found = sum(x.untyped_storage().nbytes() for x in kept.values())
-    assert near(4 * gradient_values(config.unet, 16, 16), found)
+    assert near(4 * gradient_values(config, side, side), found)
 
 
 @pytest.fixture
@@ -176,6 +188,18 @@ def test_what_is_recorded_or_kept_for_gradients_counts(monkeypatch: pytest.Monke
         model.generate(prompt, noise, steps=4)
     with model.record("unet.h", gradients=True), pytest.raises(MemoryShortage, match=line):
         model.generate(prompt, leaf, sampler="ddim", steps=2)
+
+
+def test_what_a_model_of_pixels_keeps_for_gradients_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sd.load_pixels("ddpm-mnist")
+    free = pixel_bytes(model.config, 1) + 50_000_000
+    monkeypatch.setattr(memory, "available_memory", lambda device: free)
+    model.generate(3, 0, steps=1)
+    with (
+        model.record("unet.h", gradients=True),
+        pytest.raises(MemoryShortage, match="^1 pictures of 28x28"),
+    ):
+        model.generate(3, 0, sampler="ddim", steps=9)
 
 
 def test_a_device_that_does_not_say_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
