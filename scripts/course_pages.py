@@ -109,6 +109,8 @@ def step_page(page: Path) -> None:
     have run, what is typed is Python with all that the blocks have made; the end of the input ends it."""
     space: dict[str, object] = {"__name__": page.stem}
     console = InteractiveConsole(space)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")  # which makes the arrow keys work
     print("Enter runs the block shown. Anything else is Python, run at once. Ctrl-D ends.")
     for block in blocks(page.read_text(encoding="utf-8")):
         code, answer = textwrap.indent(block.source, "    "), bool(block.indent)
