@@ -4,7 +4,7 @@ adapters."""
 import argparse
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def ask_for_loras(args: argparse.Namespace, prompts: list[str]) -> tuple[LoraUse
         tagged = take_tags(prompt)[1]
         if tagged:
             raise UsageError(f"{tagged[0].tag} in the prompt - give the file here with --lora")
-    uses = tuple(split_lora(text)[1] for text in args.lora if text != NO_ADAPTER)
-    _find("lora", _lora_files(args), [use.name for use in uses])
+    uses = _flagged(args)
+    _lora_paths(args, uses)
     return uses
 
 
@@ -44,8 +44,7 @@ def load_loras(
 ) -> tuple[list[AppliedLora], tuple[LoraUse, ...]]:
     """The LoRAs that are used, read for a model, and the uses with their hashes. Raises ScratchError."""
     loaded, known = [], []
-    paths = _find("lora", _lora_files(args), [use.name for use in uses])
-    for path, use in zip(paths, uses, strict=True):
+    for path, use in zip(_lora_paths(args, uses), uses, strict=True):
         lora = read_lora(path, base)
         log.info(lora.summary)
         _compare(f"a LoRA {use.name}", use.hash, lora.hash)
@@ -63,12 +62,10 @@ def ask_for_adapters(
     recipe asks for. `prompts` are more of them. Raises UsageError where a file cannot be found.
     """
     prompt, tagged = take_tags(recipe.prompt) if given else (recipe.prompt, ())
-    flagged = tuple(split_lora(text)[1] for text in args.lora if text != NO_ADAPTER)
     if args.lora or tagged:
-        recipe = recipe.over(prompt=prompt, loras=flagged + tagged)
+        recipe = recipe.over(prompt=prompt, loras=_flagged(args) + tagged)
     tagged += tuple(use for line in prompts for use in take_tags(line)[1])
-    uses = [*(recipe.loras or ()), *tagged]
-    _find("lora", _lora_files(args), [use.name for use in uses])
+    _lora_paths(args, (*(recipe.loras or ()), *tagged))
     recipe = ask_for_controls(args, recipe)
     embeddings = _embeddings(args, recipe, prompts)
     return recipe.over(embeddings=embeddings) if embeddings or recipe.embeddings else recipe
@@ -129,9 +126,7 @@ def with_few_steps(args: argparse.Namespace, recipe: Recipe, config: ModelConfig
     says which. Only the headers of the files are read."""
     loras = recipe.loras or ()
     found = []
-    for path, use in zip(
-        _find("lora", _lora_files(args), [u.name for u in loras]), loras, strict=True
-    ):
+    for path, use in zip(_lora_paths(args, loras), loras, strict=True):
         metadata: Mapping[str, object] = {}
         with contextlib.suppress(ScratchError):  # a pickle; what is damaged is said when it is read
             metadata = read_header(path).metadata
@@ -173,9 +168,14 @@ def _embeddings(
 # Files ------------------------------------------------------------------------------------------
 
 
-def _lora_files(args: argparse.Namespace) -> dict[str, Path]:
-    paths = [split_lora(text)[0] for text in args.lora if text != NO_ADAPTER]
-    return find_files("lora", paths, args.lora_dir)
+def _flagged(args: argparse.Namespace) -> tuple[LoraUse, ...]:
+    return tuple(split_lora(text)[1] for text in args.lora if text != NO_ADAPTER)
+
+
+def _lora_paths(args: argparse.Namespace, uses: Sequence[LoraUse]) -> list[Path]:
+    named = [split_lora(text)[0] for text in args.lora if text != NO_ADAPTER]
+    files = find_files("lora", named, args.lora_dir)
+    return _find("lora", files, [use.name for use in uses])
 
 
 def _embedding_files(args: argparse.Namespace) -> dict[str, Path]:

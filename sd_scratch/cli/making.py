@@ -107,7 +107,6 @@ def make_all(
 ) -> Generator[Made, None, None]:
     """The pictures of each recipe, a batch at a time, under a bar that counts their steps; of several processes
     (`share`: which, and how many) each makes its batches, counted through all recipes."""
-
     (rank, processes), batches = share, -(-args.batch_count // args.batch_size)
     work, steps = (sum(count(*job) for job in jobs) for count in (count_work, count_steps))
     pictures = args.batch_count / processes
@@ -138,7 +137,6 @@ def make_all(
 
 def save_picture(picture: Image.Image, recipe: Recipe, output: Output, metadata: bool) -> str:
     """Encode and write one picture; returns its path."""
-
     if is_plain(picture):
         log.warning(f"the picture of seed {recipe.seed} is of one colour: it shows nothing")
     values = {
@@ -157,7 +155,6 @@ def save_picture(picture: Image.Image, recipe: Recipe, output: Output, metadata:
 
 def is_plain(picture: Image.Image) -> bool:
     """Whether all pixels have one colour, but for rounding."""
-
     return bool(np.ptp(np.asarray(picture), axis=(0, 1)).max() < 3)
 
 
@@ -167,7 +164,6 @@ class Latents:
     it is; until then they wait on the disk."""
 
     def __init__(self, target: str | None, overwrite: bool) -> None:
-
         self.output = None
         if target is not None:
             suffix = ".safetensors"
@@ -180,7 +176,6 @@ class Latents:
         self.recipe: Recipe | None = None
 
     def add(self, latent: Tensor, recipe: Recipe) -> None:
-
         if self.output is None:
             return
         if self.spool is None:
@@ -193,7 +188,6 @@ class Latents:
 
     def close(self) -> None:
         """Write what is not written yet."""
-
         if self.output is None or self.recipe is None or self.spool is None:
             return
         if self.written == self.count:

@@ -21,8 +21,6 @@ LONGEST_NAME = 80
 LENGTHS = (80, 40, 20, 10)  # of the texts in a name, the first that fits
 ROOM = 240  # bytes of a name; most systems take 255, and a number may come after it
 
-TRACE_FILES = ("manifest.json", "*.safetensors", "*.png")
-
 Values = Mapping[str, object]
 
 
@@ -140,27 +138,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     if overwrite and folder.is_dir() and not folder.is_symlink():
         check_target(folder / f".{secrets.token_hex(8)}")
     else:
-        with _hint(folder):
+        try:
             check_new_folder(folder)
-
-
-@contextmanager
-def _hint(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(
-            f"{error}, or give --overwrite" if folder.is_dir() else str(error)
-        ) from None
-
-
-def check_trace_folder(folder: Path, overwrite: bool) -> None:
-    """The same for a trace, which replaces another one as a whole."""
-    if overwrite:
-        check_new_folder(folder, TRACE_FILES)
-    else:
-        with _hint(folder):
-            check_new_folder(folder)
+        except UsageError as error:
+            hint = ", or give --overwrite" if folder.is_dir() else ""
+            raise UsageError(f"{error}{hint}") from None
 
 
 @contextmanager

@@ -28,19 +28,11 @@ from sd_scratch.text.syntax import SYNTAXES
 DEFAULT_MODEL = "scenes"
 # Flags that say what the setting of a recipe of the same name says.
 SAME = (
-    *(
-        "syntax",
-        "emphasis",
-        "rng",
-        "ensd",
-        "subseed_strength",
-        "negative_prompt",
-        "steps",
-        "sampler",
-    ),
-    *("schedule", "tiling", "strength_steps", "hires_strength", "hires_steps", "guidance_rescale"),
-    *("pag", "pag_layers", "pag_adaptive_scale"),
-    *("fast", "width", "height", "clip_skip", "text_cleaning", "dtype", "model", "prediction"),
+    *("negative_prompt", "syntax", "emphasis", "clip_skip", "text_cleaning"),
+    *("rng", "ensd", "subseed_strength", "width", "height", "tiling"),
+    *("steps", "sampler", "schedule", "strength_steps", "hires_strength", "hires_steps"),
+    *("guidance_rescale", "pag", "pag_layers", "pag_adaptive_scale"),
+    *("model", "prediction", "dtype", "fast"),
 )
 SAID = ("seed", "steps", "sampler")  # without which no picture comes again
 SPREAD = {"a1111": a1111_schedule, "comfy": comfy_schedule}  # their names of schedules

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sd_scratch.pipeline.recipe import Recipe
 
+TRACE_FILES = ("manifest.json", "*.safetensors", "*.png")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
@@ -62,15 +64,18 @@ def run(args: argparse.Namespace) -> int:
     from sd_scratch.cli.init_image import begin_with_init_image
     from sd_scratch.cli.load import load_model
     from sd_scratch.cli.making import make_all
-    from sd_scratch.cli.output import TRACE_FILES, check_trace_folder
+    from sd_scratch.cli.output import check_folder
     from sd_scratch.cli.request import read_request, sampler_options
     from sd_scratch.cli.tensors import without_weights
-    from sd_scratch.files import new_folder
+    from sd_scratch.files import check_new_folder, new_folder
     from sd_scratch.tensors.record import budget_bytes, show_bytes
 
     options = sampler_options(args)
     recipe = read_request(args)
-    check_trace_folder(args.output, args.overwrite)
+    if args.overwrite:  # another trace alone, and as a whole
+        check_new_folder(args.output, TRACE_FILES)
+    else:
+        check_folder(args.output, overwrite=False)
     recording = recording_options(args)
     budget_bytes(args.budget)
     if not recipe.controls:  # whose tensors are only known from their files

@@ -34,7 +34,6 @@ SIDE, DETAIL = 232, 2  # pixels of a panel, and how many times as fine it is dra
 ARROWS = 13  # across and down
 ARROW: Colour = (70, 110, 170)
 PATH: Colour = (200, 40, 40)
-LAND: Colour = (20, 20, 20)
 PANELS = 5
 
 

@@ -27,7 +27,6 @@ class Asking:
     networks: Mapping[str, Any]
     taps: Taps
     guidance: Guidance
-    branches: Sequence[str]
     quick: FastRun
     watch: Watch
     steering: Steering
@@ -39,7 +38,7 @@ class Asking:
         scales, unet = self.quick.scales, self.networks["unet"]
         self._perturbing: list[Perturbing] = []
         if scales.perturbed is not None:
-            self._perturbing = [Perturbing(unet, scales.layers, len(self.branches))]
+            self._perturbing = [Perturbing(unet, scales.layers, len(scales.branches))]
 
     def __call__(self, x_t: Tensor, t: float) -> Tensor:
         if self._first is None or self._first[0] != self.watch.steps:
@@ -59,7 +58,7 @@ class Asking:
         """The error that says where NaN or infinity comes from, judged by what the step asked first."""
         assert self._first is not None
         step, x_t, t = self._first
-        _, timestep, seen = self._inputs(x_t, t, self.branches)
+        _, timestep, seen = self._inputs(x_t, t, self.quick.scales.branches)
         unet = self.networks["unet"]
         return explain(what, self.networks, "unet", unet, seen, timestep, self.contexts[step])
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sd_scratch.diffusion.guidance import faded
+from sd_scratch.pipeline.checks import check_number
 
 UNCOND, COND = "uncond", "cond"
 PICTURED = "pictured"  # the picture without the prompt, of InstructPix2Pix
@@ -24,6 +25,26 @@ class Scales(NamedTuple):
     perturbed: float | None = None
     adaptive: float = 0.0
     layers: str = ""
+
+    @classmethod
+    def checked(
+        cls,
+        guidance: float,
+        rescale: float,
+        picture: float | None,
+        perturbed: float,
+        adaptive: float,
+        layers: str,
+    ) -> "Scales":
+        """Those of a run's settings, 0 for no perturbed attention; UsageError for what is no number."""
+        return cls(
+            check_number("guidance", guidance),
+            check_number("guidance_rescale", rescale),
+            picture,
+            check_number("pag", perturbed) or None,
+            check_number("pag_adaptive_scale", adaptive),
+            layers,
+        )
 
     @property
     def branches(self) -> tuple[str, ...]:

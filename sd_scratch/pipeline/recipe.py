@@ -31,41 +31,21 @@ A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own d
 class Recipe:
     """How a picture was made, or is to be made. None leaves a value to the model's own default.
 
+    What each setting decides in a picture stands in `sd_scratch.pipeline.settings.SETTINGS`.
+
     Attributes:
         sampler_options: what the sampler takes beside steps, such as ``eta``.
-        schedule: how the noise levels are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`.
-        guidance: classifier-free guidance scale.
-        guidance_rescale: how far its contrast is taken back, 0 to 1.
-        pag: perturbed attention guidance's scale, 0 or None for none; in the parts `pag_layers` of the U-Net, and
-            fading by `pag_adaptive_scale` a timestep.
         fast: approximations, as `sd_scratch.pipeline.fast` writes them.
-        width, height: in pixels.
-        model: a shipped model's name, a hub id, or a file's or folder's name without its path.
-        revision: the hub commit, for a hub id.
-        model_hash: the first 10 hex digits of the weights' sha256.
-        vae, text_encoder: the names of what stood in the place of the model's own.
-        ema: whether the averaged copy of the U-Net's weights was used.
-        dtype: what the networks computed in.
-        prediction, zero_snr: what the network predicts, and whether its schedule ends in pure noise, where
-            that was said in the checkpoint's place.
-        loras: what was added to the weights.
-        embeddings: what words were added to the vocabulary.
-        controls: what ControlNets steered it.
-        syntax: what brackets mean in the prompts, one of `sd_scratch.text.syntax.SYNTAXES`.
-        emphasis: how their weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
-        init_image, strength: the name of the picture that it began with, without its path, and the share of
-            the steps that were taken from there. `init_image_hash` are the first 10 hex digits of its file's
-            sha256.
-        mask: where that picture was painted anew, and where it was extended.
-        image_guidance: how strongly that picture steers an InstructPix2Pix model.
-        tiling: the axes on which opposite edges fit, one of `sd_scratch.limits.TILINGS`.
-        init_noise: the name of the file whose noise it began with, without its path.
-        strength_steps: whose way to count the steps at a strength, one of `sd_scratch.limits.STRENGTH_STEPS`.
-        hires_scale: how much larger a second pass makes the picture; None for one pass. Then also
-        hires_method, hires_strength, hires_steps: how it is enlarged, one of
-            `sd_scratch.pipeline.part_way.UPSCALERS`, how much of it is made anew, and in how many steps.
-        rng, ensd, subseed, subseed_strength: how the seed becomes noise, see
-            `sd_scratch.diffusion.noise.Drawing`.
+        model: a shipped model's name, a hub id, or a file's or folder's name without its path; `revision` is
+            the hub commit, for a hub id.
+        model_hash, init_image_hash: the first 10 hex digits of the sha256 of the weights, and of the picture's file.
+        vae, text_encoder, init_image, init_noise: names without their paths; of the first two, what stood
+            in the place of the model's own.
+        prediction, zero_snr: where they were said in the checkpoint's place.
+        strength: the share of the steps that were taken from `init_image`, counted as `strength_steps` says.
+        hires_scale: None for one pass; of the second, `hires_method` is one of
+            `sd_scratch.pipeline.part_way.UPSCALERS`.
+        rng, ensd, subseed, subseed_strength: see `sd_scratch.diffusion.noise.Drawing`.
     """
 
     prompt: str

@@ -295,14 +295,10 @@ class TextToImage(Recordable):
         way = self.way(sampler, steps, schedule, options)
         latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
-        scale = check_number("guidance", self.config.guidance if guidance is None else guidance)
-        scales = Scales(
-            scale,
-            check_number("guidance_rescale", guidance_rescale),
-            canvas.guidance if canvas else None,
-            check_number("pag", pag) or None,
-            check_number("pag_adaptive_scale", pag_adaptive_scale),
-            pag_layers,
+        scale = self.config.guidance if guidance is None else guidance
+        steered = canvas.guidance if canvas else None
+        scales = Scales.checked(
+            scale, guidance_rescale, steered, pag, pag_adaptive_scale, pag_layers
         )
         check_inputs(self.config, self.components.source, *kinds_of(canvas))
         branches = scales.branches
@@ -315,19 +311,18 @@ class TextToImage(Recordable):
         first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
         quick = plan_run(fast, self.unet, scales, self.schedule, walked, self.taps.members)
-        ask = Asking(
-            self.networks, self.taps, self.guidance, branches, quick, watch, steering, canvas
-        )
+        ask = Asking(self.networks, self.taps, self.guidance, quick, watch, steering, canvas)
+        facts = {**way.plain, "guidance": scales.guidance, "t": noise.t}
+        facts |= {**scales.facts, **quick.facts}
+        facts |= {"tiling": self.tiling} if self.tiling else {}
         predict: Denoiser = ask
+        inputs: dict[str, torch.Tensor] = {}
         if canvas is not None:
             canvas.check(noise)
             keeping = Keeping(canvas, first, ladder)
             predict, change = keeping.predict(ask), keeping.after_change(change)
+            facts["canvas"], inputs = canvas.plain, canvas.inputs
 
-        facts = {**way.plain, "guidance": scale, "t": noise.t, **scales.facts, **quick.facts}
-        facts |= {"tiling": self.tiling} if self.tiling else {}
-        facts |= {"canvas": canvas.plain} if canvas else {}
-        inputs = canvas.inputs if canvas else {}
         run = partial(describe_run, self.networks, self.components.source, rows, noise)
         with self.taps.running(lambda: run(walked.calls, facts, steering.controls, inputs)):
             ask.contexts = self.conditioning.contexts(of_steps, self.dtype)

@@ -224,7 +224,6 @@ def faithfulness(args: argparse.Namespace) -> None:
 
 
 def move(args: argparse.Namespace) -> None:
-
     session = Session(args)
     for text in args.prompt:
         session.words(text, [])

@@ -18,7 +18,6 @@ DIRECTIONS = {"up": (0, 1), "down": (0, -1), "right": (1, 0), "left": (-1, 0)}
 
 def by_keys(session: Session, plane: Plane, path: Sequence[Place], results: "Results") -> Report:
     """A picture for every arrow key, in ``current.png``, from the path's first place on."""
-
     (place,) = plane.corners(path[:1])
     extent = (plane.places.amax(dim=0) - plane.places.amin(dim=0)).max()
     stride = session.args.stride or float(extent) / 10

@@ -50,11 +50,7 @@ class FastRun:
     """
 
     def __init__(
-        self,
-        fast: Sequence[Approximation],
-        unet: UNet,
-        scales: Scales,
-        sigmas: Sequence[float],
+        self, fast: Sequence[Approximation], unet: UNet, scales: Scales, sigmas: Sequence[float]
     ) -> None:
         self.fast = tuple(fast)
         chosen: dict[type, Any] = {type(each): each for each in fast}
@@ -218,12 +214,7 @@ class FastRun:
 
 
 def plan_run(
-    fast: Fast,
-    unet: UNet,
-    scales: Scales,
-    schedule: Schedule,
-    way: Way,
-    members: Sequence[Member],
+    fast: Fast, unet: UNet, scales: Scales, schedule: Schedule, way: Way, members: Sequence[Member]
 ) -> FastRun:
     """The approximations of a run; says what those who listen will not hear of it."""
     chosen = read_fast(fast)
