@@ -6,6 +6,7 @@ from typing import Any
 
 from sd_scratch.errors import UsageError
 from sd_scratch.json_file import Fields
+from sd_scratch.pipeline.branches import COND, PICTURED, UNCOND
 from sd_scratch.tensors import ReadyEdit
 from sd_scratch.tensors.edits import ablate, add, reweight, scale, scale_word, set_to, swap
 from sd_scratch.tensors.words import WordKey
@@ -13,7 +14,7 @@ from sd_scratch.tensors.words import WordKey
 TEXT_LIMIT = 2_000  # characters of a prompt
 STEPS_LIMIT, EDITS_LIMIT = 150, 32
 NUMBER_LIMIT = 1e6  # of a factor, and of a value that is added or set
-BRANCHES = ("cond", "uncond")
+BRANCHES = (COND, UNCOND, PICTURED)
 
 
 @dataclass(frozen=True)

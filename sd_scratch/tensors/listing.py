@@ -77,6 +77,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ("ff.act", "value times GELU(gate)"),
     ("ff.out", "feed-forward's output"),
     ("guidance.pred_uncond", "the answer without the prompt, or with the negative one"),
+    ("guidance.pred_pictured", "the answer with the picture alone, of InstructPix2Pix"),
     ("guidance.pred_cond", "the answer with the prompt"),
     (
         "guidance.pred_perturbed",

@@ -347,6 +347,12 @@ def test_a_picture_is_painted_on(page: Any, engine: Engine, tmp_path: Path) -> N
     page.click("#init-remove")
     page.click("#make")
     assert made(page) == before
+    page.get_by_text("Negative prompt, sampler, size").click()
+    page.fill("#width", "96")
+    page.click("#make")
+    made(page, before)
+    box = page.locator("#picture").bounding_box()
+    assert abs(box["width"] / box["height"] - 1.5) < 0.01  # as it is, and not as a square
 
 
 def test_loras_are_chosen_by_name(browser: Any, engine: Engine, tmp_path: Path) -> None:

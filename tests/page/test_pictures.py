@@ -4,17 +4,20 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sd_scratch.config import TINY
 from sd_scratch.page.engine import Engine
 from sd_scratch.page.messages import PICTURE_LIMIT, frame
 from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.page.pages import RECIPE, Line
+from tests.tiny import tiny_model
 
 SIDE = RECIPE["width"]
 
@@ -205,3 +208,26 @@ def test_brackets_are_weights_as_for_generate(line: Line) -> None:
     (made,) = line.engine.model.run(recipe)
     assert np.array_equal(pixels(head, body), np.asarray(made.to_pil()[0]))
     assert json.loads(json.dumps(head["recipe"]))["syntax"] == "a1111"
+
+
+@pytest.mark.parametrize(("channels", "needs"), [(9, "inpainting"), (8, "InstructPix2Pix")])
+def test_a_model_that_wants_a_picture_says_so_and_gets_it(channels: int, needs: str) -> None:
+    config = replace(TINY, unet=replace(TINY.unet, in_channels=channels))
+    engine = Engine(tiny_model(config))
+    line = Line(engine)
+    assert needs in line.answers[0][0]["needs"]
+    head, _ = line.ask(do="run", recipe=RECIPE)
+    assert head["say"] == "error" and needs in head["text"]
+    begins = {"init_image": "own.png", "init_image_hash": sent(line, png(painted()))["hash"]}
+    if channels == 9:
+        begins["mask"] = MaskUse("mask.png", sent(line, png(half()), "mask", "mask.png")["hash"])
+    head, body = line.ask(do="run", recipe={**RECIPE, **begins})
+    assert head["say"] == "done", head
+    recipe = Recipe("a red circle", seed=7, steps=3, width=SIDE, height=SIDE)
+    mask = half() if channels == 9 else None
+    (made,) = engine.model.run(recipe, init_image=painted(), mask=mask)
+    assert np.array_equal(pixels(head, body), np.asarray(made.to_pil()[0]))
+    branch = "pictured" if channels == 8 else "uncond"
+    seen, _ = line.ask(do="tensor", name="unet.h", step=1, branch=branch)
+    assert seen["branch"] == branch and len(seen["branches"]) == (3 if channels == 8 else 2)
+    engine.stop()

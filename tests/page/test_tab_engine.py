@@ -121,6 +121,17 @@ def test_a_picture_in_the_tab_is_the_picture(ask, model: sd.StableDiffusion) -> 
     )
 
 
+def test_a_model_without_a_text_encoder_is_named() -> None:
+    program = f"""
+      const {{ TabEngine }} = await import({(TAB / "engine.js").as_uri()!r});
+      const files = async () => ({{ ok: true, json: async () => ({{ graphs: {{ unet: {{}}, decoder: {{}} }} }}) }});
+      await TabEngine.load(null, "model", files).catch((error) => console.log(error.message));
+    """
+    command = [str(NODE), "--input-type=module", "-e", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "the model has no text encoder", done.stderr
+
+
 PROBS, CONTEXT = "unet.*.attn2.probs", "text.context"
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.z"
 EDITS: list[list[dict[str, Any]]] = [  # those of one run

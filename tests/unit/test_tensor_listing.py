@@ -1,6 +1,7 @@
 """The list of tensors as people read it, and the commands that show and store them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.tensors import clip_infos, without_weights
 from sd_scratch.cli.trace import span, word_key
+from sd_scratch.config import TINY
 from sd_scratch.pipeline.load import load
 from sd_scratch.tensors import Trace
 from sd_scratch.tensors.listing import MEANINGS, meaning, page
@@ -39,7 +41,9 @@ def test_the_page_in_the_docs_is_what_the_code_says():
 def test_every_tensor_is_described_and_every_description_is_used():
     infos = without_weights("tiny", "float32").tensors()
     clip = clip_infos("scenes-clip", "float32", ()) or []
-    used = {meaning(info) for info in [*infos, *clip]}
+    of_pictures = replace(TINY, unet=replace(TINY.unet, in_channels=8))  # InstructPix2Pix
+    told = tiny_model(of_pictures).tensors()
+    used = {meaning(info) for info in [*infos, *clip, *told]}
     assert used == {text for _, text in MEANINGS}
 
 

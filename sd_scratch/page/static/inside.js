@@ -5,6 +5,7 @@ import { fullTitle } from "./house.js";
 
 const $ = (id) => document.getElementById(id);
 const FIGURES = 48; // more maps than that share one canvas
+const BRANCHES = { cond: "with the prompt", uncond: "without, or negative", pictured: "with the picture alone" };
 const LARGE = { maps: 96, table: 4 };
 
 export class Inside {
@@ -69,6 +70,7 @@ export class Inside {
     const strange = s.not_finite ? `, ${s.not_finite} not finite` : "";
     const left = head.left_out ? `; ${head.left_out} more found no room` : "";
     $("tensor-facts").textContent = `${factsOf(this.tensor)} Now: ${step}${head.branch ? `, ${head.branch}` : ""}; ${head.size.join(" x ") || "one number"}; min ${short(s.min)}, max ${short(s.max)}, mean ${short(s.mean)}, deviation ${short(s.std)}${strange}${left}.`;
+    this.offer(head.branches);
     $("source").hidden = !head.source;
     $("source").textContent = head.source ? `${head.source[0]}  ${head.source[1]}` : "";
     const heads = head.axes.indexOf("head");
@@ -78,6 +80,15 @@ export class Inside {
       $("head").replaceChildren(new Option("mean of all", "mean"), ...Array.from({ length: head.shape[0] }, (_, i) => new Option(`head ${i}`, i)));
     }
     this.draw();
+  }
+
+  // The branches that this tensor was made in.
+  offer(branches) {
+    const select = $("branch"), known = [...select.options].map(({ value }) => value);
+    if (branches.some((branch) => branch === null) || branches.every((branch) => known.includes(branch))) return;
+    const chosen = select.value;
+    select.replaceChildren(...["cond", "uncond", "pictured"].filter((branch) => branches.includes(branch)).map((branch) => new Option(BRANCHES[branch], branch)));
+    if (branches.includes(chosen)) select.value = chosen;
   }
 
   // The view without its axis of heads: one head's, or their mean.
