@@ -3,6 +3,7 @@ adapters."""
 
 import argparse
 import contextlib
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ def load_loras(
         log.info(lora.summary)
         _compare(f"a LoRA {use.name}", use.hash, lora.hash)
         loaded.append(AppliedLora(lora, use.scale, use.text_scale))
-        known.append(use._replace(hash=lora.hash))
+        known.append(use._replace(name=path.stem, hash=lora.hash))
     return loaded, tuple(known)
 
 
@@ -114,7 +115,9 @@ def each_line(
         applied = [
             replace(known[use.name][0], scale=use.scale, text_scale=use.text_scale) for use in uses
         ]
-        named = tuple(use._replace(hash=known[use.name][1].hash) for use in uses)
+        named = tuple(
+            use._replace(name=known[use.name][1].name, hash=known[use.name][1].hash) for use in uses
+        )
         its = model.with_adapters(*model.adapters, *applied) if uses else model
         loras = (*(recipe.loras or ()), *named)
         jobs.append((its, recipe.over(prompt=text, loras=loras or None)))
@@ -178,42 +181,67 @@ def _lora_paths(args: argparse.Namespace, uses: Sequence[LoraUse]) -> list[Path]
     return _find("lora", files, [use.name for use in uses])
 
 
-def _embedding_files(args: argparse.Namespace) -> dict[str, Path]:
+def _embedding_files(args: argparse.Namespace) -> dict[str, list[Path]]:
     paths = [split_embedding(text)[0] for text in args.embedding if text != NO_ADAPTER]
     return find_files("embedding", paths, args.embedding_dir)
 
 
-def find_files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, Path]:
-    """Names to files: those that were named, and all in the folder and below it."""
-    files: dict[str, Path] = {}
+def find_files(kind: str, paths: list[Path], folder: Path | None) -> dict[str, list[Path]]:
+    """Names to files: those that were named, before all in the folder and below it."""
+    files: dict[str, list[Path]] = {}
     for path in paths:
         if path.is_dir():
             raise UsageError(f"--{kind} {path} - a folder - name the file in it")
         if not path.is_file():
             raise UsageError(f"--{kind} {path} - there is no such file")
-        if files.setdefault(path.stem, path) != path:
+        if files.setdefault(path.stem, [path]) != [path]:
             raise UsageError(f"--{kind}: two files are called {path.stem} - rename one")
     if folder is None:
         return files
     if not folder.is_dir():
         raise UsageError(f"--{kind}-dir {folder} - there is no such folder")
+    named = set(files)
     for count, path in enumerate(sorted(folder.rglob("*"))):
         if count > MAX_FILES:
             raise UsageError(f"--{kind}-dir {folder} - holds more than {MAX_FILES:,} files")
-        if path.suffix.lower() in ENDINGS:
-            files.setdefault(path.stem, path)
+        if path.suffix.lower() in ENDINGS and path.stem not in named:
+            files.setdefault(path.stem, []).append(path)
     return files
 
 
-def _find(kind: str, files: dict[str, Path], names: list[str]) -> list[Path]:
+def _find(kind: str, files: dict[str, list[Path]], names: list[str]) -> list[Path]:
     """The file of each name. It is looked up among the files that there are, and never becomes a path."""
-    for name in names:
-        if name not in files:
-            raise UsageError(
-                f"no {kind} called {name[:80]!r} was found - give --{kind} FILE, or --{kind}-dir with the"
-                f" folder that it is in, or --{kind} none"
-            )
-    return [files[name] for name in names]
+    return [_one(kind, files, name) for name in names]
+
+
+def _one(kind: str, files: dict[str, list[Path]], name: str) -> Path:
+    found = files.get(name) or (_in_other_words(files, name) if kind == "lora" else [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = " and ".join(str(path) for path in found[:3])
+        raise UsageError(
+            f"{len(found)} files are called {name[:80]}: {places} - give --{kind} FILE"
+        )
+    near = difflib.get_close_matches(name, files, n=1)
+    raise UsageError(
+        f"no {kind} called {name[:80]!r} was found{f', did you mean {near[0]}?' if near else ''} - give"
+        f" --{kind} FILE, or --{kind}-dir with the folder that it is in, or --{kind} none"
+    )
+
+
+def _in_other_words(files: dict[str, list[Path]], name: str) -> list[Path]:
+    """The files that tags of other tools mean: by their ending or folder, or as kohya's training called them, which
+    A1111 writes where a file was renamed."""
+    every = sorted({path for paths in files.values() for path in paths})
+    ways = {path: (f"/{path.as_posix()}", f"/{path.with_suffix('').as_posix()}") for path in every}
+    if found := [p for p in every if any(way.endswith(f"/{name}") for way in ways[p])]:
+        return found
+    for path in every:
+        with contextlib.suppress(ScratchError):  # a pickle, or a damaged one
+            if read_header(path).metadata.get("ss_output_name") == name:
+                found.append(path)
+    return found
 
 
 def split_embedding(text: str) -> tuple[Path, EmbeddingUse]:

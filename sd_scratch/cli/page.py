@@ -159,7 +159,7 @@ def find_loras(folder: Path | None) -> dict[str, Path]:
         return {}
     from sd_scratch.cli.adapters import find_files
 
-    files = find_files("lora", [], folder)
+    files = {name: paths[0] for name, paths in find_files("lora", [], folder).items()}
     loras = {name: path for name, path in files.items() if path.suffix.lower() == ".safetensors"}
     if left := sorted(set(files) - set(loras)):
         names = ", ".join(left[:5])

@@ -80,6 +80,8 @@ def _use(match: re.Match[str]) -> LoraUse:
         key, equals, value = number.rpartition("=")
         if equals and key in named:
             named[key] = _number(value, match[0])
+        elif equals:
+            raise UsageError(f"{match[0][:80]} - {key[:20]}= is not known here: te= and unet= are")
         else:
             plain.append(_number(number, match[0]))
     if not name.strip() or len(plain) > 2:

@@ -118,6 +118,25 @@ def test_a_picture_is_repeated_where_its_lora_is_named(run, capsys):
     assert not np.array_equal(pixels("a.png"), pixels("d.png"))
 
 
+def test_a_lora_by_the_names_that_other_tools_give_it(run, capsys):
+    """With its folder, with its ending, and as kohya's training called it before it was renamed."""
+    tensors = read_tensor_file(Path("styles/more/bold.safetensors")).tensors
+    save_file(tensors, "styles/more/bold.safetensors", {"ss_output_name": "trained"})
+    assert run("a cat", *SMALL, "--lora=styles/more/bold.safetensors:0.7", "-o", "a.png") == 0
+    for i, name in enumerate(("more/bold", "bold.safetensors", "trained")):
+        made = f"{i}.png"
+        assert run(f"a cat <lora:{name}:0.7>", *SMALL, "--lora-dir=styles", "-o", made) == 0
+        assert np.array_equal(pixels("a.png"), pixels(made))
+        assert read_recipe(Path(made))[0].loras == read_recipe(Path("a.png"))[0].loras
+    assert run("a <lora:bald:1>", *SMALL, "--lora-dir=styles") == 2
+    assert "'bald' was found, did you mean bold? - give" in capsys.readouterr().err
+    Path("styles/other").mkdir()
+    save_file(tensors, "styles/other/bold.safetensors")
+    assert run("a <lora:bold:1>", *SMALL, "--lora-dir=styles") == 2
+    assert "2 files are called bold: styles/more/bold" in capsys.readouterr().err
+    assert run("a <lora:other/bold:1>", *SMALL, "--lora-dir=styles", "-o", "b.png") == 0
+
+
 def test_another_file_of_that_name_is_said(run, capsys):
     assert run("a <lora:bold:0.7>", *SMALL, "--lora-dir=styles", "-o", "a.png") == 0
     tensors = read_tensor_file(Path("styles/more/bold.safetensors")).tensors
