@@ -181,6 +181,11 @@ def _check_family(path: Path, may_lack: Container[str]) -> None:
         for name, part in PARTS.items()
         if part.needed and name not in may_lack and not (path / part.folder).is_dir()
     ]
+    if missing and (snapshots := sorted((path / "snapshots").glob("*/"))):
+        raise ScratchError(
+            f"{path} - a folder of the hub client's cache, where each commit is a folder of its own: give"
+            f" {snapshots[-1]}"
+        )
     if missing:
         raise ScratchError(
             f"{path} - no {', '.join(f'{m}/' for m in missing)} in it - a diffusers folder has"

@@ -11,6 +11,7 @@ from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import at_home
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+ADDRESS = re.compile(r"https?://(?:(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)/?$)?")
 WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 
 
@@ -72,6 +73,9 @@ def _may_be_hub_id(text: str) -> bool:
 
 
 def _not_found(text: str, path: Path) -> ScratchError:
+    if found := ADDRESS.match(text):
+        what = f"give {found['name']}" if found["name"] else "download its file and give the path"
+        return UsageError(f"{text} - an address, and no path or hub id - {what}")
     if path.is_symlink():
         return UsageError(f"{text} - a link to {path.readlink()}, which is not there")
     names = [*list_shipped(), "sd15"]

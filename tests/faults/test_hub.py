@@ -153,6 +153,28 @@ def test_a_repository_of_another_kind(hub: Hub) -> None:
     assert not hub.served()
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("https://huggingface.co/some-one/tiny", "give some-one/tiny"),
+        ("https://hf.co/some-one/tiny/", "give some-one/tiny"),
+        ("https://huggingface.co/a/b/blob/main/x.safetensors", "download its file"),
+        ("https://civitai.com/models/4384", "download its file and give the path"),
+    ],
+)
+def test_an_address_is_told_from_a_path(hub: Hub, address: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"an address, and no path or hub id - {said}"):
+        load_components(address)
+    assert not hub.requests
+
+
+def test_a_folder_of_the_client_s_cache_is_named(hub: Hub) -> None:
+    snapshot = download(REPO)
+    with pytest.raises(ScratchError, match=f"the hub client's cache.* give .*{snapshot.name}"):
+        load_components(snapshot.parents[1])
+    assert load_components(snapshot)
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "some one/else", "../x", "x/..", "a" * 200 + "/b"])
 def test_what_is_no_id_is_not_asked_for(hub: Hub, name: str) -> None:
     with pytest.raises(ScratchError, match="no such model; looked for"):
