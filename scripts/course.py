@@ -148,6 +148,9 @@ def main() -> None:
         TASKS[args.task](args.what)
     except CourseError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -113,20 +113,28 @@ def step_page(page: Path) -> None:
         importlib.import_module("readline")  # which makes the arrow keys work
     print("Enter runs the block shown. Anything else is Python, run at once. Ctrl-D ends.")
     for block in blocks(page.read_text(encoding="utf-8")):
-        code, answer = textwrap.indent(block.source, "    "), bool(block.indent)
-        print(f"\n{page.name}, line {block.line}\n")
-        print("An exercise's answer: Enter shows and runs it." if answer else code)
-        if not _typed(console):
+        while _shown(page, block, console):
+            try:
+                _execute(page, block.line, block.source, space)
+                break
+            except CourseError as error:  # to be mended by what is typed, or left with Ctrl-D
+                print(f"error: {error}")
+        else:
             return
-        if answer:
-            print(code)
-        try:
-            _execute(page, block.line, block.source, space)
-        except CourseError as error:
-            print(f"error: {error}")
     print("\nThat was the last block.")
     while _typed(console):
         pass
+
+
+def _shown(page: Path, block: Block, console: InteractiveConsole) -> bool:
+    """Show a block, an answer not before Enter; whether it is to be run."""
+    code = textwrap.indent(block.source, "    ")
+    print(f"\n{page.name}, line {block.line}\n")
+    print("An exercise's answer: Enter shows and runs it." if block.indent else code)
+    wanted = _typed(console)
+    if wanted and block.indent:
+        print(code)
+    return wanted
 
 
 def _typed(console: InteractiveConsole) -> bool:

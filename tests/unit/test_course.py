@@ -46,12 +46,18 @@ def test_a_block_that_fails_says_which_page_and_line(tmp_path):
 
 def test_a_page_is_gone_through_block_by_block(tmp_path, monkeypatch, capsys):
     page = tmp_path / "97-slow.md"
-    page.write_text("```python\nx = 2\n```\n\ntext\n\n   ```python\n   print('x is', x)\n   ```\n")
-    typed = io.StringIO("\nx = 5\nif x:\n    x += 1\n\n\nprint(10 * x)\n")
+    page.write_text(
+        "```python\nx = 2 + y\n```\n\ntext\n\n   ```python\n   print('x is', x)\n   ```\n"
+    )
+    typed = io.StringIO("\ny = 0\n\nx = 5\nif x:\n    x += 1\n\n\nprint(10 * x)\n")
     monkeypatch.setattr("sys.stdin", typed)
     course.step_page(page)
     told = capsys.readouterr().out
-    assert "97-slow.md, line 2" in told and "    x = 2" in told
+    assert (
+        "97-slow.md, line 2" in told
+        and "    x = 2 + y" in told
+        and "name 'y' is not defined" in told
+    )
     assert told.index("answer:") < told.index("print('x is', x)")
     assert told.index("x is 6") < told.index("last block") < told.index("60")
 
