@@ -23,7 +23,7 @@ from sd_scratch.page.pictures import Start
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.coding import decode
-from sd_scratch.pipeline.complete import check_recipe, complete, with_seed
+from sd_scratch.pipeline.complete import advise, check_recipe, complete, with_seed
 from sd_scratch.pipeline.part_way import part_of
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.recipe import Recipe
@@ -166,6 +166,8 @@ class Studio:
     ) -> tuple[StableDiffusion, Recipe, dict[str, Any]]:
         """A wish's model with its edits, until the stack ends, and what `run` is given beside the recipe."""
         model, recipe = self.completed(wish.recipe)
+        if not wish.live:
+            advise(recipe, model.config)
         given: dict[str, Any] = {
             "prompt": None if wish.place is None else self.at(wish.place, recipe.loras)
         }

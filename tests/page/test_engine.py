@@ -58,6 +58,12 @@ def test_a_picture_is_that_of_the_command_line(line: Line) -> None:
     assert head["recipe"]["guidance"] == line.engine.model.config.guidance
 
 
+def test_what_the_command_line_warns_of_is_noted(line: Line) -> None:
+    head, _ = line.ask(do="run", recipe={**RECIPE, "guidance": 50, "negative_prompt": "(red:1.2"})
+    assert head["say"] == "done" and any("guidance 50" in note for note in head["notes"])
+    assert line.ask(do="run", recipe=RECIPE)[0]["notes"] == []
+
+
 def test_edits_do_what_they_do_in_python(line: Line) -> None:
     probs = "unet.*.attn2.probs"
     edit = {"tensors": probs, "edit": "reweight", "words": ["red"], "factors": [0]}

@@ -34,11 +34,10 @@ export class Begin {
       this.chosen = true;
       this.told();
     });
-    const drop = $("begin");
-    drop.addEventListener("dragover", (event) => event.preventDefault());
-    drop.addEventListener("drop", (event) => {
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => { // anywhere: a browser would leave the page for the file
       event.preventDefault();
-      this.choose(event.dataTransfer.files[0]);
+      if (event.dataTransfer.files.length) this.choose(event.dataTransfer.files[0]);
     });
     document.addEventListener("paste", (event) => {
       const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => TYPES.includes(type));
@@ -61,7 +60,8 @@ export class Begin {
   choose(file) {
     $("init").value = "";
     if (!file) return;
-    if (!TYPES.includes(file.type)) this.complain(`${file.name} is no PNG, JPEG or WebP picture`);
+    if (!this.limits?.picture) this.complain("a picture to begin with needs sd-scratch page");
+    else if (!TYPES.includes(file.type)) this.complain(`${file.name} is no PNG, JPEG or WebP picture`);
     else if (file.size > this.limits.picture) this.complain(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, and the page takes ${this.limits.picture / 1e6} - shrink it`);
     else this.take(file);
   }
