@@ -37,11 +37,19 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EX
 
 
 def at_home(path: str | Path) -> Path:
-    """A path, in which ``~`` is a user's home. Raises UsageError where there is no such user."""
+    """A path, in which ``~`` is a user's home. Raises UsageError where there is no such user, and for what no
+    path can be: too long, or with characters that this system's names cannot have."""
     try:
-        return Path(path).expanduser()
+        path = Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
     except RuntimeError:
         raise UsageError(f"{path} - there is no such user on this machine") from None
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise UsageError(f"{str(path)[:80]!a} - not a path: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{str(path)[:80]} - not a path: {_reason(error)}") from None
+    return path
 
 
 @contextlib.contextmanager

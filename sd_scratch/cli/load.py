@@ -56,7 +56,7 @@ def find_model(args: argparse.Namespace, recipe: Recipe, source: str) -> Found:
         revision=recipe.revision,
         offline=args.offline,
         vae=chosen_vae(args, recipe),
-        text_encoder=args.text_encoder,
+        text_encoder=chosen_text_encoder(args, recipe),
         ema=args.ema,
     )
     layout = with_schedule(layout, recipe.prediction, bool(recipe.zero_snr))
@@ -140,6 +140,19 @@ def chosen_vae(args: argparse.Namespace, recipe: Recipe) -> str | None:
             " name that VAE with --vae"
         )
     return None
+
+
+def chosen_text_encoder(args: argparse.Namespace, recipe: Recipe) -> str | None:
+    """The same of the text encoder; whether the picture wants the averaged U-Net is said too."""
+    encoder: str | None = args.text_encoder
+    if recipe.text_encoder is not None and encoder is None:
+        log.warning(
+            f"the picture was made with the text encoder {recipe.text_encoder}, and the model's own is used: it"
+            " will differ - name that with --text-encoder"
+        )
+    if recipe.ema and not args.ema:
+        log.warning("the picture was made with the averaged U-Net: it will differ - give --ema")
+    return encoder
 
 
 def compile_unet(unet: UNet) -> None:

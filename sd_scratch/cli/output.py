@@ -79,6 +79,8 @@ class Output:
             return "-"
         if self.overwrite:
             path = next(self._names(values or {}))
+            if not self.single and (path.is_symlink() or path.is_dir()):  # which is not replaced
+                return self._beside(path, data)
             write_file(path, data, overwrite=True)
         else:
             path = write_numbered(self._names(values or {}), data)
@@ -86,6 +88,13 @@ class Output:
                 log.warning(f"{self.template} appeared in the meantime: this is {path}")
         self.written += 1
         return str(path)
+
+    def _beside(self, path: Path, data: bytes | Iterable[bytes | memoryview]) -> str:
+        free = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+        made = write_numbered(free, data)
+        log.warning(f"{path} is no file that could be replaced: this is {made}")
+        self.written += 1
+        return str(made)
 
     def keep(self, data: bytes) -> None:
         """Write what has no values, and print its path."""

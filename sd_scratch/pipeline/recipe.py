@@ -12,6 +12,7 @@ from typing import Any
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.diffusion.sampler_names import a1111_title
 from sd_scratch.diffusion.samplers import SAMPLERS
+from sd_scratch.errors import log
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import RNGS
 from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse, show_hashes, with_tags
@@ -174,7 +175,7 @@ class Recipe:
 
 def recipe_from_json(text: str, where: str) -> Recipe:
     """The inverse of `Recipe.to_json`, for text from strangers: every value's type and range is
-    checked, and keys that are not known are left out.
+    checked, and keys that are not known are left out with a warning.
 
     Raises ScratchError that names `where` and the key.
     """
@@ -183,6 +184,8 @@ def recipe_from_json(text: str, where: str) -> Recipe:
     }
     fields = Fields(data, where)
     values = {name: row.read(fields, name) for name, row in SETTINGS.items() if name in data}
+    if unknown := ", ".join(sorted(data.keys() - SETTINGS.keys() - {"version"})):
+        log.warning(f"{where} - settings that are not known here are left out: {unknown[:200]}")
     # Older recipes have the spacing among the sampler's options.
     options = dict(values.get("sampler_options", {}))
     if "sigmas" in options:

@@ -162,6 +162,12 @@ def stranger(**recipe: object) -> None:
     write("theirs.png", encode_picture(Image.new("RGB", (8, 8)), made))
 
 
+def later_version(**more: object) -> None:
+    """A picture with settings that this version has no name for."""
+    data = json.loads(Recipe(prompt="a", model="scenes").to_json()) | more
+    write("theirs.png", encode_png(Image.new("RGB", (8, 8)), {"sd_scratch": json.dumps(data)}))
+
+
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -296,6 +302,9 @@ CASES = [
     Case(34, 0, "out/7-0000.png", accidents.somebody_looks_while_it_is_written),
     Case(35, 2, "a device or a pipe", [*GENERATE, "-o", "pipe.png"]),
     Case(35, 2, "symbolic link", [*GENERATE, "-o", "link.png", "--overwrite"]),
+    Case(35, 0, "out/8.png is no file that could be replaced: this is out/8-1.png",
+         ["generate", *GENERATE[1:-1], "-s", "8", "-o", "out/{seed}.png", "--overwrite"],
+         lambda: (Path("out").mkdir(), Path("out/8.png").symlink_to("../old.png"))),
     Case(39, 2, "500 is not a multiple of 8: use 496 or 504", [*GENERATE, "-W", "500"]),
     Case(40, 0, "", [*GENERATE, "-W", "8", "-H", "120"]),
     Case(41, 2, "'0' is not an integer from 8 to 8192", [*GENERATE, "-W", "0"]),
@@ -362,6 +371,12 @@ CASES = [
          lambda: stranger(sampler="__class__")),
     Case(65, 2, "no option 'model'", ["generate", "--from-image", "theirs.png"],
          lambda: stranger(sampler="ddim", sampler_options={"model": 1})),
+    Case(65, 0, r"settings that are not known here are left out: \x1b[2J, strange", [*GENERATE, "--from-image", "theirs.png"],
+         lambda: later_version(**{"strange": 1, "\x1b[2J": {}})),
+    Case(65, 0, "made with the text encoder other, and the model's own is used", [*GENERATE, "--from-image", "theirs.png"],
+         lambda: later_version(text_encoder="other")),
+    Case(65, 0, "made with the averaged U-Net: it will differ - give --ema", [*GENERATE, "--from-image", "theirs.png"],
+         lambda: later_version(ema=True)),
     Case(66, 2, "exists", [*SAMPLE, "-o", "old.png"]),
     Case(66, 2, "symbolic link", [*SAMPLE, "-o", "link.png", "--overwrite"]),
     Case(66, 2, "a device or a pipe", [*SAMPLE, "-o", "pipe.png", "--overwrite"]),
@@ -414,6 +429,18 @@ CASES = [
         Case(83, 2, "there is no such user on this machine", [*GENERATE, flag, "~no-such-user/x.png"])
         for flag in ["-m", "--vae", "-i", "--from-image", "--lora", "--lora-dir", "--embedding", "--control-net", "-o", "--preview-file"]
     ),
+    *(
+        Case(83, 2, "not a path: embedded null byte", [*GENERATE, flag, "a\0b.png"])
+        for flag in ["-m", "--vae", "-i", "--from-image", "--lora", "--embedding-dir", "-o", "--save-latents", "--preview-file"]
+    ),
+    *(
+        Case(83, 2, "not a path: file name too long", [*words, "x" * 300 + ".png"])
+        for words in (
+            *([*GENERATE, flag] for flag in ["-m", "--vae", "-i", "--from-image", "--lora", "--control-net", "-o", "--init-noise"]),
+            [*TRACE, "-o"], [*TRAIN, "-o"], ["weights", "convert", "model"], ["weights", "inspect"],
+        )
+    ),
+    Case(83, 2, "surrogates not allowed", [*TRACE, "-o", "\ud800"]),
     Case(83, 2, "the name is empty", [*TRAIN, "--evaluate", ""]),
     Case(83, 2, "the name is empty", [*TRAIN, "--export", ""]),
     Case(83, 2, "the name is empty", [*SAMPLE, "--film", ""]),
