@@ -14,7 +14,9 @@ from sd_scratch.diffusion.sampler_names import (
     comfy_schedule,
     find_sampler,
     find_schedule,
+    split_solver,
 )
+from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import read_file
 from sd_scratch.pipeline.adapters import take_tags
@@ -56,14 +58,15 @@ def read_request(args: argparse.Namespace) -> Recipe:
 
     recipe = _begun(args)
     if args.sampler is not None:
-        args.sampler, named = find_sampler(args.sampler)
+        base, solver = split_solver(args.sampler)
+        args.sampler, named = find_sampler(base)
         if None not in (named, args.schedule) and find_schedule(args.schedule) != named:
             raise UsageError(
                 f"the sampler's name says {named} and --schedule {args.schedule} - leave out one"
             )
         args.schedule = args.schedule or named
-    if args.sampler is not None and args.sampler != recipe.sampler:
-        recipe = replace(recipe, sampler_options={})  # those of another sampler
+        if solver or args.sampler != recipe.sampler:
+            recipe = replace(recipe, sampler_options=solver)  # without those of another sampler
     if given is not None:
         recipe = replace(recipe, syntax=None)  # a new text is read in the usual way
     if args.like is not None:
@@ -98,6 +101,11 @@ def _begun(args: argparse.Namespace) -> Recipe:
         return Recipe(prompt="")
     if init_noise is None:
         recipe = _recipe_in(args.from_image, args.model)
+        if args.sampler is None and recipe.sampler not in (None, *SAMPLERS):
+            raise UsageError(
+                f"{args.from_image} was made by the sampler {str(recipe.sampler)[:40]}, which is not here - give"
+                " another one with --sampler: it will differ"
+            )
         if silent := [
             name for name in SAID if None is getattr(recipe, name) is getattr(args, name)
         ]:

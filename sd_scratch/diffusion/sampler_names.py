@@ -83,10 +83,11 @@ def comfy_schedule(sampler: str, written: str = "normal") -> str | None:
 
 def comfy_sampler(written: str) -> tuple[str, dict[str, int | str]]:
     """Our name and options of a sampler of ComfyUI's, whose `ddim` is Euler's steps on its own sigmas."""
-    name, _ = find_sampler(written)
+    base, options = split_solver(written)
+    name, _ = find_sampler(base)
     if name == "unipc":
         return name, {"order": 3, "variant": "bh2" if written == "uni_pc_bh2" else "bh1"}
-    return "euler" if name == "ddim" else name, {}
+    return "euler" if name == "ddim" else name, options
 
 
 def a1111_title(spacing: str | None) -> str | None:
@@ -100,6 +101,12 @@ def a1111_title(spacing: str | None) -> str | None:
 
 def _cut(name: str, cut: bool) -> str:
     return f"{name}+cut" if name and cut else name
+
+
+def split_solver(written: str) -> tuple[str, dict[str, int | str]]:
+    """A name without the solver in it, and that as an option: "DPM++ 2M SDE Heun Karras"."""
+    name = re.sub(r"(2m[ _]?sde)[ _]?heun", r"\1", written, flags=re.IGNORECASE)
+    return name, {} if name == written else {"solver": "heun"}
 
 
 def find_schedule(written: str) -> str:

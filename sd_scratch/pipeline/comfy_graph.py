@@ -146,7 +146,8 @@ class _Graph:
         latent = self._fields(begun)
         if latent.integer("batch_size", 1, 4096, 1) > 1:
             self.left.append("pictures of a batch after the first")
-        return {side: latent.integer(side, *SIDE) for side in ("width", "height")}
+        sides = {side: latent.integer(side, *SIDE) for side in ("width", "height")}
+        return {side: number // CELL * CELL for side, number in sides.items()}
 
     # What it is given ------------------------------------------------------------------------
 

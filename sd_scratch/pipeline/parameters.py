@@ -5,12 +5,12 @@ Text from strangers: every value's type and range is checked.
 
 from typing import Any
 
-from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler
+from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler, split_solver
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, PAG, SEED, STEPS, are_digits
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
-from sd_scratch.pipeline.other_hires import hires_of_a1111
+from sd_scratch.pipeline.other_hires import CELL, hires_of_a1111
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
 from sd_scratch.pipeline.settings import Option
 from sd_scratch.pipeline.settings_line import SettingsLine
@@ -94,9 +94,10 @@ class _Settings(SettingsLine):
         if written is None:
             return None, {}, None
         # Before version 1.9 the spacing was a part of the name: "DPM++ 2M Karras".
-        name, named = find_sampler(written)
+        base, solver = split_solver(written)
+        name, named = find_sampler(base)
         known = SAMPLERS[name].options if name in SAMPLERS else {}
-        options: dict[str, Option] = {}
+        options: dict[str, Option] = {**solver}
         automatic = "Automatic"
         if self.was_written_by("stable-diffusion.cpp"):
             automatic = "Uniform"
@@ -164,6 +165,7 @@ class _Settings(SettingsLine):
         """The size, and what there was of a second pass, or of a picture to begin with."""
         width, height = self.size("Size") or (None, None)
         if width and height:
+            width, height = (side // CELL * CELL or CELL for side in (width, height))
             found = hires_of_a1111(self, (width, height), prompt, negative)
             if found is not None:
                 return found

@@ -406,6 +406,7 @@ def test_samplers_that_other_tools_call_otherwise_or_set_otherwise(tmp_path: Pat
         ("uni_pc", "simple", "unipc", {"order": 3, "variant": "bh1"}, "simple+cut+unit"),
         ("uni_pc_bh2", "karras", "unipc", {"order": 3, "variant": "bh2"}, "karras+all+cut+unit"),
         ("dpmpp_2m_sde_gpu", "sgm_uniform", "dpmpp_2m_sde", {}, "sgm_uniform+unit"),
+        ("dpmpp_2m_sde_heun_gpu", "simple", "dpmpp_2m_sde", {"solver": "heun"}, "simple+unit"),
     ):
         recipe, _ = read_text(
             tmp_path, "prompt", graph(n3={"sampler_name": written, "scheduler": scheduler})
@@ -543,6 +544,14 @@ A1111_TEXTS = {  # a line of settings, what of it is in the recipe, what is said
         {"sampler": "unipc", "sampler_options": {"order": 2, "variant": "bh1"}},
         ("Sampler (its timesteps are spread otherwise there)",),
     ),
+    "Sampler: DPM++ 2M SDE Heun Karras": (
+        {
+            "sampler": "dpmpp_2m_sde",
+            "sampler_options": {"solver": "heun"},
+            "schedule": "karras+all",
+        },
+        ("Sampler (its noise is another stream's there)",),
+    ),
     "Sampler: Euler, Schedule type: Simple": ({"schedule": "simple"}, ()),
     "Sampler: Euler, Noise Schedule: Zero Terminal SNR": ({"zero_snr": True}, ()),
     'Sampler: Euler, Model: "a, b: \\"c\\"", VAE: x': ({"model": 'a, b: "c"', "vae": "x"}, ()),
@@ -555,6 +564,7 @@ A1111_TEXTS = {  # a line of settings, what of it is in the recipe, what is said
         {},
         ("Hypernet (there are no hypernetworks here)",),
     ),
+    "Sampler: Euler, Steps: 3": ({"width": 64, "height": 64}, ()),
     "Sampler: Euler\nTemplate: {a|b}": ({}, ("what stands behind the settings (Template: {a|b})",)),
     "Sampler: Euler, Hires upscale: 2, Denoising strength: 0.5, Version: v1.5.2": (
         {"hires_scale": 2.0},
@@ -571,7 +581,7 @@ A1111_TEXTS = {  # a line of settings, what of it is in the recipe, what is said
 def test_odd_lines_of_a1111_s(line: str) -> None:
     wanted, said = A1111_TEXTS[line]
     recipe, left = recipe_from_parameters(
-        f"[a:b:0.5]\nSteps: 20, Size: 64x64, Seed: 1, {line}", "x"
+        f"[a:b:0.5]\nSteps: 20, Size: 70x64, Seed: 1, {line}", "x"
     )
     assert {key: getattr(recipe, key) for key in wanted} == wanted
     assert left == said

@@ -153,6 +153,21 @@ def test_schedules_by_the_names_of_other_tools(generate, words: list[str], sched
     assert read_recipe(Path("a.png"))[0].schedule == schedule
 
 
+def test_a_solver_in_a_sampler_s_name(generate) -> None:
+    assert generate("a", *SMALL, "--sampler=DPM++ 2M SDE Heun", "-o", "a.png") == 0
+    recipe = read_recipe(Path("a.png"))[0]
+    assert (recipe.sampler, recipe.sampler_options["solver"]) == ("dpmpp_2m_sde", "heun")
+
+
+def test_a_picture_by_a_sampler_that_is_not_here(generate, capsys) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a\nSteps: 2, Sampler: Restart, Seed: 1, Size: 32x32")
+    Image.new("RGB", (8, 8)).save("t.png", pnginfo=info)
+    assert generate("--from-image", "t.png") == 2
+    assert "t.png was made by the sampler Restart, which is not here" in capsys.readouterr().err
+    assert generate("--from-image", "t.png", "--sampler=euler", "-o", "u.png") == 0
+
+
 def test_two_schedules_at_once_are_refused(generate, capsys) -> None:
     assert generate("a", *SMALL, "--sampler=DPM++ 2M Karras", "--schedule=beta") == 2
     assert "says karras and --schedule beta - leave out one" in capsys.readouterr().err
