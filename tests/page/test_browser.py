@@ -159,6 +159,7 @@ def test_edits_change_the_picture_and_undo_brings_it_back(page: Any, engine: Eng
     page.fill("#edit-tensors", "unet.nothing")
     page.get_by_role("button", name="Add", exact=True).click()
     page.locator("#trouble", has_text="no tensor is named").wait_for()
+    assert np.array_equal(shown(page), plain)  # what is there is the last picture
     page.get_by_role("button", name="Undo").click()
     made(page)
 
@@ -399,7 +400,7 @@ def test_between_prompts_words_rest_and_the_way_back_is_there(page: Any) -> None
     assert "rests between prompts" in page.locator("#edits li").inner_text()
     assert "back at the prompt" in page.locator("#words-rest").inner_text()
     assert page.locator("#words input").first.is_disabled()
-    page.click("#leave")
+    page.click("#words-back")
     assert made(page) == edited
     assert page.locator("#words-rest").is_hidden()
 

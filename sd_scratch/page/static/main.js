@@ -152,6 +152,7 @@ const ANSWERS = {
 function over(id, text) {
   if (!state.runs.delete(id)) return;
   if (id === state.newest) say(text);
+  if (id === state.newest && state.done) look(); // and no longer the half of another picture
   idle();
 }
 
@@ -298,7 +299,7 @@ const move = new Move({
 });
 const loras = new Loras({
   onChange(live) {
-    if (!live) move.use(move.prompts); // whose plane is another one now
+    if (!live) move.askPlane(move.prompts); // whose plane is another one now
     run({ live });
   },
   onFew(name, few) {
@@ -414,6 +415,7 @@ $("dice").addEventListener("click", () => {
   $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
   run();
 });
+$("words-back").addEventListener("click", () => $("leave").click());
 $("cancel").addEventListener("click", () => send({ do: "cancel" }));
 for (const id of ["width", "height"]) $(id).addEventListener("change", () => begin.resized(number("width"), number("height")));
 $("save").addEventListener("click", () => send({ do: "save" }));
