@@ -22,7 +22,6 @@ from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError, UsageError, log
-from sd_scratch.networks.kernels import choose_product_rows
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
@@ -31,6 +30,7 @@ from sd_scratch.pipeline.estimate import check_run, run_bytes
 from sd_scratch.pipeline.load import decode_in_strips
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
+from sd_scratch.pipeline.stored_graphs import StoredGraphs
 from sd_scratch.pipeline.tuning import tune
 from sd_scratch.tensors.unofficial import freeze_compiled_weights
 
@@ -77,6 +77,9 @@ def read_weights(args: argparse.Namespace, found: Found, recipe: Recipe, batch: 
     tune(components, args.tune or "quick", recipe.width, recipe.height)
     log.debug(f"on {found.device} with {torch.get_num_threads()} CPU threads")
     return components
+
+
+COMPILERS = ("g++", "clang++", "cl")
 
 
 def load_model(
@@ -156,14 +159,15 @@ def chosen_text_encoder(args: argparse.Namespace, recipe: Recipe) -> str | None:
 
 
 def compile_unet(unet: UNet) -> None:
-    """Let the U-Net be compiled, weights frozen in, when it is first called with a new size."""
-    on_cpu = unet.conv_in.weight.device.type == "cpu"
-    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-    if on_cpu and not any(shutil.which(name) for name in compilers if name):
+    """Let the U-Net be compiled when it is first called with a new size: on a CPU into a graph that the next start
+    finds again, elsewhere for this run, weights frozen in."""
+    if unet.conv_in.weight.device.type != "cpu":
+        freeze_compiled_weights()
+        unet.compile()
+        return
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), *COMPILERS) if name):
         raise ScratchError("--compile needs a C++ compiler - install g++, or set CXX to yours")
-    freeze_compiled_weights()
-    choose_product_rows(unet, 0)  # frozen weights are in a convolution's order
-    unet.compile()
+    unet.compiled_call = StoredGraphs(unet)
 
 
 def _with_identity(

@@ -13,7 +13,7 @@ Every block on the way down leaves its output on a stack; every residual block o
 one back and concatenates it. Each transformer attends to its own positions, then to the text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -171,7 +171,12 @@ class UNet(Tapped):
 
     The prediction is eps or v, as ``ScheduleConfig.prediction_type`` says; its tensor is named `pred`
     either way.
+
+    `compiled_call` may hold another way to do a whole call, (x_t, t, context) -> prediction, or None for a call
+    that has to be done here.
     """
+
+    compiled_call: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -199,6 +204,10 @@ class UNet(Tapped):
         `control` is added to the stack, tensor by tensor, and its last to the middle's output; each of
         `features` to what leaves the last layer of a level on the way down.
         """
+        if self.compiled_call is not None and not (control or features):
+            whole = self.compiled_call(x_t, t, context)
+            if whole is not None:
+                return whole
         x_t, t, context = self.tap("x", x_t), self.tap("t", t), self.tap("context", context)
         time = timestep_embedding(t, self.config.block_out_channels[0]).to(x_t.dtype)
         time = self.tap("time_embedding", self.time_embedding(self.tap("time_proj", time)))
