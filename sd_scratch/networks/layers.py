@@ -153,7 +153,8 @@ class ResnetBlock(Tapped):
         if self.time_emb_proj is not None and time is not None:
             h = h + self.tap("time", self.time_emb_proj(F.silu(time)))[:, :, None, None]
         h = self.tap("norm2", self.norm2(h))
-        h = self.tap("conv2", self.conv2(F.silu(h)))
+        h = F.silu(h)
+        h = self.tap("conv2", self.conv2(h))
         skip = self.tap("skip", x if self.conv_shortcut is None else self.conv_shortcut(x))
         return self.tap("out", skip + h)
 
