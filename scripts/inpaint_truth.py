@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Does inpainting paint what was asked for, and nothing else? On `scenes`, where the oracle reads pictures back.
 
-    .venv/bin/python scripts/inpaint_truth.py [COUNT] [BLEND ...] [--no-place]
+    .venv/bin/python scripts/inpaint_truth.py [COUNT] [BLEND ...] [--no-place] [--only-masked PIXELS]
 
 Draws scenes of one object, masks a box around the object, asks for the same scene with an object of another
 shape and colour, and counts in how many the oracle reads that colour, that shape, and both and nothing else;
 and the pixels beyond the feather that are not the old picture's. What is new can only be under the mask. The prompt
 names the place of the mask ("at the top"), unless it is told not to: a network that knows nothing of masks else
-begins to draw the object elsewhere, and only what reaches into the mask is seen.
+begins to draw the object elsewhere, and only what reaches into the mask is seen. Told to, it paints on the masked
+part alone.
 """
 
+import argparse
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,7 @@ from sd_scratch.scenes.render import render
 SEED = 951  # of scenes that no training sees
 
 
-def main(count: int, blends: list[str], *, place: bool) -> None:
+def main(count: int, blends: list[str], *, place: bool, padding: int | None) -> None:
     torch.set_num_threads(1)
     model = load("scenes", device="cpu")
     drawn_scenes = [sample_scene(SEED, i) for i in range(10 * count)]
@@ -47,7 +48,7 @@ def main(count: int, blends: list[str], *, place: bool) -> None:
             white = mask_around(item, side, model.config.vae.downscale)
             drawn = to_bytes(render([scene], side).images[0] * 0.5 + 0.5).permute(1, 2, 0).numpy()
             text = full_caption(replace(scene, objects=(asked,)), place=place)
-            recipe = Recipe(text, seed=i, mask=MaskUse(blend=blend))
+            recipe = Recipe(text, seed=i, mask=MaskUse(blend=blend, padding=padding))
             (made,) = model.run(recipe, init_image=Image.fromarray(drawn), mask=white)
             new = np.array(made.to_pil()[0])
             far = ~grown(white, FEATHER)
@@ -86,6 +87,10 @@ def grown(white: np.ndarray, by: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--no-place"]
-    blends = words[1:] or [blend for blend in BLENDS if blend != "none"]
-    main(int(words[0]) if words else 100, blends, place="--no-place" not in sys.argv)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("count", nargs="?", type=int, default=100)
+    parser.add_argument("blends", nargs="*", default=[b for b in BLENDS if b != "none"])
+    parser.add_argument("--no-place", action="store_true")
+    parser.add_argument("--only-masked", type=int, metavar="PIXELS")
+    args = parser.parse_args()
+    main(args.count, args.blends, place=not args.no_place, padding=args.only_masked)

@@ -17,7 +17,7 @@ from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-OF_MASKS = "--mask-blur --masked-content --blend"
+OF_MASKS = "--only-masked --mask-blur --masked-content --blend"
 SIDES = ("left", "top", "right", "bottom")
 
 
@@ -55,7 +55,8 @@ def ask_for_init_image(args: argparse.Namespace, recipe: Recipe) -> Recipe:
         log.warning(
             "strength 0: the picture goes through the autoencoder, and nothing is made anew"
         )
-    recipe = replace(recipe, width=recipe.width or width, height=recipe.height or height)
+    if recipe.mask is None or recipe.mask.padding is None:
+        recipe = replace(recipe, width=recipe.width or width, height=recipe.height or height)
     return _checked_mask(args, recipe)
 
 
@@ -112,6 +113,7 @@ def _mask_use(args: argparse.Namespace, recipe: Recipe) -> MaskUse | None:
         blend=blend or use.blend,
         content=args.masked_content or use.content,
         feather=use.feather if args.mask_blur is None else args.mask_blur,
+        padding=use.padding if args.only_masked is None else args.only_masked,
     )
 
 

@@ -27,7 +27,7 @@ from sd_scratch.limits import (
     TILINGS,
     UPSCALER_NAMES,
 )
-from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
+from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE, PADDING
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import SYNTAXES
 
@@ -230,6 +230,15 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer(0, SIDE[1]),
         metavar="PIXELS",
         help=f"around the mask, in which the new picture fades into the old one (default {FEATHER})",
+    )
+    add(
+        "--only-masked",
+        nargs="?",
+        const=PADDING,
+        type=integer(0, SIDE[1]),
+        metavar="PIXELS",
+        help="paint on the mask and so many pixels around it alone (32 where none are said), enlarged to -W and -H, the"
+        " model's own size by default",
     )
     add(
         "--masked-content",

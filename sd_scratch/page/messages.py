@@ -263,9 +263,11 @@ def _check_beginning(recipe: Recipe, fields: Fields) -> None:
                 raise UsageError(f"{name} without a picture to begin with - choose one")
     if recipe.strength == 0:
         raise UsageError("strength 0 makes nothing anew - give more than 0")
-    if recipe.mask and (any(recipe.mask.extend) or recipe.mask.alpha or not recipe.mask.hash):
+    use = recipe.mask
+    if use and (any(use.extend) or use.alpha or not use.hash or use.padding is not None):
         raise UsageError(
-            "a mask of the page is a picture of its own - margins and transparency are for generate"
+            "a mask of the page is a picture of its own, for all of the picture - margins, transparency and only"
+            " what is masked are for generate"
         )
 
 

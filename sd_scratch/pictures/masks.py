@@ -79,6 +79,38 @@ def paste(original: Image.Image, new: Image.Image, weight: NDArray[np.float64]) 
     return Image.fromarray(np.rint(a + w * (b - a)).astype(np.uint8))
 
 
+def region_around(mask: Mask, size: tuple[int, int], padding: int) -> tuple[int, int, int, int]:
+    """The part of a picture (left, top, right, bottom) that holds all of the mask and `padding` pixels around it,
+    widened to the shape of `size`, width and height, as far as the picture goes; without any white the whole."""
+    spans = []
+    for axis in (0, 1):
+        hit, end = np.flatnonzero(mask.any(axis=axis)), mask.shape[1 - axis]
+        low, high = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, end)
+        spans.append((max(low - padding, 0), min(high + padding, end)))
+    (left, right), (top, bottom) = spans
+    width, height = right - left, bottom - top
+    if width * size[1] > height * size[0]:
+        top, bottom = _widened(top, bottom, width * size[1] // size[0], mask.shape[0])
+    else:
+        left, right = _widened(left, right, height * size[0] // size[1], mask.shape[1])
+    return left, top, right, bottom
+
+
+def _widened(low: int, high: int, wanted: int, end: int) -> tuple[int, int]:
+    more = wanted - (high - low)
+    low, high = low - more // 2, high + more - more // 2
+    low, high = (low - (high - end), end) if high > end else (low, high)
+    return (0, min(high - low, end)) if low < 0 else (low, high)
+
+
+def placed(original: Image.Image, new: Image.Image, region: Sequence[int]) -> Image.Image:
+    """A picture with another one, resized, in the place of a part of it."""
+    left, top, right, bottom = region
+    whole = original.copy()
+    whole.paste(new.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    return whole
+
+
 def extended(
     picture: Image.Image, mask: Mask | None, margins: Sequence[int]
 ) -> tuple[Image.Image, Mask]:

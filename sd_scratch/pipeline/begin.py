@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sd_scratch.config import ModelConfig
 from sd_scratch.errors import UsageError, log
 from sd_scratch.pictures.masks import HALF, Mask, extended, resized
 from sd_scratch.pipeline.canvas import Canvas
@@ -57,7 +58,7 @@ def begin_with(
         raise UsageError(f"the recipe paints where the mask {use.name} is white - give it as mask")
     if mask is not None and use is None:
         recipe = recipe.over(mask=MaskUse())
-    picture, white, recipe = _fitted(picture, mask, recipe, model.config.vae.downscale)
+    picture, white, recipe = _fitted(picture, mask, recipe, model.config)
     recipe = with_picture(recipe, model.config, begun=True)
     use = recipe.mask
     if use is None and inputs_beside(model.config) != PICTURE:
@@ -65,23 +66,34 @@ def begin_with(
     settings: dict[str, Any] = {}
     if use is not None:
         settings = {"blend": use.blend, "content": use.content, "feather": use.feather}
+        if use.padding is not None:
+            settings |= {"padding": use.padding, "size": (recipe.width, recipe.height)}
     return model.canvas(picture, white, guidance=recipe.image_guidance, **settings), recipe
 
 
 def _fitted(
-    picture: Image.Image, mask: Image.Image | Mask | None, recipe: Recipe, cell: int
+    picture: Image.Image, mask: Image.Image | Mask | None, recipe: Recipe, config: ModelConfig
 ) -> tuple[Image.Image, Mask | None, Recipe]:
-    """Picture and mask in the run's size, margins included, and the recipe with that size."""
+    """Picture and mask in the run's size, margins included, or in the picture's own where only its masked part is
+    painted; and the recipe with the run's size."""
     name, margins = recipe.init_image or "the picture", recipe.mask.extend if recipe.mask else ()
     white = np.asarray(mask.convert("L")) >= HALF if isinstance(mask, Image.Image) else mask
+    part = recipe.mask is not None and recipe.mask.padding is not None
+    if part and (any(margins) or recipe.controls):
+        raise UsageError(
+            "only the masked part of a picture, and margins or a ControlNet, which are of all of it - choose one"
+        )
+    cell, own = config.vae.downscale, config.sample_size
     width, height = (max(side // cell, 1) * cell for side in picture.size)
     inner = Recipe("", width=width, height=height) if any(margins) else recipe
     inner = inner.over(width=inner.width or width, height=inner.height or height)
-    picture = fitted(picture, inner, name)
+    picture = picture if part else fitted(picture, inner, name)
     if white is not None and white.shape != (picture.height, picture.width):
         size = f"{white.shape[1]}x{white.shape[0]}"
         log.warning(f"the mask is resized from {size} to {picture.width}x{picture.height} pixels")
         white = resized(white, picture.width, picture.height)
+    if part:
+        return picture, white, recipe.over(width=recipe.width or own, height=recipe.height or own)
     if any(margins):
         picture, white = extended(picture, white, margins)
         for asked, side in ((recipe.width, picture.width), (recipe.height, picture.height)):

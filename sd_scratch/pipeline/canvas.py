@@ -30,7 +30,17 @@ from sd_scratch.diffusion.samplers import Denoiser, Step
 from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.autoencoder import Autoencoder
-from sd_scratch.pictures.masks import HALF, Mask, feathered, filled, mask_cells, paste
+from sd_scratch.pictures.masks import (
+    HALF,
+    Mask,
+    feathered,
+    filled,
+    mask_cells,
+    paste,
+    placed,
+    region_around,
+    resized,
+)
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.branches import UNCOND
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
@@ -55,6 +65,7 @@ class Canvas:
         noisy: whether what is painted anew begins as nothing but noise.
         guidance: how strongly the picture steers, for InstructPix2Pix; None for other models.
         original, weight: the picture itself, and how much of a new one is seen in each pixel ``[H, W]``.
+        region: the part of it that is painted on alone (left, top, right, bottom); None for all of it.
     """
 
     picture: ImageNoise = field(repr=False)
@@ -65,6 +76,7 @@ class Canvas:
     guidance: float | None = None
     original: Image.Image | None = field(default=None, repr=False)
     weight: NDArray[np.float64] | None = field(default=None, repr=False)
+    region: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
@@ -109,6 +121,8 @@ class Canvas:
         """Finished pictures with the kept pixels pasted back."""
         if self.original is None or self.weight is None:
             return list(pictures)
+        if self.region is not None:
+            pictures = [placed(self.original, picture, self.region) for picture in pictures]
         return [paste(self.original, picture, self.weight) for picture in pictures]
 
     @property
@@ -134,6 +148,8 @@ def make_canvas(
     content: str | None = None,
     feather: int = FEATHER,
     guidance: float | None = None,
+    padding: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Canvas:
     """A picture to paint on, for `steps`.
 
@@ -146,6 +162,8 @@ def make_canvas(
             nothing but "noise", the default for a model that is told of the mask.
         feather: how many pixels around the mask the new picture fades in; beyond, every pixel of
             `Canvas.finished` is the picture's own.
+        padding: paint in the mask's surroundings alone, so many pixels beyond it, enlarged to `size`, width and
+            height, by default the model's own; None for the whole picture, whose sides then matter.
         guidance: of an InstructPix2Pix model, how strongly the picture steers, 1.5 by default.
 
     Raises:
@@ -160,8 +178,13 @@ def make_canvas(
         raise UsageError(f"a picture's own guidance is for {PICTURE}")
     if kind == PICTURE:
         guidance = IMAGE_GUIDANCE if guidance is None else guidance
-    picture = to_rgb(picture)
-    seen, white = picture, None if mask is None else _white(mask, picture)
+    original, region = to_rgb(picture), None
+    picture, white = original, None if mask is None else _white(mask, original)
+    weight = None if white is None else feathered(white, feather)
+    if padding is not None:
+        size = size or (config.sample_size, config.sample_size)
+        picture, white, region = _cut(picture, white, size, padding)
+    seen = picture
     if white is not None and content == "fill":
         seen = filled(picture, white)
     latent = encode(seen)
@@ -174,9 +197,21 @@ def make_canvas(
         blend=blend or ("none" if kind == MASK else BLENDS[0]),
         noisy=(content or ("noise" if kind == MASK else "")) == "noise",
         guidance=guidance,
-        original=None if white is None else picture,
-        weight=None if white is None else feathered(white, feather),
+        original=None if weight is None else original,
+        weight=weight,
+        region=region,
     )
+
+
+def _cut(
+    picture: Image.Image, white: Mask | None, size: tuple[int, int], padding: int
+) -> tuple[Image.Image, Mask, tuple[int, int, int, int]]:
+    """The part of a picture around a mask, and the mask there, in another size; and where it was."""
+    if white is None:
+        raise UsageError("only the masked part of a picture without a mask - give a mask")
+    left, top, right, bottom = region = region_around(white, size, padding)
+    picture = picture.crop(region).resize(size, Image.Resampling.LANCZOS)
+    return picture, resized(white[top:bottom, left:right], *size), region
 
 
 def _told(vae: AnyAutoencoder, picture: Image.Image, white: Mask | None) -> Tensor:

@@ -9,6 +9,7 @@ from sd_scratch.limits import SIDE
 BLENDS = ("diffusers", "a1111", "comfy", "none")
 CONTENTS = ("original", "fill", "noise")
 FEATHER = 4  # pixels
+PADDING = 32  # pixels
 IMAGE_GUIDANCE = 1.5  # as InstructPix2Pix was published with
 MAX_NAME = 255
 
@@ -18,7 +19,8 @@ class MaskUse(NamedTuple):
 
     `name` is the mask's file without its path, "" where there was none but the picture's own transparency
     (`alpha`) or the margins; `hash` the first 10 hex digits of its sha256; `blend` and `content` one of
-    `BLENDS` and `CONTENTS`; `feather` and the margins `extend` (left, top, right, bottom) are in pixels.
+    `BLENDS` and `CONTENTS`; `feather` and the margins `extend` (left, top, right, bottom) are in pixels, and so is
+    `padding`, around the mask where its surroundings alone are painted.
     """
 
     name: str = ""
@@ -28,6 +30,7 @@ class MaskUse(NamedTuple):
     content: str = ""
     feather: int = FEATHER
     extend: tuple[int, ...] = (0, 0, 0, 0)
+    padding: int | None = None
 
     @property
     def wants_file(self) -> bool:
@@ -37,6 +40,8 @@ class MaskUse(NamedTuple):
 
 def mask_from_json(fields: Fields, value: Any) -> MaskUse:
     """A stored recipe's mask, checked."""
+    if isinstance(value, list) and len(value) == 7:  # of before there was a padding
+        value = [*value, None]
     match value:
         case [
             str(name),
@@ -46,12 +51,16 @@ def mask_from_json(fields: Fields, value: Any) -> MaskUse:
             str(content),
             int(feather),
             [int(), int(), int(), int()] as extend,
+            (int() | None) as padding,
         ] if (
             len(name) <= MAX_NAME
             and re.fullmatch(r"[0-9a-f]{0,64}", digest)
             and blend in ("", *BLENDS)
             and content in ("", *CONTENTS)
-            and all(0 <= number <= SIDE[1] for number in (feather, *extend))
+            and all(0 <= number <= SIDE[1] for number in (feather, padding or 0, *extend))
         ):
-            return MaskUse(name, digest, alpha, blend, content, feather, tuple(extend))
-    fields.fail("mask", "[name, hash, alpha, blend, content, feather, [left, top, right, bottom]]")
+            return MaskUse(name, digest, alpha, blend, content, feather, tuple(extend), padding)
+    fields.fail(
+        "mask",
+        "[name, hash, alpha, blend, content, feather, [left, top, right, bottom], padding]",
+    )

@@ -158,6 +158,8 @@ class Recipe:
             "Tiling": True if self.tiling == "xy" else None,
             "Denoising strength": self.hires_strength if self.hires_scale else self.strength,
             "Mask blur": self.mask.feather if self.mask else None,
+            "Inpaint area": "Only masked" if self.mask and self.mask.padding is not None else None,
+            "Masked area padding": self.mask.padding if self.mask else None,
             "Image CFG scale": self.image_guidance,
             "Hires upscale": self.hires_scale,
             "Hires steps": self.hires_steps,

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.config import TINY
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.pictures.masks import region_around
+from sd_scratch.pipeline.adapters import ControlUse
 from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.stored_recipe import read_recipe
@@ -94,6 +97,61 @@ def test_a_recipe_holds_the_mask_and_wants_its_files(folders, here, capsys):
     assert "mask.png is not the file that the picture was made from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("channels", ["4", "8", "9"])
+def test_only_the_masked_part_is_painted_at_a_size_of_its_own(folders, channels, capsys):
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 255, (90, 131, 3), dtype=np.uint8)).save("large.png")
+    white = np.zeros((90, 131), dtype=bool)
+    white[60:80, 100:125] = True
+    Image.fromarray(white).save("part.png")
+    words = ["-i", "large.png", "--mask", "part.png", "--only-masked", "6", "--mask-blur", "3"]
+    assert generate(folders / channels, *words, "-W", "48", "-H", "32", "-o", "b.png") == 0
+    assert "resized" not in capsys.readouterr().err
+    far, old, new = beyond(white, 3), pixels("large.png"), pixels("b.png")
+    assert np.array_equal(old[far], new[far]) and not np.array_equal(old[white], new[white])
+    recipe, _ = read_recipe(Path("b.png"))
+    assert recipe.mask.padding == 6 and (recipe.width, recipe.height) == (48, 32)
+    assert "Inpaint area: Only masked, Masked area padding: 6" in recipe.to_parameters()
+    again = ["generate", "--from-image", "b.png", "-m", str(folders / channels)]
+    assert main([*again, "-i", "large.png", "--mask", "part.png", "-o", "c.png"]) == 0
+    assert np.array_equal(new, pixels("c.png"))
+
+
+def test_only_the_masked_part_by_itself_is_the_models_size(here):
+    model, recipe = tiny_model(), Recipe("a circle", seed=1, steps=2)
+    picture = Image.open("a.png").convert("RGB")
+    use = recipe.over(mask=MaskUse(padding=2))
+    (made,) = model.run(use, init_image=picture, mask=here)
+    assert made.latents.width == model.config.sample_size
+    canvas = model.canvas(picture, here, padding=2)
+    assert canvas.region == (10, 7, 26, 23) and canvas.cells.mean() < 1
+    assert made.to_pil()[0].size == picture.size
+    for changed, words in (
+        (replace(use, mask=MaskUse(padding=2, extend=(8, 0, 0, 0))), "and margins or a ControlNet"),
+        (replace(use, controls=(ControlUse("x"),)), "recipe's controls are x"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            next(model.run(changed, init_image=picture, mask=here))
+    with pytest.raises(UsageError, match="without a mask"):
+        next(model.run(use, init_image=picture))
+
+
+def test_the_part_is_the_one_that_diffusers_takes():
+    rng = np.random.default_rng(2)
+    crop = VaeImageProcessor().get_crop_region
+    for _ in range(60):
+        height, width = rng.integers(20, 90, 2)
+        white = np.zeros((height, width), dtype=bool)
+        top, left = rng.integers(0, height - 4), rng.integers(0, width - 4)
+        white[top : top + rng.integers(1, 30), left : left + rng.integers(1, 30)] = True
+        size = tuple(int(side) for side in rng.choice([32, 48, 64, 96], 2))
+        pad = int(rng.integers(0, 12))
+        theirs = crop(Image.fromarray(white.astype(np.uint8) * 255), *size, pad=pad)
+        # They divide in floating point.
+        assert np.abs(np.array(region_around(white, size, pad)) - theirs).max() <= 1
+    assert region_around(np.zeros((20, 30), dtype=bool), (64, 64), 5) == (0, 0, 30, 20)
+
+
 def test_what_is_transparent_is_painted(folders, here):
     assert generate(folders / "4", "-i", "holes.png", "--mask-alpha", "-o", "b.png") == 0
     assert generate(folders / "4", "-i", "a.png", "--mask", "mask.png", "-o", "c.png") == 0
@@ -153,6 +211,8 @@ MASK = ["-i", "a.png", "--mask", "mask.png"]
         ("4", ["--mask", "mask.png"], "--mask without a picture"),
         ("4", ["--extend", "left=8"], "--extend without a picture"),
         ("4", ["-i", "a.png", "--mask-blur", "3"], "--mask-blur without a mask"),
+        ("4", ["-i", "a.png", "--only-masked"], "--only-masked without a mask"),
+        ("4", [*MASK, "--only-masked", "8", "--extend", "left=8"], "choose one"),
         ("4", ["-i", "a.png", "--mask", "none.png"], "none.png"),
         ("4", ["-i", "a.png", "--mask-alpha"], "a.png - has nothing transparent in it"),
         ("4", [*MASK, "--mask-alpha"], "a picture has one mask"),
@@ -212,7 +272,8 @@ def test_python_runs_the_same(here):
 
 @pytest.mark.parametrize(
     "bad", ["{}", "[]", '["a", "x!", false, "", "", 4, [0,0,0,0]]', "[1,2,3,4,5,6,7]",
-            '["a", "", false, "", "", -4, [0,0,0,0]]', '["a", "", false, "x", "", 4, [0,0,0,0]]']
+            '["a", "", false, "", "", 4, [0,0,0,0], -1]', '["a", "", false, "", "", -4, [0,0,0,0]]',
+            '["a", "", false, "x", "", 4, [0,0,0,0]]']
 )  # fmt: skip
 def test_a_strangers_mask_is_checked(bad):
     with pytest.raises(ScratchError, match=r"x\.png - `mask` must be \[name"):
