@@ -194,12 +194,17 @@ def new_folder(folder: Path, replaceable: Sequence[str] = ()) -> Iterator[Path]:
     A folder that is there already is replaced as `check_new_folder` allows. Raises as that does.
     """
     check_new_folder(folder, replaceable)
-    folder = folder.absolute()
+    given, folder = folder, folder.absolute()
     part = folder.with_name(f".{secrets.token_hex(8)}.part")
     old = folder.with_name(f".{secrets.token_hex(8)}.old")
     try:
         part.mkdir()
-        yield part
+        try:
+            yield part
+        except ScratchError as error:
+            if str(part) in str(error):  # a name that nobody gave
+                raise type(error)(str(error).replace(str(part), str(given))) from None
+            raise
         with _errors_about(folder):
             check_new_folder(folder, replaceable)  # it may have appeared in the meantime
             if folder.exists() and any(folder.iterdir()):

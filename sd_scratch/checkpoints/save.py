@@ -62,7 +62,7 @@ def save_folder(
         _write_json(place / "config.json", part.write(config))
     components.tokenizer.save(folder / "tokenizer")
     words = [phrase for phrase, ids in components.tokenizer.added.items() if len(ids) > 1]
-    _warn_of_words(folder, words)
+    _warn_of_words(words)
     scheduler = scheduler_json(config)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
@@ -93,7 +93,7 @@ def save_single_file(
         raise ScratchError(
             f"{file} - a single file has no place for the model's own vocabulary - save a folder"
         )
-    _warn_of_words(file, tokenizer.added)
+    _warn_of_words(tokenizer.added)
     ours = {
         f"{part}.{key}": tensor
         for part, network in components.networks.items()
@@ -109,11 +109,11 @@ def save_single_file(
     write_tensors(Path(file), state, dtype, config_metadata(components.config), overwrite=overwrite)
 
 
-def _warn_of_words(path: str | Path, words: Iterable[str]) -> None:
+def _warn_of_words(words: Iterable[str]) -> None:
     """Say which words lose their names: a tokenizer's files have one vector a word, a single file none."""
     if lost := ", ".join(map(repr, words)):
         log.warning(
-            f"{path} - keeps the vectors of {lost} and not their names, for which there is no place there -"
+            f"the saved model keeps the vectors of {lost} and not their names, for which there is no place there -"
             " load their embedding again beside the saved model"
         )
 

@@ -166,6 +166,34 @@ def somebody_looks_while_it_is_written(request: pytest.FixtureRequest) -> int:
     return status
 
 
+def at_write(request: pytest.FixtureRequest, number: int, happens: Callable[[], object]) -> None:
+    """Let something happen at so many writes to the disk."""
+    real, writes = os.fsync, []
+
+    def flush(handle: int) -> None:
+        writes.append(handle)
+        if len(writes) == number:
+            happens()
+        real(handle)
+
+    patcher(request).setattr(os, "fsync", flush)
+
+
+def the_disk_fills_up_with_a_model(request: pytest.FixtureRequest) -> int:
+    """While its second file is written, into a folder of its own: nothing is left of it."""
+    at_write(request, 3, no_space)  # the first was a try
+    status = main(["weights", "convert", "model", "new"])
+    assert not Path("new").exists()
+    return status
+
+
+def interrupted_while_a_model_is_written(request: pytest.FixtureRequest) -> int:
+    at_write(request, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    status = main(["weights", "convert", "model", "new"])
+    assert not Path("new").exists()
+    return status
+
+
 # Signals ------------------------------------------------------------------------------------------------
 
 
