@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDE = 48, WIDER = 56, HIGH = 26, GAP = 6, LEFT = 2, TOP = 22;
+const TITLE = 600; // what a title needs
 const MANY = 22; // columns that find room on a screen
 
 function part(name, attributes = {}, text = "") {
@@ -118,7 +119,7 @@ function arrange(boxes) {
   row("Guidance and sampler", rest, y + 22);
   y += 22 + HIGH + 34;
   row("Autoencoder", boxes.filter((box) => box.name.startsWith("vae")), y);
-  const width = Math.max(...placed.map(({ x, wide = WIDE }) => x + wide)) + LEFT;
+  const width = Math.max(TITLE, ...placed.map(({ x, wide = WIDE }) => x + wide)) + LEFT;
   return { placed, skips, titles, width, height: y + HIGH + 10 };
 }
 
