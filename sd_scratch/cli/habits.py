@@ -69,7 +69,8 @@ INSTEAD = {
     "--taesd": "--vae FILE, for decoding; previews need no network",
     "--diffusion-model": _UNET,
     "--upscale": "--hires with --hires-scale, or --extend",
-    **dict.fromkeys(("--freeu", "--pag"), _EDITS),
+    "--freeu": _EDITS,
+    "--pag": "it is for generate and trace",
 }
 KINDS = {r"--.*(attention|xformers|offload|slicing).*": _MEMORY}
 

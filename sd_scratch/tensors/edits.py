@@ -17,19 +17,8 @@ from sd_scratch.tensors.names import OLD_NAMES
 from sd_scratch.tensors.trace import Address, Trace
 from sd_scratch.tensors.words import WordKey
 
-__all__ = [
-    "ablate",
-    "add",
-    "freeu",
-    "lerp",
-    "patch",
-    "reweight",
-    "scale",
-    "scale_word",
-    "set_to",
-    "shift",
-    "swap",
-]
+__all__ = ["ablate", "add", "freeu", "lerp", "patch", "reweight"]
+__all__ += ["scale", "scale_word", "set_to", "shift", "swap"]
 
 SPREAD = ("query", "height", "position", "key", "token")  # the axis that a mean is taken over
 
@@ -164,16 +153,23 @@ class Shift(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class FreeU(ReadyEdit):
-    """FreeU (Si et al. 2023, arXiv:2309.11497), as diffusers has its first form; for ``unet.up_blocks.0.concat.*``
-    and ``unet.up_blocks.1.concat.*``, for SD 1.x with (1.5, 0.9) and (1.6, 0.2).
+    """FreeU (Si et al. 2023, arXiv:2309.11497); for ``unet.up_blocks.0.concat.*`` and ``unet.up_blocks.1.concat.*``,
+    for SD 1.x with (1.5, 0.9) and (1.6, 0.2).
 
     Of what a residual block on the way up gets, half of the first `width` channels, which come from below,
-    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`.
+    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`. Version 1
+    is diffusers'. In version 2, the authors' later one, `backbone` acts where the mean over the channels from
+    below is largest, and less where it is smaller, down to not at all.
     """
 
     backbone: float
     skip: float
     width: int = 1280
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.version not in (1, 2):
+            raise UsageError(f"FreeU version {self.version!r} - say 1 or 2")
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
         channels = x.shape[at.axis("channel")]
@@ -181,12 +177,18 @@ class FreeU(ReadyEdit):
             raise UsageError(f"{at.name} has {channels} channels, and not {self.width} from below")
         below, left = x[:, : self.width], x[:, self.width :]
         half = self.width // 2
+        times: float | Tensor = self.backbone
+        if self.version == 2:
+            mean = below.float().mean(1, keepdim=True)
+            low, high = (edge((2, 3), keepdim=True) for edge in (mean.amin, mean.amax))
+            share = (mean - low) / (high - low).clamp_min(1e-12)
+            times = (1 + (self.backbone - 1) * share).to(x.dtype)
         waves = torch.fft.fft2(left.float())  # frequencies 0, 1, ..., -1
         keep = torch.ones(waves.shape[-2:], device=x.device)
         for row in (0, -1):
             keep[row, [0, -1]] = self.skip
         filtered = torch.fft.ifft2(waves * keep).real.to(x.dtype)
-        return torch.cat([below[:, :half] * self.backbone, below[:, half:], filtered], dim=1)
+        return torch.cat([below[:, :half] * times, below[:, half:], filtered], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,10 +320,10 @@ def edit_from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     kinds = {kind.__name__: kind for kind in ReadyEdit.__subclasses__()}
     try:
         kind = kinds[plain["edit"]]
-        values = {f.name: _unplain(plain[f.name], tensors) for f in fields(kind)}
+        values = {f.name: _unplain(plain[f.name], tensors) for f in fields(kind) if f.name in plain}
+        return kind(**values)
     except (KeyError, TypeError) as error:
         raise ScratchError(f"a stored edit is damaged or of another version: {error}") from None
-    return kind(**values)
 
 
 def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -5,6 +5,7 @@ import torch
 
 import sd_scratch as sd
 from sd_scratch.errors import UsageError
+from sd_scratch.tensors import At
 from sd_scratch.tensors.edits import edit_from_plain
 from tests.parity.references import reference_unet
 from tests.tiny import tiny_model
@@ -32,6 +33,37 @@ def test_the_prediction_is_that_of_diffusers(side: tuple[int, int]) -> None:
     expected = theirs(step.x_t, step.t, prompt.context).sample
     assert not torch.allclose(plain.eps, expected, atol=1e-2)
     assert torch.allclose(step.eps, expected, atol=1e-5)
+
+
+def test_the_second_version_strengthens_where_the_mean_is_large() -> None:
+    """The authors' formula (free_lunch_utils.py of their repository), written out for single numbers."""
+    model = tiny_model()
+    heard = []
+    edit = sd.edits.freeu(1.5, 1.0, width=64, version=2)
+    assert edit_from_plain(edit.to_plain({}), {}).to_plain({}) == edit.to_plain({})
+
+    def listen(x: torch.Tensor, at: At) -> torch.Tensor | None:
+        heard.append((x, edit(x, at)))
+        return None
+
+    with model.edit("unet.up_blocks.0.concat.0", listen):
+        model.generate("a cat", model.noise(1), steps=1, guidance=1.0)
+    (before, after), *_ = heard
+    mean = before[0, :64].mean(0)
+    share = (mean - mean.min()) / (mean.max() - mean.min())
+    for channel in (0, 31):
+        expected = before[0, channel] * (share * 0.5 + 1.0)
+        assert torch.allclose(after[0, channel], expected, atol=1e-5)
+    assert torch.equal(after[:, 32:64], before[:, 32:64])
+    assert torch.allclose(after[:, 64:], before[:, 64:], atol=1e-5)
+    with pytest.raises(UsageError, match="version 3 - say 1 or 2"):
+        sd.edits.freeu(1.5, 0.9, version=3)
+
+
+def test_a_stored_edit_of_before_there_were_versions_is_the_first() -> None:
+    plain = sd.edits.freeu(1.5, 0.9).to_plain({})
+    del plain["version"]
+    assert edit_from_plain(plain, {}).to_plain({})["version"] == 1
 
 
 def test_a_width_that_is_none_is_said() -> None:
