@@ -161,8 +161,8 @@ def pixel_model_config(fields: Fields, name: str = "") -> PixelModelConfig:
         raise ScratchError(f"{fields.where} - {error}") from None
     names: Any = fields.data.get("class_names")
     known = isinstance(names, list) and all(isinstance(n, str) and n.isprintable() for n in names)
-    if not known or len(names) != network.num_classes:
-        fields.fail("class_names", f"a list of {network.num_classes} names")
+    if not known or not len(names) == len(set(names)) == network.num_classes:
+        fields.fail("class_names", f"a list of {network.num_classes} different names")
     return PixelModelConfig(
         name=fields.text("name", r"[\w.-]{1,80}", name),
         network=network,

@@ -149,7 +149,7 @@ def change(folder, **values) -> None:
         ({"block_out_channels": [8, 24]}, "of different models"),
         ({"block_out_channels": [8, 17]}, "a divisor of the width 17"),
         ({"attention": [1, 0]}, "times true or false"),
-        ({"class_names": ["a"]}, "a list of 10 names"),
+        ({"class_names": ["a"]}, "a list of 10 different names"),
         ({"low": 3}, "`low` must be a number"),
         ({"num_classes": -1}, "`num_classes` must be an integer"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, log
-from sd_scratch.files import read_file
+from sd_scratch.files import at_home, read_file
 from sd_scratch.pictures.read import read_picture
 from sd_scratch.training.pixels.images import DataSet, LabelledImages
 
@@ -135,7 +135,7 @@ def _read_text(path: Path) -> str:
 def _find(folder: Path, name: str) -> Path:
     """The file that a row names. Raises `ScratchError` for one outside of the folder, by its name or by a
     link."""
-    if not (folder / name).exists() and "\\" in name:
+    if not at_home(folder / name).exists() and "\\" in name:
         name = name.replace("\\", "/")  # written on Windows
     path = PurePath(name)
     named_outside = path.is_absolute() or PureWindowsPath(name).anchor or ".." in path.parts
