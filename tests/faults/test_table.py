@@ -368,7 +368,7 @@ CASES = [
     Case(64, 2, "did you mean ddim?", [*GENERATE, "--sampler", "dim"]),
     Case(64, 2, "unknown", [*GENERATE, "--schedule", "karas"]),
     Case(64, 2, "did you mean", [*GENERATE, "-m", "scnes"]),
-    Case(65, 2, "unknown", ["generate", "--from-image", "theirs.png"],
+    Case(65, 2, "made by the sampler __class__, which is not here", ["generate", "--from-image", "theirs.png"],
          lambda: stranger(sampler="__class__")),
     Case(65, 2, "no option 'model'", ["generate", "--from-image", "theirs.png"],
          lambda: stranger(sampler="ddim", sampler_options={"model": 1})),
