@@ -146,9 +146,8 @@ class ResnetBlock(Tapped):
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         x = self.tap("in", x)
         h = self.tap("norm1", self.norm1(x))
-        h = F.silu(
-            h
-        )  # by that name, so that nothing holds the one before: at 512x512 each is 256 MB
+        # By the same name, so that nothing holds the one before: at 512x512 each is 256 MB.
+        h = F.silu(h)
         h = self.tap("conv1", self.conv1(h))
         if self.time_emb_proj is not None and time is not None:
             h = h + self.tap("time", self.time_emb_proj(F.silu(time)))[:, :, None, None]

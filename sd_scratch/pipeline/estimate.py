@@ -111,8 +111,8 @@ def decoder_values(config: AutoencoderConfig, height: int, width: int, strips: b
     most = 0
     for level, channels in enumerate(widths):
         below = widths[min(level + 1, len(widths) - 1)]
-        # The first block narrows; at the later ones the level's input is still held.
-        block = max(3 * below + channels, below + 4 * channels)
+        # The first block's input, its norm and SiLU; or at later ones the level's input and three of theirs.
+        block = max(3 * below, below + 3 * channels)
         if strips:  # the first block's input, and what its two convolutions make
             block = below + 2 * channels
         most = max(most, block * _cells(height, width, level))

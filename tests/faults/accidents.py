@@ -188,6 +188,9 @@ def the_disk_fills_up_with_a_model(request: pytest.FixtureRequest) -> int:
 
 
 def interrupted_while_a_model_is_written(request: pytest.FixtureRequest) -> int:
+    # What Python does in a terminal; where the tests run in the background, Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     at_write(request, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
     status = main(["weights", "convert", "model", "new"])
     assert not Path("new").exists()

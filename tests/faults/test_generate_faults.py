@@ -320,7 +320,7 @@ def test_a_picture_chooses_neither_a_model_of_the_hub_nor_a_revision(monkeypatch
 
 def test_hostile_settings_in_a_picture(refused) -> None:
     for recipe, reason in (
-        (Recipe(prompt="a", sampler="__class__"), "unknown"),
+        (Recipe(prompt="a", sampler="__class__"), "by the sampler __class__, which is not here"),
         (Recipe(prompt="a", sampler="ddim", sampler_options={"model": 1}), "no option 'model'"),
         (Recipe(prompt="a", sampler="ddim", sampler_options={"eta": "x"}), "eta is a number"),
         (Recipe(prompt="a\0"), "NUL"),

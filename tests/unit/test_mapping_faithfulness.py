@@ -350,7 +350,7 @@ def unread(monkeypatch):
     def read(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(session, "build_components", read)
+    monkeypatch.setattr(session, "read_weights", read)
 
 
 def test_the_command_writes_tables_a_figure_and_goes_on(run, tmp_path, capsys, monkeypatch):
