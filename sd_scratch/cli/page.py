@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT, DEFAULT_HOST = 8642, "127.0.0.1"
 NO_MODEL = "is for a model that the server runs, and --static serves one that the tab runs"
+SMALL = 50_000_000  # weights of a U-Net in which threads cost more than they help, while a browser draws
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -114,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
 def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
     """The model that the flags name, ready to be asked; or what the page then says, where a model is there
     and cannot be had."""
+    import torch
+
     from sd_scratch.checkpoints.source import called
     from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
     from sd_scratch.page.engine import Engine
@@ -142,6 +145,9 @@ def make_engine(args: argparse.Namespace) -> "Engine | NoEngine":
         log.error(str(error))
         return NoEngine(str(error).replace(source, called(source)))
     log.info(model.components.summary)
+    weights = sum(parameter.numel() for parameter in model.unet.parameters())
+    if args.threads is None and weights < SMALL:
+        set_threads(max(1, torch.get_num_threads() - 1))
     name = called(source, ending=False)
     named = Recipe(
         "",

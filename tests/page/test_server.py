@@ -195,3 +195,16 @@ def test_a_model_without_a_text_encoder_is_a_sentence_on_the_page(tmp_path: Path
             socket.send_json({"do": "run", "id": 1, "recipe": RECIPE})
     with pytest.raises(UsageError):  # a name that means nothing ends the command at once
         make_engine(_parser(["page"]).parse_args(["page", "-m", "scenes", "--lora-dir", str(file)]))
+
+
+def test_a_small_model_leaves_a_core_to_the_browser(monkeypatch) -> None:
+    from sd_scratch.cli import _parser
+
+    told: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    for flags, expected in ((["-m", "scenes"], 3), (["-m", "scenes", "-t", "2"], 2)):
+        engine = make_engine(_parser(["page"]).parse_args(["page", *flags]))
+        assert isinstance(engine, Engine)
+        engine.stop()
+        assert told.pop() == expected and not told
