@@ -5,9 +5,9 @@ network has, but for convolutions': these are packed into oneDNN's order when a 
 named tensors: calls in which somebody listens are computed layer by layer, as are those with a control.
 """
 
+import functools
 import hashlib
 import json
-import logging
 import os
 import threading
 from pathlib import Path
@@ -19,14 +19,12 @@ from torch import Tensor, nn
 import sd_scratch.networks
 from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.hashes import cache_file
-from sd_scratch.errors import ScratchError
+from sd_scratch.errors import ScratchError, log
 from sd_scratch.networks.layers import Conv2d, Linear
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.tuning import convolutions_are_fast, this_machine
 from sd_scratch.tensors import Tapped
 from sd_scratch.tensors.unofficial import Packing, load_graph, pack_convolutions, store_graph
-
-log = logging.getLogger(__name__)
 
 IDENTITY, CONVOLUTIONS = "sd_scratch", "convolutions"  # what is stored beside a graph
 
@@ -38,9 +36,8 @@ class StoredGraphs:
     def __init__(self, unet: UNet) -> None:
         self._unet = unet
         self._graphs: dict[str, Any] = {}
-        self._packed: dict[
-            str, Tensor
-        ] = {}  # packed for the first graph; every graph can read them
+        # Packed for the first graph; every graph can read them.
+        self._packed: dict[str, Tensor] = {}
         self._lock = threading.Lock()
 
     def __call__(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor | None:
@@ -102,8 +99,9 @@ def _identity(unet: UNet, inputs: tuple[Tensor, ...]) -> str:
     )
 
 
+@functools.cache
 def _code() -> str:
-    """What the networks' own source says, as a number."""
+    """What the networks' own source says, as a number; read once, and not at every call."""
     files = sorted(Path(sd_scratch.networks.__path__[0]).glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
