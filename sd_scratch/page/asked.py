@@ -1,6 +1,7 @@
 """What a sentence about `scenes` asks for, held against what the oracle finds in a picture."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sd_scratch.scenes.captions import NUMBERS, PHRASES, SYNONYMS, plural
@@ -13,12 +14,12 @@ WORDS = {plural(shape): shape for shape in SHAPES} | {plural(o): MEANT[o] for o 
 COUNT = {word: number for number, word in NUMBERS.items()}
 
 
-def _any(words: object) -> str:
-    return "|".join(sorted(map(str, words), key=len, reverse=True))  # type: ignore[call-overload]
+def _any(words: Iterable[str]) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
 
 
-def _all(words: object, also: dict[str, str] = MEANT) -> str:
-    own = set(words)  # type: ignore[call-overload]
+def _all(words: Iterable[str], also: dict[str, str] = MEANT) -> str:
+    own = set(words)
     return _any([*own, *(other for other, word in also.items() if word in own)])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.diffusion.samplers import Step
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import STRENGTH_STEPS
 from sd_scratch.mapping.movement import Plane, make_plane
 from sd_scratch.page.loras import Wardrobe
@@ -270,9 +270,9 @@ def warnings_heard() -> Iterator[list[str]]:
             if record.thread == worker and record.getMessage() not in lines:
                 lines.append(record.getMessage())
 
-    ear, root = Ear(logging.WARNING), logging.getLogger("sd_scratch")
-    root.addHandler(ear)
+    ear = Ear(logging.WARNING)
+    log.addHandler(ear)
     try:
         yield lines
     finally:
-        root.removeHandler(ear)
+        log.removeHandler(ear)
