@@ -91,7 +91,7 @@ def test_half_precision_that_overflows_is_decoded_again() -> None:
 
 def test_the_estimate_knows_of_strips() -> None:
     whole, cut = (decoder_values(SD15.vae, 1024, 1024, strips) for strips in (False, True))
-    assert cut < 0.6 * whole
+    assert cut < 0.7 * whole
     assert 4 * cut < 6e9
     sizes = {
         batch: run_bytes(TINY, 512, 512, batch, torch.float32, branches=1, strips=True)
