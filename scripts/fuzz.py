@@ -44,13 +44,13 @@ from sd_scratch.checkpoints.pixel_model import pixel_model_config
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.scheduler_json import schedule_config
 from sd_scratch.config import ControlNetConfig
+from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.controlnet import ControlNet
 from sd_scratch.pictures.read import read_picture
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.replay import StoredRun
-from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 from sd_scratch.tensors.storage import write_folder
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.pixels.idx import read_idx

@@ -27,12 +27,12 @@ from torch import Tensor
 import sd_scratch as sd
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.config import TINY
+from sd_scratch.dialects.stored_recipe import encode_picture
 from sd_scratch.files import write_file
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture
 from sd_scratch.text.tokenizer import Tokenizer
 
 SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "ddim"}

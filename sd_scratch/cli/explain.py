@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sd_scratch.pipeline.differences import differences
-    from sd_scratch.pipeline.stored_recipe import read_recipe
+    from sd_scratch.dialects.differences import differences
+    from sd_scratch.dialects.stored_recipe import read_recipe
 
     (first, left), (second, right) = read_recipe(args.first), read_recipe(args.second)
     found = differences(first, second)

@@ -25,6 +25,7 @@ from sd_scratch.cli.options import refuse_flags
 from sd_scratch.cli.output import Output
 from sd_scratch.cli.preview import Previews
 from sd_scratch.cli.request import read_prompts, read_request, sampler_options
+from sd_scratch.dialects.stored_recipe import encode_picture
 from sd_scratch.diffusion.samplers import Step
 from sd_scratch.errors import UsageError, log
 from sd_scratch.files import Spool, write_file
@@ -34,7 +35,6 @@ from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.run import Made, count_steps, count_work
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.pipeline.stored_recipe import encode_picture
 from sd_scratch.stop import Stop
 
 

@@ -9,6 +9,8 @@ from sd_scratch.checkpoints.shipped import list_shipped
 from sd_scratch.cli.adapters import ask_for_adapters
 from sd_scratch.cli.init_image import ask_for_init_image
 from sd_scratch.cli.init_noise import read_init_noise
+from sd_scratch.dialects.conventions import speak
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.diffusion.sampler_names import (
     a1111_schedule,
     comfy_schedule,
@@ -21,9 +23,7 @@ from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import read_file
 from sd_scratch.pipeline.adapters import take_tags
 from sd_scratch.pipeline.complete import check_recipe, drawn, with_seed
-from sd_scratch.pipeline.dialects import speak
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.syntax import SYNTAXES
 

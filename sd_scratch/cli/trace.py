@@ -124,8 +124,8 @@ def recording_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def save_pictures(pictures: "list[Image.Image]", recipes: "list[Recipe]", folder: Path) -> None:
+    from sd_scratch.dialects.stored_recipe import encode_picture
     from sd_scratch.files import write_file
-    from sd_scratch.pipeline.stored_recipe import encode_picture
 
     for picture, recipe in zip(pictures, recipes, strict=True):
         number = recipe.subseed if recipe.subseed_strength else recipe.seed

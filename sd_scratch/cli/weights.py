@@ -175,7 +175,7 @@ def convert_model(args: argparse.Namespace) -> int:
 def verify_model(args: argparse.Namespace) -> int:
     """Exit status 0 where all numbers are right, 1 where some are not, 2 for weights of which none are known."""
     from sd_scratch.checkpoints.load import load_components
-    from sd_scratch.pipeline.published import check_published, which
+    from sd_scratch.dialects.published import check_published, which
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
     model = StableDiffusion(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sd_scratch.dialects.stored_recipe import A1111, OWN
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.spacing import SPACINGS
 from sd_scratch.errors import UsageError
@@ -29,7 +30,6 @@ from sd_scratch.pipeline.adapters import take_tags
 from sd_scratch.pipeline.checks import inputs_beside
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-from sd_scratch.pipeline.stored_recipe import A1111, OWN
 from sd_scratch.scenes import oracle
 from sd_scratch.tensors.listing import meaning
 from sd_scratch.text.chunks import encode_prompt

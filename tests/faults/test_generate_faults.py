@@ -11,8 +11,8 @@ from PIL import Image
 from sd_scratch.checkpoints import memory, save_folder
 from sd_scratch.cli import load, main
 from sd_scratch.config import TINY
+from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 from tests.tiny import tiny_components
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]

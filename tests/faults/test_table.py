@@ -24,10 +24,10 @@ from sd_scratch.checkpoints import hashes
 from sd_scratch.checkpoints.shipped import weights_folder
 from sd_scratch.cli import main
 from sd_scratch.cli.console import report_error
+from sd_scratch.dialects.stored_recipe import encode_picture
 from sd_scratch.errors import ScratchError
 from sd_scratch.pictures.png import encode_png
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture
 from tests.fake_hub import TOKEN
 from tests.faults import accidents
 from tests.faults.table import FAULTS

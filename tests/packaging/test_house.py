@@ -23,7 +23,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     7: {"cli", "__main__"},
     6: {"mapping", "training", "teaching", "export", "page"},
-    5: {"scenes"},
+    5: {"scenes", "dialects"},
     4: {"pipeline"},
     3: {"pictures"},
     2: {"checkpoints"},
@@ -43,6 +43,7 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 STRANGERS = {  # rooms of one floor that know nothing of each other
     *permutations(("networks", "diffusion", "text"), 2),
+    *permutations(("scenes", "dialects"), 2),
     *permutations(("mapping", "training"), 2),
 }
 

@@ -64,7 +64,7 @@ def test_an_amount_out_of_range_is_refused(amount: float) -> None:
 
 
 def test_a_recipe_keeps_it(tmp_path: Path) -> None:
-    from sd_scratch.pipeline.parameters import recipe_from_parameters
+    from sd_scratch.dialects.a1111 import recipe_from_parameters
     from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
     recipe = Recipe("a cat", steps=2, guidance=9.0, guidance_rescale=0.7)

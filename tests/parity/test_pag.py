@@ -10,11 +10,11 @@ import torch
 import sd_scratch as sd
 from sd_scratch.checkpoints import Components, save_folder
 from sd_scratch.checkpoints.adapters.control import LoadedControl
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.differences import differences
 from sd_scratch.diffusion.guidance import faded
 from sd_scratch.errors import UsageError
 from sd_scratch.pipeline.control import Control
-from sd_scratch.pipeline.differences import differences
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.parity.test_controlnet import lively_controlnet

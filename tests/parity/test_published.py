@@ -17,10 +17,10 @@ from diffusers import (
 from sd_scratch.checkpoints import save_folder
 from sd_scratch.cli import main
 from sd_scratch.config import TINY
+from sd_scratch.dialects import published
+from sd_scratch.dialects.published import PROMPT, ROWS, V1_1, V1_4, Checked, check_row, which
 from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.errors import UsageError
-from sd_scratch.pipeline import published
-from sd_scratch.pipeline.published import PROMPT, ROWS, V1_1, V1_4, Checked, check_row, which
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from tests.tiny import tiny_components, tiny_model
 

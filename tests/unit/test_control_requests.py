@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 import sd_scratch
 from sd_scratch.cli import main
 from sd_scratch.config import TINY, ControlNetConfig
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import ScratchError
 from sd_scratch.networks.controlnet import ControlNet
 from sd_scratch.pictures.hints import canny
 from sd_scratch.pipeline.adapters import ControlUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from tests.lively import liven
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]

@@ -13,6 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 from sd_scratch.cli import main
 from sd_scratch.cli.generate import add_arguments
 from sd_scratch.config import ScheduleConfig
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.conventions import DIALECTS, speak
+from sd_scratch.dialects.differences import differences
+from sd_scratch.dialects.invoke import recipe_from_invoke
+from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
 from sd_scratch.diffusion.sampler_names import (
     DRAWING,
     a1111_schedule,
@@ -24,13 +29,8 @@ from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
-from sd_scratch.pipeline.dialects import DIALECTS, speak
-from sd_scratch.pipeline.differences import differences
-from sd_scratch.pipeline.invoke_metadata import recipe_from_invoke
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS
-from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 from sd_scratch.pipeline.way import Way
 
 

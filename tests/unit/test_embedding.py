@@ -14,13 +14,13 @@ from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.load import Components
 from sd_scratch.cli import main
 from sd_scratch.config import SD15
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.adapters import EmbeddingUse
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from tests.tiny import tiny_model
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "adapters"

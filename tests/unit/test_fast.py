@@ -10,6 +10,7 @@ import torch
 
 from sd_scratch.cli import main
 from sd_scratch.config import TINY
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import UsageError
 from sd_scratch.networks.attention import Attention
 from sd_scratch.pipeline.branches import Scales
@@ -26,7 +27,6 @@ from sd_scratch.pipeline.fast.merge import Match
 from sd_scratch.pipeline.fast.plan import FastRun
 from sd_scratch.pipeline.fast.shallow import forecast
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from sd_scratch.tensors.edits import scale
 from tests.tiny import tiny_model
 

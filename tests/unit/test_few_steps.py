@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import sd_scratch
 from sd_scratch.checkpoints.adapters.few_steps import few_steps
 from sd_scratch.cli import main
-from sd_scratch.pipeline.stored_recipe import read_recipe
+from sd_scratch.dialects.stored_recipe import read_recipe
 
 PATH = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 

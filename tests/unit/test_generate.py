@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import sd_scratch
 from sd_scratch.cli import main
 from sd_scratch.cli.making import Latents, is_plain
+from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
 

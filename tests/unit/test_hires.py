@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sd_scratch.cli import main
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.hires import scale_to
 from sd_scratch.errors import UsageError
 from sd_scratch.pictures.png import encode_png
-from sd_scratch.pipeline.other_hires import scale_to
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, larger, part_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.run import count_steps, count_work

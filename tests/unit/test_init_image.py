@@ -9,8 +9,8 @@ from PIL import Image
 
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import UsageError
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from tests.tiny import tiny_components, tiny_model
 
 

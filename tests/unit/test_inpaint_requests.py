@@ -11,12 +11,12 @@ from PIL import Image
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.cli import main
 from sd_scratch.config import TINY
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pictures.masks import region_around
 from sd_scratch.pipeline.adapters import ControlUse
 from sd_scratch.pipeline.mask_use import MaskUse
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.pipeline.stored_recipe import read_recipe
 from tests.tiny import tiny_components, tiny_model
 
 SIDE = 32

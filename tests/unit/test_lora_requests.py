@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 import sd_scratch
 from sd_scratch.checkpoints.adapters.tensor_file import read_tensor_file
 from sd_scratch.cli import main
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse, take_tags
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
-from sd_scratch.pipeline.stored_recipe import read_recipe
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
 

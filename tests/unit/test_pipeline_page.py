@@ -8,9 +8,14 @@ PAGE = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_every_file():
-    linked = set(re.findall(r"\]\(\.\./sd_scratch/pipeline/([\w/]+\.py)\)", PAGE))
-    files = {file.name for file in (ROOT / "sd_scratch" / "pipeline").glob("*.py")}
-    assert linked - {"fast/__init__.py"} == files - {"__init__.py"}
+    linked = set(re.findall(r"\]\(\.\./sd_scratch/((?:pipeline|dialects)/\w+\.py)\)", PAGE))
+    files = {
+        f"{room}/{file.name}"
+        for room in ("pipeline", "dialects")
+        for file in (ROOT / "sd_scratch" / room).glob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert linked == files
 
 
 def test_the_loop_of_the_page_runs(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.stored_recipe import encode_picture, read_recipe
 
 RECIPE = Recipe(prompt="naïve 漢字", seed=5, steps=2, model="tiny", syntax="plain")
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from sd_scratch.dialects.a1111 import recipe_from_parameters
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.errors import ScratchError
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 WHOLE = Recipe(

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sd_scratch as sd
+from sd_scratch.dialects.a1111 import recipe_from_parameters
 from sd_scratch.errors import UsageError
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.part_way import enlarged
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from tests.tiny import tiny_model

@@ -5,15 +5,15 @@ Text from strangers: every value's type and range is checked.
 
 from typing import Any
 
+from sd_scratch.dialects.a1111_line import SettingsLine
+from sd_scratch.dialects.hires import CELL, hires_of_a1111
 from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler, split_solver
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, PAG, SEED, STEPS, are_digits
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
-from sd_scratch.pipeline.other_hires import CELL, hires_of_a1111
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
 from sd_scratch.pipeline.settings import Option
-from sd_scratch.pipeline.settings_line import SettingsLine
 from sd_scratch.text.chunks import changes_in
 from sd_scratch.text.syntax import SYNTAXES
 

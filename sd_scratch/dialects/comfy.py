@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from sd_scratch.dialects.conventions import DIALECTS
+from sd_scratch.dialects.hires import CELL, LATENT_METHODS, Size, scale_to
 from sd_scratch.diffusion.sampler_names import DRAWING, comfy_sampler, comfy_schedule
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, LORA_SCALE, PAG, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import LoraUse
-from sd_scratch.pipeline.dialects import DIALECTS
-from sd_scratch.pipeline.other_hires import CELL, LATENT_METHODS, Size, scale_to
 from sd_scratch.pipeline.recipe import Recipe
 
 COMFY = "prompt"  # keyword

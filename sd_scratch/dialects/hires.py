@@ -6,9 +6,9 @@ Others have more choices in it than there are here; what cannot be followed is s
 import math
 from typing import Any
 
+from sd_scratch.dialects.a1111_line import SettingsLine
 from sd_scratch.limits import HIRES_SCALE, STEPS, are_digits
 from sd_scratch.pipeline.part_way import UPSCALED, UPSCALERS, larger
-from sd_scratch.pipeline.settings_line import SettingsLine
 
 CELL = 8  # pixels of a side that one place of Stable Diffusion's latents stands for
 A1111_UPSCALERS = {upscaler.title: name for name, upscaler in UPSCALERS.items()} | {

@@ -6,12 +6,12 @@ Text from strangers: every value's type and range is checked, and nothing that i
 import re
 from typing import Any
 
+from sd_scratch.dialects.hires import CELL, LATENT_METHODS, Size
 from sd_scratch.diffusion.sampler_names import DRAWING, find_sampler
 from sd_scratch.errors import ScratchError
 from sd_scratch.json_file import Fields, parse_json
 from sd_scratch.limits import CLIP_SKIP, GUIDANCE, HIRES_SCALE, LORA_SCALE, SEED, SIDE, STEPS
 from sd_scratch.pipeline.adapters import MAX_USES, LoraUse
-from sd_scratch.pipeline.other_hires import CELL, LATENT_METHODS, Size
 from sd_scratch.pipeline.recipe import Recipe
 
 INVOKE = "invokeai_metadata"  # keyword

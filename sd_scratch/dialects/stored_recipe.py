@@ -7,13 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from sd_scratch.dialects.a1111 import recipe_from_parameters
+from sd_scratch.dialects.comfy import COMFY, recipe_from_comfy
+from sd_scratch.dialects.conventions import speak
+from sd_scratch.dialects.invoke import INVOKE, recipe_from_invoke
 from sd_scratch.errors import ScratchError, log
 from sd_scratch.pictures.exif import read_comment
 from sd_scratch.pictures.png import TEXT_LIMIT, encode_png, read_size, read_texts
-from sd_scratch.pipeline.comfy_graph import COMFY, recipe_from_comfy
-from sd_scratch.pipeline.dialects import speak
-from sd_scratch.pipeline.invoke_metadata import INVOKE, recipe_from_invoke
-from sd_scratch.pipeline.parameters import recipe_from_parameters
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
 OWN, A1111 = "sd_scratch", "parameters"  # keywords
