@@ -1,9 +1,8 @@
 """What a model file is, without loading it: for people who were sent one."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -49,10 +48,6 @@ class Report:
     warnings: tuple[str, ...] = ()
     problem: str = ""
     not_finite: tuple[str, ...] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people, a fact a line."""

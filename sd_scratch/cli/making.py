@@ -139,18 +139,8 @@ def save_picture(picture: Image.Image, recipe: Recipe, output: Output, metadata:
     """Encode and write one picture; returns its path."""
     if is_plain(picture):
         log.warning(f"the picture of seed {recipe.seed} is of one colour: it shows nothing")
-    values = {
-        "seed": recipe.seed,
-        "prompt": recipe.prompt,
-        "model": recipe.model,
-        "sampler": recipe.sampler,
-        "steps": recipe.steps,
-        "cfg": f"{recipe.guidance:g}",
-        "width": recipe.width,
-        "height": recipe.height,
-    }
     data = encode_picture(picture, recipe) if metadata else encode_png(picture)
-    return output.save(data, values)
+    return output.save(data, {**vars(recipe), "cfg": f"{recipe.guidance:g}"})
 
 
 def is_plain(picture: Image.Image) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sd_scratch.errors import UsageError
 from sd_scratch.files import at_home
@@ -23,31 +24,27 @@ from sd_scratch.pipeline.adapters import LoraUse
 
 CELL = 8  # pixels of a side that one cell of every known autoencoder's latent covers
 NO_ADAPTER = "none"
+LORAS = "add a LoRA, LoCon, LoHa, LoKr or DoRA"
+Number = TypeVar("Number", int, float)
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
     """A type for argparse: an integer from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        value = read_integer(text)
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]!r} is not an integer from {low} to {high}"
-            )
-        return value
-
-    return parse
+    return _within(read_integer, low, high, f"an integer from {low} to {high}")
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
     """A type for argparse: a finite number from `low` to `high`."""
+    return _within(read_number, low, high, f"a number from {low:g} to {high:g}")
 
-    def parse(text: str) -> float:
-        value = read_number(text)
+
+def _within(
+    read: Callable[[str], Number | None], low: float, high: float, wanted: str
+) -> Callable[[str], Number]:
+    def parse(text: str) -> Number:
+        value = read(text)
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]!r} is not a number from {low:g} to {high:g}"
-            )
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {wanted}")
         return value
 
     return parse

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import socket
+import threading
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,14 +96,13 @@ def run(args: argparse.Namespace) -> int:
             application = make_static(args.static, hosts)
         else:
             engine, token = make_engine(args), new_token()
-            application, address = (
-                make_application(engine, token, hosts),
-                f"{address}#token={token}",
-            )
+            application = make_application(engine, token, hosts)
+            address += f"#token={token}"
         print(address, flush=True)
         log.info("Ctrl-C ends it")
         if not args.no_browser:
-            open_browser(address)
+            # In a thread of its own, because some browsers return only when they are closed.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         try:
             serve(application, [listening])
         except KeyboardInterrupt:
@@ -189,11 +190,3 @@ def listen(host: str, port: int) -> socket.socket:
             " choose another with --port, or 0 for any that is free"
         ) from None
     return found
-
-
-def open_browser(address: str) -> None:
-    """In a thread of its own, because some browsers return only when they are closed."""
-    import threading
-    import webbrowser
-
-    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -3,6 +3,7 @@
 import argparse
 
 from sd_scratch.cli.options import (
+    LORAS,
     a_name,
     a_path,
     add_clip_skip_argument,
@@ -262,18 +263,8 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
 def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("adapters").add_argument
     for name, pattern, text, where in (
-        (
-            "lora",
-            "FILE[:SCALE[:TEXT_SCALE]]",
-            "add a LoRA, LoCon, LoHa, LoKr or DoRA",
-            "<lora:name:scale> in the prompt",
-        ),
-        (
-            "embedding",
-            "FILE[:TOKEN]",
-            "add a textual inversion's word",
-            "names that stand in the prompt",
-        ),
+        ("lora", "FILE[:SCALE[:TEXT_SCALE]]", LORAS, "<lora:name:scale> in the prompt"),
+        ("embedding", "FILE[:TOKEN]", "add a textual inversion's word", "names in the prompt"),
     ):
         add(
             f"--{name}",
@@ -289,14 +280,13 @@ def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
     """LoRAs alone, for commands that have no other adapters."""
-    add_lora_argument(parser, "add a LoRA, LoCon, LoHa, LoKr or DoRA")
+    add_lora_argument(parser, LORAS)
     parser.set_defaults(lora_dir=None)
 
 
 def add_control_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group(
-        "control (each may be given several times, in one order)"
-    ).add_argument
+    title = "control (each may be given several times, in one order)"
+    add = parser.add_argument_group(title).add_argument
 
     def several(*names: str, **options: object) -> None:
         add(*names, action="append", default=[], **options)  # type: ignore[arg-type]

@@ -91,7 +91,13 @@ def read_request(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, revision=args.revision)
     recipe = check_recipe(ask_for_init_image(args, recipe))
     recipe = with_seed(recipe, args.batch_count)
-    return recipe if recipe.model is not None else _with_default_model(recipe)
+    if recipe.model is not None:
+        return recipe
+    log.info(
+        f"model: {DEFAULT_MODEL}, small and shipped; "
+        'for Stable Diffusion 1.5 (4 GB): sd-scratch generate -m sd15 "..."'
+    )
+    return recipe.over(model=DEFAULT_MODEL)
 
 
 def _begun(args: argparse.Namespace) -> Recipe:
@@ -186,11 +192,3 @@ def _of_known_model(recipe: Recipe, path: Path, model: str | None) -> Recipe:
             " name the model with -m"
         )
     return replace(recipe, revision=None)
-
-
-def _with_default_model(recipe: Recipe) -> Recipe:
-    log.info(
-        f"model: {DEFAULT_MODEL}, small and shipped; "
-        'for Stable Diffusion 1.5 (4 GB): sd-scratch generate -m sd15 "..."'
-    )
-    return recipe.over(model=DEFAULT_MODEL)

@@ -3,6 +3,7 @@
 import argparse
 import json
 from contextlib import nullcontext
+from dataclasses import asdict
 
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
 from sd_scratch.cli.options import (
@@ -134,7 +135,7 @@ def inspect_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.report import inspect
 
     report = inspect(args.model, revision=args.revision, offline=args.offline, check=args.check)
-    print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(report.lines()))
+    print(json.dumps(asdict(report), indent=2) if args.json else "\n".join(report.lines()))
     return 1 if report.problem or report.not_finite else 0
 
 
@@ -178,9 +179,8 @@ def verify_model(args: argparse.Namespace) -> int:
     from sd_scratch.dialects.published import check_published, which
     from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
-    model = StableDiffusion(
-        load_components(args.model, revision=args.revision, offline=args.offline)
-    )
+    source = load_components(args.model, revision=args.revision, offline=args.offline)
+    model = StableDiffusion(source)
     weights = VERIFIED[args.weights] if args.weights else which(model)
     checked = []
     for found in check_published(model, weights):

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -385,7 +385,7 @@ def test_inspect_tells_what_a_model_is(whole: Path, components: Components) -> N
     parameters = sum(p.numel() for p in components.unet.parameters())
     assert report.parts[1].parameters == parameters
     assert f"U-Net         324 tensors, {parameters:,} parameters, f32" in report.lines()
-    assert json.loads(json.dumps(report.as_dict()))["hash"] == report.hash
+    assert json.loads(json.dumps(asdict(report)))["hash"] == report.hash
 
 
 def test_inspect_names_what_is_left_aside_and_broken(folder: Path, components: Components) -> None:

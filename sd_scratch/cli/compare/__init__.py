@@ -97,10 +97,12 @@ def _compare_weights(args: argparse.Namespace, loras: "Loras") -> int:
         found = compare_networks(args.model, model.components.networks, **where)
     else:
         found = compare(args.model, args.other, **where)
-    if args.json:
-        print(json.dumps([asdict(difference) for difference in found], indent=2))
-    else:
-        print("\n".join(lines(found)))
+    return _show(args, found, lines(found))
+
+
+def _show(args: argparse.Namespace, found: Sequence[Any], text: Sequence[str]) -> int:
+    rows = [asdict(difference) for difference in found]
+    print(json.dumps(rows, indent=2) if args.json else "\n".join(text))
     return 1 if found else 0
 
 
@@ -154,12 +156,7 @@ def _compare_runs(args: argparse.Namespace, loras: "Loras") -> int:
         noise = second.noise(noise.seeds[0], noise.width, noise.height)
         theirs = sketch_run(second, prompt, noise, globs, **settings)
         tolerance = args.tolerance or 0.0
-    found = part(ours, theirs, tolerance)
-    if args.json:
-        print(json.dumps([asdict(difference) for difference in found], indent=2))
-    else:
-        print("\n".join(lines(ours, theirs, tolerance)))
-    return 1 if found else 0
+    return _show(args, part(ours, theirs, tolerance), lines(ours, theirs, tolerance))
 
 
 def _settings(

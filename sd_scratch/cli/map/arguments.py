@@ -177,8 +177,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_attention(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("prompt", metavar="PROMPT", help="what is read")
+    parser.add_argument("prompt", metavar="PROMPT", help="what is read")
     add_layers_and_heads(parser)
     add_model(parser)
 
@@ -313,15 +312,11 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
 
 
 def add_latent(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("prompt", metavar="PROMPT", help="what to show")
+    parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     add_run(parser, resume=False)
 
 
-def add_film(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("prompt", metavar="PROMPT", help="what to show")
-    add_run(parser, resume=False)
+add_film = add_latent
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:
