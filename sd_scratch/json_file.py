@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import read_file
 
 CONFIG_LIMIT = 1 << 20  # bytes; the largest real configuration is some 5 kB
 
@@ -47,14 +48,7 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
 
 def read_json(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:
     """The JSON object in a file of at most `limit` bytes."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(limit + 1)
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
-    if len(text) > limit:
-        raise ScratchError(f"{path} - larger than {limit:,} bytes, so no configuration of a model")
-    return parse_json(text, str(path))
+    return parse_json(read_file(path, limit), str(path))
 
 
 class Fields:

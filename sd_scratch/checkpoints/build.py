@@ -40,6 +40,13 @@ def empty(network: Callable[[C], N], config: C) -> N:
         return network(config)
 
 
+def seeded(build: Callable[[], N], seed: int) -> N:
+    """What `build` makes with random weights from `seed`; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
 def check(
     network: nn.Module, title: str, tensors: Mapping[str, StoredTensor], path: Path
 ) -> list[str]:

@@ -19,6 +19,7 @@ from sd_scratch.checkpoints.config_json import (
     text_encoder_json,
     transformer,
 )
+from sd_scratch.checkpoints.hub import transport_error
 from sd_scratch.checkpoints.pickle_file import read_pickle
 from sd_scratch.checkpoints.safetensors_file import StoredTensor, read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
@@ -101,11 +102,9 @@ def clip_without_weights(source: str, dtype: torch.dtype) -> Clip | None:
     if not (folder / CONFIG).is_file():
         return None
     fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
-    return (
-        empty(Clip, clip_config(fields)).to(dtype)
-        if fields.data.get("model_type") == "clip"
-        else None
-    )
+    if fields.data.get("model_type") != "clip":
+        return None
+    return empty(Clip, clip_config(fields)).to(dtype)
 
 
 def list_clips() -> list[str]:
@@ -163,10 +162,8 @@ def locate_clip(source: str, *, offline: bool = False) -> Path:
         return path
     if path.exists() or not HUB_ID.fullmatch(source):
         raise UsageError(f"{source} - no folder, and no hub id (owner/name)")
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    # The base of the client's own error is that of its HTTP library, whichever that is.
-    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         small = [CONFIG, *VOCABULARY, WEIGHTS]
         folder = Path(snapshot_download(source, allow_patterns=small, local_files_only=offline))
@@ -174,7 +171,7 @@ def locate_clip(source: str, *, offline: bool = False) -> Path:
             folder = Path(
                 snapshot_download(source, allow_patterns=[*small, PICKLE], local_files_only=offline)
             )
-    except (ValueError, OSError, transport) as error:
+    except (ValueError, OSError, transport_error()) as error:
         raise ScratchError(
             f"{source} - cannot be had from the hub ({type(error).__name__}) - check the name and the "
             "network, or name a folder that holds CLIP"

@@ -7,6 +7,7 @@ weights that load into the wrong network give noise and no error.
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sd_scratch.checkpoints import keys
@@ -224,17 +225,12 @@ def autoencoder_json(config: AutoencoderConfig, sample_size: int) -> dict[str, A
     """The inverse of `autoencoder_config`; `sample_size` in pixels."""
     levels = len(config.block_out_channels)
     return {
+        **asdict(config),
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": list(config.block_out_channels),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "in_channels": config.in_channels,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.layers_per_block,
-        "norm_num_groups": config.norm_num_groups,
-        "out_channels": config.out_channels,
         "sample_size": sample_size,
-        "scaling_factor": config.scaling_factor,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
 
@@ -242,19 +238,12 @@ def autoencoder_json(config: AutoencoderConfig, sample_size: int) -> dict[str, A
 def text_encoder_json(config: TextEncoderConfig) -> dict[str, Any]:
     """The inverse of `text_encoder_config`."""
     return {
+        **asdict(config),
         "architectures": ["CLIPTextModel"],
         "attention_dropout": 0.0,
         "dropout": 0.0,
-        "hidden_act": config.hidden_act,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "layer_norm_eps": config.layer_norm_eps,
-        "max_position_embeddings": config.max_position_embeddings,
         "model_type": "clip_text_model",
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
         "projection_dim": config.hidden_size,
-        "vocab_size": config.vocab_size,
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import open_file
 
 BLOCK = 1 << 22  # bytes
 REMEMBERED = 1000  # entries
@@ -17,12 +18,9 @@ def sha256(paths: Sequence[Path]) -> str:
     """The sha256, in hex, of the bytes of `paths` one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(BLOCK):
-                    digest.update(block)
-        except OSError as error:
-            raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+        with open_file(path) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -37,9 +37,7 @@ class Pinned:
 
     repo: str
     revision: str
-    sha256: Mapping[
-        str, str
-    ]  # of the weight files, which are all that is loaded besides configurations
+    sha256: Mapping[str, str]  # of its weight files; all else that is loaded is configuration
 
 
 PINNED = {
@@ -198,7 +196,7 @@ def _listing(repo: str, revision: str | None, offline: bool) -> tuple[set[str], 
             return {file.rfilename for file in info.siblings or []}, False
         except RevisionNotFoundError:
             raise
-        except (_transport_error(), OfflineModeIsEnabled) as error:
+        except (transport_error(), OfflineModeIsEnabled) as error:
             failure = error
     try:
         # The pattern matches nothing: this only asks where the copy is.
@@ -227,7 +225,7 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> None:
             )
 
 
-def _transport_error() -> type[Exception]:
+def transport_error() -> type[Exception]:
     """What the client's HTTP library raises when a connection fails: the base of the client's own error.
     Which library that is differs between the client's versions."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -277,7 +275,7 @@ def _explained(source: str, repo: str, revision: str | None) -> Iterator[None]:
             status, "the hub may be down: try again later"
         )
         raise ScratchError(f"{at} - {host} answered {status} - {cause}") from None
-    except _transport_error() as error:
+    except transport_error() as error:
         raise ScratchError(
             f"{at} - the connection to {host} failed ({type(error).__name__}) - check the network and"
             f" run again; finished files stay in {constants.HF_HUB_CACHE}"

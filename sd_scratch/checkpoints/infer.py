@@ -79,15 +79,18 @@ def unet(shapes: Shapes) -> UNetConfig:
     )
 
 
-def autoencoder(shapes: Shapes) -> AutoencoderConfig:
-    width = VAE + ".encoder.down.{}.block.0.conv1.weight"
-    levels = shapes.count(width)
+def autoencoder(
+    shapes: Shapes, root: str = f"{VAE}.", block: str = "down.{}.block.{}"
+) -> AutoencoderConfig:
+    """`root` is what its names begin with, and `block` a residual block's name on the way down."""
+    convolution = f"{root}encoder.{block}.conv1.weight"
+    levels = max(shapes.count(convolution.format("{}", 0)), 1)
     return AutoencoderConfig(
-        in_channels=shapes.size(f"{VAE}.encoder.conv_in.weight", 1),
-        out_channels=shapes.size(f"{VAE}.decoder.conv_out.weight", 0),
-        latent_channels=shapes.size(f"{VAE}.post_quant_conv.weight", 0),
-        block_out_channels=tuple(shapes.size(width.format(n), 0) for n in range(max(levels, 1))),
-        layers_per_block=shapes.count(VAE + ".encoder.down.0.block.{}.conv1.weight"),
+        in_channels=shapes.size(f"{root}encoder.conv_in.weight", 1),
+        out_channels=shapes.size(f"{root}decoder.conv_out.weight", 0),
+        latent_channels=shapes.size(f"{root}post_quant_conv.weight", 0),
+        block_out_channels=tuple(shapes.size(convolution.format(n, 0), 0) for n in range(levels)),
+        layers_per_block=shapes.count(convolution.format(0, "{}")),
     )
 
 

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints.safetensors_file import (
-    DTYPES,
+    DTYPE_NAMES,
     TENSOR_LIMIT,
     Header,
     StoredTensor,
     read_header,
 )
-from sd_scratch.checkpoints.sniff import AGAIN, PEEK, PICKLE, sniff
+from sd_scratch.checkpoints.sniff import AGAIN, PICKLE, sniff_file
 from sd_scratch.errors import ScratchError
 
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ENTRY = re.compile(
     r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.data/serialization_id|\.format_version"
     r"|\.storage_alignment)"
@@ -88,14 +87,7 @@ def read_weights(path: Path) -> Header:
 
     Raises ScratchError, in one line, for anything else.
     """
-    if not path.is_file():  # to open a FIFO would wait for ever
-        return read_header(path)
-    try:
-        with path.open("rb") as file:
-            kind = sniff(file.read(PEEK))
-    except OSError:
-        kind = ""  # `read_header` says what is wrong
-    return read_pickle(path) if kind == PICKLE else read_header(path)
+    return read_pickle(path) if sniff_file(path) == PICKLE else read_header(path)
 
 
 def read_pickle(path: Path) -> Header:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sd_scratch.checkpoints.build import C, N, check, check_memory, empty, fill, weights
+from sd_scratch.checkpoints.build import C, N, check, check_memory, empty, fill, seeded, weights
 from sd_scratch.checkpoints.config_json import MAX_WIDTH, numbers
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
@@ -56,9 +56,7 @@ class PixelComponents:
 
 def build_denoiser(config: PixelModelConfig, seed: int = 0) -> Denoiser:
     """The network of a configuration with fresh weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _denoiser(config.network)
+    return seeded(lambda: _denoiser(config.network), seed)
 
 
 def _denoiser(config: PixelUNetConfig | ContextUNetConfig) -> Denoiser:
@@ -66,9 +64,7 @@ def _denoiser(config: PixelUNetConfig | ContextUNetConfig) -> Denoiser:
 
 
 def build_classifier(config: ClassifierConfig, seed: int = 0) -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Classifier(config)
+    return seeded(lambda: Classifier(config), seed)
 
 
 # Writing ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sd_scratch.checkpoints.sniff import AGAIN, PEEK, sniff
 from sd_scratch.errors import ScratchError
+from sd_scratch.files import open_file
 from sd_scratch.json_file import parse_json
 
 TENSOR_LIMIT = 10_000  # Stable Diffusion 1.x has 1,131, with a second (EMA) U-Net 1,817
@@ -38,6 +39,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -162,18 +164,12 @@ def read_header(path: Path) -> Header:
 
 def _header_text(path: Path) -> tuple[bytes, int]:
     """The header's JSON, and where the tensors begin."""
-    if path.exists() and not path.is_file():
-        raise ScratchError(f"{path} - not a regular file")
-    try:
-        with path.open("rb") as file:
-            problem = sniff(file.read(PEEK))
-            if problem:
-                raise ScratchError(f"{path} - {problem}")
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            text = file.read(length)
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
+    with open_file(path) as file:
+        if problem := sniff(file.read(PEEK)):
+            raise ScratchError(f"{path} - {problem}")
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length)
     if len(text) < length:
         raise _cut(path, 8 + len(text), 8 + length, "more than ")
     return text, 8 + length

@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sd_scratch.checkpoints.safetensors_file import DTYPES
+from sd_scratch.checkpoints.safetensors_file import DTYPE_NAMES
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import check_target, write_file
-
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_tensors(

@@ -15,7 +15,7 @@ from pathlib import Path
 from sd_scratch.checkpoints import infer
 from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.family import said_kind
-from sd_scratch.checkpoints.folder import our_name, weights_of
+from sd_scratch.checkpoints.folder import our_name, read_part_folder, weights_of
 from sd_scratch.checkpoints.infer import Shapes
 from sd_scratch.checkpoints.key_rules import VAE, single_file_names
 from sd_scratch.checkpoints.layout import StoredPart
@@ -25,7 +25,7 @@ from sd_scratch.checkpoints.safetensors_file import StoredTensor
 from sd_scratch.checkpoints.single_file import usual_tensors
 from sd_scratch.config import AutoencoderConfig, ModelConfig, TinyAutoencoderConfig
 from sd_scratch.errors import ScratchError
-from sd_scratch.json_file import Fields, read_json
+from sd_scratch.json_file import read_json
 
 Tensors = Mapping[str, StoredTensor]
 
@@ -35,17 +35,10 @@ TINY_OWN = re.compile(r"(\d+)\.((?:conv\.\d+\.)?(?:weight|bias))")
 
 def read_vae_folder(path: Path, own: AutoencoderConfig) -> StoredPart:
     """A folder with an autoencoder's ``config.json`` and weights; `own` is the model's own configuration."""
-    if not (path / "config.json").is_file():
-        raise ScratchError(
-            f"{path} - no autoencoder is in it - a VAE's folder has a config.json beside its weights, a whole"
-            " model's has it in vae/"
-        )
-    fields = Fields(read_json(path / "config.json"), str(path / "config.json"))
-    tensors, _ = weights_of(path.parent, replace(PART, folder=path.name))
-    if fields.data.get("_class_name") == "AutoencoderTiny":
-        return _tiny(path, tensors, own)
-    config = PART.read(fields)
-    return StoredPart(PART, config, {our_name(PART, key): t for key, t in tensors.items()})
+    config = path / "config.json"
+    if config.is_file() and read_json(config).get("_class_name") == "AutoencoderTiny":
+        return _tiny(path, weights_of(path.parent, replace(PART, folder=path.name))[0], own)
+    return read_part_folder(path, PART)
 
 
 def read_vae_file(path: Path, own: AutoencoderConfig) -> StoredPart:
@@ -64,7 +57,8 @@ def read_vae_file(path: Path, own: AutoencoderConfig) -> StoredPart:
         return _tiny(path, tensors, own)
     if any(key.startswith("decoder.up_blocks.") for key in tensors):
         named = {our_name(PART, key): tensor for key, tensor in tensors.items()}
-        return StoredPart(PART, _as_own(path, _diffusers(Shapes(path, named)), own), named)
+        found = infer.autoencoder(Shapes(path, named), "", "down_blocks.{}.resnets.{}")
+        return StoredPart(PART, _as_own(path, found, own), named)
     if any(key.startswith("decoder.up.") for key in tensors):
         return _compvis(path, {f"{VAE}.{key}": t for key, t in tensors.items()}, own)
     if kind := said_kind(tensors, "a VAE"):
@@ -96,18 +90,6 @@ def _compvis(path: Path, tensors: Tensors, own: AutoencoderConfig) -> StoredPart
         if theirs in tensors
     }
     return StoredPart(PART, config, found)
-
-
-def _diffusers(shapes: Shapes) -> AutoencoderConfig:
-    width = "encoder.down_blocks.{}.resnets.0.conv1.weight"
-    levels = shapes.count(width)
-    return AutoencoderConfig(
-        in_channels=shapes.size("encoder.conv_in.weight", 1),
-        out_channels=shapes.size("decoder.conv_out.weight", 0),
-        latent_channels=shapes.size("post_quant_conv.weight", 0),
-        block_out_channels=tuple(shapes.size(width.format(n), 0) for n in range(max(levels, 1))),
-        layers_per_block=shapes.count("encoder.down_blocks.0.resnets.{}.conv1.weight"),
-    )
 
 
 def _tiny(path: Path, tensors: Tensors, own: AutoencoderConfig) -> StoredPart:

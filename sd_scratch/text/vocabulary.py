@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_scratch.errors import ScratchError
-from sd_scratch.files import check_target, write_file
+from sd_scratch.files import check_target, read_file, write_file
 from sd_scratch.json_file import parse_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -75,11 +75,13 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
     vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
     if vocab_file.is_file() and merges_file.is_file():
         where = str(vocab_file)
-        vocab = _vocabulary(parse_json(_read(vocab_file), where), where)
+        vocab = _vocabulary(parse_json(read_file(vocab_file, FILE_LIMIT), where), where)
         merges = parse_merges(_text(merges_file), str(merges_file))
     elif (folder / "tokenizer.json").is_file():
         where = str(folder / "tokenizer.json")
-        vocab, merges = _single_file(parse_json(_read(folder / "tokenizer.json"), where), where)
+        vocab, merges = _single_file(
+            parse_json(read_file(folder / "tokenizer.json", FILE_LIMIT), where), where
+        )
     else:
         raise ScratchError(
             f"{folder} - no tokenizer: neither vocab.json with merges.txt nor tokenizer.json is there"
@@ -98,7 +100,7 @@ def read_added(folder: Path) -> dict[str, tuple[int, ...]]:
     for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json"):
         if not (file := folder / name).is_file():
             continue
-        data: dict[str, Any] = parse_json(_read(file), str(file))
+        data: dict[str, Any] = parse_json(read_file(file, FILE_LIMIT), str(file))
         entries: list[tuple[Any, Any]] = list(data.items())
         if name == "tokenizer_config.json":
             decoder = data.get("added_tokens_decoder") or {}
@@ -125,7 +127,7 @@ def read_padding(folder: Path) -> str | None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if not (file := folder / name).is_file():
             continue
-        data: dict[str, Any] = parse_json(_read(file), str(file))
+        data: dict[str, Any] = parse_json(read_file(file, FILE_LIMIT), str(file))
         said = data.get("pad_token")
         padding = _content(said) if isinstance(said, dict) else said
         if padding is None:
@@ -208,20 +210,9 @@ def check_tables(vocab: Vocabulary, merges: Iterable[tuple[str, str]], where: st
             )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise ScratchError(f"{path} - cannot be read: {error.strerror}") from None
-    if len(data) > FILE_LIMIT:
-        raise ScratchError(f"{path} - larger than {FILE_LIMIT:,} bytes, so no tokenizer's file")
-    return data
-
-
 def _text(path: Path) -> str:
     try:
-        return _read(path).decode("utf-8")
+        return read_file(path, FILE_LIMIT).decode("utf-8")
     except UnicodeDecodeError:
         raise ScratchError(f"{path} - not UTF-8 text - download it again") from None
 

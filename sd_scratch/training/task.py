@@ -1,8 +1,7 @@
 """What a training run trains, and what all such tasks have in common."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from sd_scratch.training.settings import TrainConfig
 from sd_scratch.training.team import Team
 
 EPOCH_SEEDS = 1_000_003  # more than there are epochs
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class Task:
@@ -81,10 +78,3 @@ class Shuffle:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
             self._order = (epoch, torch.randperm(self.count, generator=generator))
         return self._order[1][place * self.batch : (place + 1) * self.batch]
-
-
-def seeded(build: Callable[[], M], seed: int) -> M:
-    """What `build` makes with random weights from `seed`; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

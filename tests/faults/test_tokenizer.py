@@ -128,7 +128,7 @@ class TestTwoFiles:
     def test_too_large(self, folder: Path, name: str) -> None:
         with (folder / name).open("r+b") as file:
             file.truncate((16 << 20) + 1)
-        refuse(folder, name, "larger than 16,777,216 bytes")
+        refuse(folder, name, "larger than 16 MB")
 
     @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
     def test_not_text(self, folder: Path, name: str) -> None:

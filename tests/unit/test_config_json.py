@@ -330,7 +330,7 @@ def test_what_is_no_number_is_refused_where_it_is_read(value: bytes) -> None:
 def test_a_configuration_is_small(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text("{}" + " " * CONFIG_LIMIT)
-    with pytest.raises(ScratchError, match="larger than 1,048,576 bytes"):
+    with pytest.raises(ScratchError, match="larger than 1 MB"):
         read_json(file)
     file.write_text("{}" + " " * (CONFIG_LIMIT - 2))
     assert read_json(file) == {}

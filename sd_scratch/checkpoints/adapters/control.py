@@ -30,7 +30,7 @@ from sd_scratch.checkpoints.sniff import PICKLE, sniff_file
 from sd_scratch.config import ControlNetConfig, ModelConfig, UNetConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.files import at_home
-from sd_scratch.json_file import Fields, parse_json
+from sd_scratch.json_file import Fields, read_json
 from sd_scratch.networks.controlnet import ControlNet
 from sd_scratch.networks.t2i_adapter import T2IAdapter
 
@@ -107,10 +107,7 @@ def _weights_file(folder: Path) -> Path:
 
 def _read_config(file: Path, unet: UNetConfig) -> bool:
     """Check a folder's config.json against the model's U-Net; returns whether residuals are pooled."""
-    try:
-        fields = Fields(parse_json(file.read_bytes(), str(file)), str(file))
-    except OSError as error:
-        raise ScratchError(f"{file} - cannot be read: {error.strerror}") from None
+    fields = Fields(read_json(file), str(file))
     for key, allowed in keys.UNET.refused.items():
         fields.only(key, *allowed)
     fields.only("attention_head_dim", heads_json(unet))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sd_scratch.checkpoints.build import seeded
 from sd_scratch.mapping.rendering import Rendering
 from sd_scratch.mapping.words import membership
 from sd_scratch.networks.unet import UNet
@@ -23,9 +24,7 @@ PROBS = "unet.*.attn2.probs"
 def with_random_unet(rendering: Rendering, seed: int = 0) -> Rendering:
     """The same, but for a U-Net that was never trained (PyTorch's own initialisation)."""
     model = rendering.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet = UNet(model.config.unet).eval().requires_grad_(False)
+    unet = seeded(lambda: UNet(model.config.unet), seed).eval().requires_grad_(False)
     unet = unet.to(model.device, model.dtype)
     return replace(rendering, model=StableDiffusion(replace(model.components, unet=unet)))
 

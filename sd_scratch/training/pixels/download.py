@@ -1,7 +1,6 @@
 """Fetches the published data sets. A transfer that was cut goes on where it stopped, and a file
 gets its name when its checksum is right."""
 
-import hashlib
 import http.client
 import os
 import tarfile
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sd_scratch.checkpoints.hashes import sha256
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import explained, write_file
 from sd_scratch.training.pixels.datasets import Remote, Source
@@ -93,13 +93,8 @@ def _open(url: str, start: int) -> Any:
 
 
 def _is_right(path: Path, remote: Remote) -> bool:
-    if not path.is_file() or path.stat().st_size != remote.size:
-        return False
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == remote.sha256
+    same_size = path.is_file() and path.stat().st_size == remote.size
+    return same_size and sha256([path]) == remote.sha256
 
 
 def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:

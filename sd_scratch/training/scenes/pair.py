@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sd_scratch.checkpoints.build import seeded
 from sd_scratch.checkpoints.clip import DEVIATION, MEAN, ClipModel, save_clip
 from sd_scratch.config import SCENES_CLIP, ClipConfig
 from sd_scratch.networks.image_encoder import Clip
@@ -31,7 +32,7 @@ from sd_scratch.training.scenes.augment import BLUR, NOISE, SHIFT, draw_wear, wo
 from sd_scratch.training.scenes.lessons import Answers, Lessons, lesson_losses
 from sd_scratch.training.scenes.pair_evaluation import evaluate_pair
 from sd_scratch.training.settings import TrainConfig
-from sd_scratch.training.task import Task, seeded
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
 PAIR_TRAINING = TrainConfig(batch=64, lr=1e-3, betas=(0.9, 0.98), ema_decay=0.995)

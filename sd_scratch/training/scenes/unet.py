@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.build import seeded
 from sd_scratch.checkpoints.save import save_folder
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.prediction import target
@@ -29,7 +30,7 @@ from sd_scratch.scenes.evaluate import make_checks, sample_prompts, score
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.training.scenes.latents import Latents
 from sd_scratch.training.settings import TrainConfig
-from sd_scratch.training.task import Shuffle, Task, seeded
+from sd_scratch.training.task import Shuffle, Task
 from sd_scratch.training.team import Team
 
 UNET_TRAINING = TrainConfig(batch=64, lr=1e-3, ema_decay=0.999, look_seconds=600.0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_scratch.checkpoints import Components
+from sd_scratch.checkpoints.build import seeded
 from sd_scratch.config import ModelConfig
 from sd_scratch.networks.autoencoder import Autoencoder
 from sd_scratch.pictures.grid import save_grid
@@ -22,7 +23,7 @@ from sd_scratch.scenes.evaluate import make_checks, reconstruct, score
 from sd_scratch.scenes.graph import crowded_scene, sample_scene
 from sd_scratch.scenes.render import render
 from sd_scratch.training.settings import TrainConfig
-from sd_scratch.training.task import Task, seeded
+from sd_scratch.training.task import Task
 from sd_scratch.training.team import Team
 
 VAE_TRAINING = TrainConfig(batch=8, lr=6e-4, ema_decay=0.998)
