@@ -111,20 +111,22 @@ HEADER = """\
 INTRODUCTION = """\
 # Every tensor by name
 
-Made by `sd-scratch tensors --markdown -m sd15`, for a picture of 512x512. A name is the path of a
-module, exactly as in the checkpoint, plus what the tensor is there. `{0..3}` stands for a number, `*`
-in a glob for anything, dots included: `unet.*.attn2.probs` is every cross-attention. One value's
-address is `name@call:branch`, such as `unet.h@12:cond`. Calls of the U-Net are counted from 0;
-a branch is `cond` (with the prompt), `uncond` (without) or, with `--pag`, `perturbed`.
+The names of all tensors of a run, as [Seeing inside](course/10-seeing-inside.md) records and edits them.
 
-`head`, `query`, `key`, `token` and so on name the axes; the first, `batch`, is left out below. Sizes are
-the first tensor's of each row, bytes are of one picture, one branch and one step, all tensors of the
-row together. What is marked ° can be seen but not edited, because nothing is made from it.
+- A **name** is the path of a module, exactly as in the checkpoint, plus the tensor's role there. `{0..3}` stands for
+  a number. In a glob, `*` stands for anything, dots included: `unet.*.attn2.probs` is every cross-attention.
+- The **address** of one value is `name@call:branch`, such as `unet.h@12:cond`. Calls of the U-Net count from 0.
+  A branch is `cond` (with the prompt), `uncond` (without) or, with `--pag`, `perturbed`.
+- **Axes** are named; the first, `batch`, is left out. Sizes are those of a row's first tensor. Bytes are of one
+  picture, one branch and one step, for all tensors of the row together.
+- ° marks tensors that can be recorded but not edited, because nothing is computed from them.
+
+`sd-scratch tensors --markdown -m sd15` makes this page, for a picture of 512x512.
 """
 
 
 def meaning(info: TensorInfo) -> str:
-    """One phrase on what a tensor is; raises KeyError for one that nobody described."""
+    """One phrase on what a tensor is. Raises KeyError for a tensor without a description."""
     for ending, text in MEANINGS:
         pattern = re.escape(ending).replace(r"\*", ".*").replace(r"\?", r"\d")
         if re.search(rf"(^|\.|down|up){pattern}$", info.name):
