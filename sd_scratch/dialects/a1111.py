@@ -17,12 +17,7 @@ from sd_scratch.pipeline.settings import Option
 from sd_scratch.text.chunks import changes_in
 from sd_scratch.text.syntax import SYNTAXES
 
-RNG_NAMES = {
-    "CPU": "cpu",
-    "NV": "nv",
-    "GPU": "nv",
-    "CUDA": "nv",
-}  # of A1111 and stable-diffusion.cpp
+RNG_NAMES = {"CPU": "cpu", "NV": "nv", "GPU": "nv", "CUDA": "nv"}  # and stable-diffusion.cpp's
 
 
 def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:

@@ -31,7 +31,7 @@ class Asking:
     watch: Watch
     steering: Steering
     canvas: Canvas | None
-    contexts: Sequence[Tensor] = ()
+    contexts: Sequence[Tensor] = field(default=(), init=False)
     _first: tuple[int, Tensor, float] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +39,11 @@ class Asking:
         self._perturbing: list[Perturbing] = []
         if scales.perturbed is not None:
             self._perturbing = [Perturbing(unet, scales.layers, len(scales.branches))]
+
+    def begin(self, contexts: Sequence[Tensor]) -> None:
+        """Take the text's vectors, and show the hints to those networks that look once for the whole run."""
+        self.contexts = contexts
+        self.steering.look()
 
     def __call__(self, x_t: Tensor, t: float) -> Tensor:
         if self._first is None or self._first[0] != self.watch.steps:

@@ -60,14 +60,14 @@ class Scales(NamedTuple):
 
     @property
     def facts(self) -> dict[str, float | str]:
-        """What a stored run says of them, beside guidance: the settings that are not 0."""
+        """What a stored run says of them: guidance, and the others that are not 0."""
         said = {
             "guidance_rescale": self.rescale,
             "pag": self.perturbed,
             "pag_adaptive_scale": self.adaptive,
             "pag_layers": self.perturbed and self.layers,
         }
-        return {name: value for name, value in said.items() if value}
+        return {"guidance": self.guidance, **{name: n for name, n in said.items() if n}}
 
     def at(self, t: float) -> "Scales":
         """Those at a timestep."""

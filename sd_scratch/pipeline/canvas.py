@@ -45,9 +45,9 @@ from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.branches import UNCOND
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
 from sd_scratch.pipeline.coding import AnyAutoencoder, encode
-from sd_scratch.pipeline.denoise import Change
 from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
+from sd_scratch.pipeline.way import Change
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +88,6 @@ class Canvas:
                     f"the {name} has {x.shape[-1]}x{x.shape[-2]} cells and the latent"
                     f" {latent.shape[-1]}x{latent.shape[-2]}"
                 )
-
-    def check(self, noise: ImageNoise) -> None:
-        """Raise UsageError where a run's noise has another size."""
-        own = self.picture
-        if own.latent.shape[-2:] != noise.latent.shape[-2:]:
-            raise UsageError(
-                f"the picture to paint on is {own.width}x{own.height} and the noise"
-                f" {noise.width}x{noise.height} pixels"
-            )
 
     def under(self, begun: ImageNoise, pure: ImageNoise, strength: float = 1.0) -> ImageNoise:
         """Where a run starts: `begun`, the picture with noise, or under the mask `pure` noise; InstructPix2Pix
@@ -251,6 +242,28 @@ def network_inputs(
 def kinds_of(canvas: Canvas | None) -> tuple[bool, bool]:
     """Whether a model gets a picture, and a mask with it, from what a run paints on."""
     return canvas is not None, canvas is not None and canvas.cells is not None
+
+
+def keeping(
+    canvas: Canvas | None,
+    noise: ImageNoise,
+    first: Tensor,
+    ladder: Ladder,
+    predict: Denoiser,
+    change: Change | None,
+) -> tuple[Denoiser, Change | None]:
+    """The network, and what is made of every step, where a run paints on a canvas; see `Keeping`. Raises UsageError
+    for noise of another size."""
+    if canvas is None:
+        return predict, change
+    own = canvas.picture
+    if own.latent.shape[-2:] != noise.latent.shape[-2:]:
+        raise UsageError(
+            f"the picture to paint on is {own.width}x{own.height} and the noise"
+            f" {noise.width}x{noise.height} pixels"
+        )
+    kept = Keeping(canvas, first, ladder)
+    return kept.predict(predict), kept.after_change(change)
 
 
 class Keeping:

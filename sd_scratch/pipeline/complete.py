@@ -31,18 +31,16 @@ TWO_STARTS = (
 )
 # What is not checked where it is used, or would be late there.
 CHECKED = (
-    "rng",
-    "tiling",
-    "text_cleaning",
-    "guidance",
-    "guidance_rescale",
-    "pag",
-    "pag_adaptive_scale",
-    "clip_skip",
-    "subseed",
-    "subseed_strength",
-    "strength",
-    "strength_steps",
+    *(
+        "rng",
+        "tiling",
+        "text_cleaning",
+        "guidance",
+        "guidance_rescale",
+        "pag",
+        "pag_adaptive_scale",
+    ),
+    *("clip_skip", "subseed", "subseed_strength", "strength", "strength_steps"),
 )
 BEGUN = 0.75  # strength of a run that begins with a picture
 
@@ -111,9 +109,7 @@ def _check_hires(recipe: Recipe) -> None:
     if recipe.hires_scale is None:
         for name in ("hires_method", "hires_strength", "hires_steps"):
             if getattr(recipe, name) is not None:
-                raise UsageError(
-                    f"{name} without hires_scale - say how much larger the second pass is"
-                )
+                raise UsageError(f"{name} without hires_scale - say how much larger it gets")
         return
     for name in ("hires_scale", "hires_strength", "hires_steps", "hires_method"):
         SETTINGS[name].check(name, getattr(recipe, name))

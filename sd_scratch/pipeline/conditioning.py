@@ -68,17 +68,11 @@ class Conditioning:
                 z = self._read(chunks, clip_skip)
                 context = self.text.tap("context", weigh(z, empty, encoding.weights, emphasis))
             empty = empty.repeat(1, len(chunks), 1)
-        changes = changes_in(text, syntax)
-        return Prompt(
-            text,
-            encoding,
-            context,
-            empty,
-            clip_skip,
-            syntax=syntax,
-            emphasis=emphasis,
-            changes=changes,
+        prompt, changes = (
+            Prompt(text, encoding, context, empty, clip_skip),
+            changes_in(text, syntax),
         )
+        return replace(prompt, syntax=syntax, emphasis=emphasis, changes=changes)
 
     def _read(self, chunks: Sequence[Sequence[int]], clip_skip: int | Sequence[int]) -> Tensor:
         """``[chunks, N, C]``."""
@@ -90,9 +84,8 @@ class Conditioning:
     ) -> Rows:
         """For each branch, one prompt for every image."""
         prompts = self._prompts("prompt", prompt, batch)
-        negatives = self._prompts(
-            "negative", "" if negative is None else negative, batch, prompts[0]
-        )
+        negative = "" if negative is None else negative
+        negatives = self._prompts("negative", negative, batch, prompts[0])
         rows = {UNCOND: negatives, PICTURED: negatives, PERTURBED: prompts, COND: prompts}
         return {branch: rows[branch] for branch in branches}
 
@@ -118,9 +111,8 @@ class Conditioning:
     def of_steps(self, rows: Rows, steps: int) -> tuple[Rows, list[Rows]]:
         """The prompts of a run as a whole, and those of each of its steps; all with as many chunks as
         the longest has: a shorter one is followed by empty chunks."""
-        every = list(dict.fromkeys(id(p) for prompts in rows.values() for p in prompts))
-        found = {id(p): p for prompts in rows.values() for p in prompts}
-        stages = {key: self._stages(found[key], steps) for key in every}
+        every = {id(p): p for prompts in rows.values() for p in prompts}
+        stages = {key: self._stages(prompt, steps) for key, prompt in every.items()}
         chunks = max(len(p.encoding.chunks) for each in stages.values() for p in each)
         for key, each in stages.items():
             padded = {id(p): p.padded(chunks) for p in each}

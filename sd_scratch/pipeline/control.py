@@ -41,12 +41,7 @@ class Control:
     @property
     def plain(self) -> dict[str, Any]:
         """All but the hint, as JSON can say it."""
-        return {
-            "strength": self.strength,
-            "start": self.start,
-            "end": self.end,
-            "guess": self.guess,
-        }
+        return {name: value for name, value in vars(self).items() if name != "hint"}
 
 
 def hint_tensor(hint: Image.Image | Tensor) -> Tensor:
@@ -84,12 +79,7 @@ class Steering:
         for network, control in zip(networks, controls, strict=True):
             if control.guess and isinstance(network, T2IAdapter):
                 raise UsageError("guess mode is for ControlNets, and a T2I-Adapter has none")
-            hint = _checked(
-                control,
-                len(noise),
-                (noise.height, noise.width),
-                network.config.conditioning_channels,
-            )
+            hint = _checked(control, noise, network.config.conditioning_channels)
             weight = network.conv_in.weight
             self.rows.append((network, control, hint.to(weight.device, weight.dtype)))
 
@@ -108,15 +98,11 @@ class Steering:
                 continue
             if isinstance(network, T2IAdapter):
                 own = (control.strength * feature for feature in self.features[number])
-                features = _sum(
-                    features,
-                    [f.expand(batch, -1, -1, -1).repeat(len(branches), 1, 1, 1) for f in own],
-                )
+                own = (f.expand(batch, -1, -1, -1).repeat(len(branches), 1, 1, 1) for f in own)
+                features = _sum(features, list(own))
                 continue
             pool = network.config.global_pool
-            alone = (
-                control.guess or pool
-            )  # networks that pool were trained without the other branch
+            alone = control.guess or pool  # those that pool were trained without the other branch
             first = len(x_t) - prompted * batch if alone else 0
             hints = hint.expand(batch, -1, -1, -1)
             hints = hints.repeat(prompted if alone else len(branches), 1, 1, 1)
@@ -147,13 +133,13 @@ def control_name(index: int) -> str:
     return CONTROL if index == 0 else f"{CONTROL}{index + 1}"
 
 
-def _checked(control: Control, batch: int, size: tuple[int, int], channels: int) -> Tensor:
+def _checked(control: Control, noise: ImageNoise, channels: int) -> Tensor:
     hint = hint_tensor(control.hint)
     if channels == 1 and hint.ndim == 4 and hint.shape[1] == 3:
         weights = torch.tensor(LUMA, device=hint.device)[None, :, None, None]
         hint = (hint * weights).sum(1, keepdim=True).clamp(0, 1)
-    height, width = size
-    if hint.ndim != 4 or hint.shape[0] not in (1, batch) or hint.shape[1] != channels:
+    height, width = noise.height, noise.width
+    if hint.ndim != 4 or hint.shape[0] not in (1, len(noise)) or hint.shape[1] != channels:
         raise UsageError(
             f"a hint is {channels} x {height} x {width}, one for all pictures or one for each, not"
             f" {' x '.join(map(str, hint.shape))}"

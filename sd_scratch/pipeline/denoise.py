@@ -9,11 +9,7 @@ from sd_scratch.diffusion.noise import NoiseSource
 from sd_scratch.diffusion.samplers import Denoiser, Step, walk
 from sd_scratch.errors import NotFinite
 from sd_scratch.pipeline.run_tensors import Sampling, Watch
-from sd_scratch.pipeline.way import Way
-
-Change = Callable[[Step], Tensor]
-"""Makes of a finished step the sample ``[B, C, h, w]`` that the run goes on from; `Step.x_next` is that
-of the sampler. A mask keeps a part of a picture so."""
+from sd_scratch.pipeline.way import Change, Way
 
 
 def denoise(

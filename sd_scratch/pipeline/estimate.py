@@ -29,9 +29,7 @@ TRANSFORMER = 18  # widths: the input, twice the residual, GEGLU's value and gat
 # Widths that a transformer keeps for the way back: what its four norms and the projections around it read,
 # q, k, v and z of one attention, q and z of the other, GEGLU's value, gate and GELU.
 TRANSFORMER_KEPT = 24
-ATTENTION_KEPT = (
-    5  # the same of a model of pixels: what its norm and projections read; q, k, v and z
-)
+ATTENTION_KEPT = 5  # of a model of pixels: what its norm and projections read; q, k, v and z
 CONTEXT_UNET_KEPT = 35  # widths on the finest level, all levels together
 CONTEXT_UNET = 6  # widths on the finest level: four of the way up, beside the first block's output
 
@@ -42,9 +40,7 @@ def unet_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -
     most = 0
     for level, channels in enumerate(widths):
         below = widths[min(level + 1, len(widths) - 1)]
-        block = (
-            3 * (below + channels) + channels
-        )  # the concatenation, normalised, activated; the output
+        block = 3 * (below + channels) + channels  # concatenated, normalised, activated; the output
         if isinstance(config, UNetConfig) and config.cross_attention[level]:
             block = max(block, TRANSFORMER * channels)
         most = max(most, block * _cells(height, width, level))

@@ -84,19 +84,20 @@ class ImageNoise:
         from the seeds (Ho et al. 2020, equation 4)."""
         if not 0 <= t <= len(self.schedule) - 1:
             raise UsageError(f"t = {t} is no timestep - give 0 to {len(self.schedule) - 1}")
-        draw = NoiseSource(self.seeds, self.drawing).draw
-        noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
-        return self.with_latent(noised(self.latent, noise, self.schedule.alpha_bar_at(t)), t)
+        return self.with_latent(self._noised(self.schedule.alpha_bar_at(t)), t)
 
     def on(self, ladder: Ladder) -> "ImageNoise":
         """A picture with the noise of a ladder's top rung added, drawn as in `noised`, so that a run goes
         down that ladder."""
-        draw = NoiseSource(self.seeds, self.drawing).draw
-        noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
-        latent, t = noised(self.latent, noise, ladder.alpha_bars[0]), ladder.timesteps[0]
+        latent, t = self._noised(ladder.alpha_bars[0]), ladder.timesteps[0]
         if t == len(self.schedule) - 1:
             latent = latent / ladder.noise_scale  # `start` takes it for pure noise of unit variance
         return self.with_latent(latent, t)
+
+    def _noised(self, alpha_bar: float) -> Tensor:
+        draw = NoiseSource(self.seeds, self.drawing).draw
+        noise = draw(self.latent.shape[1:], self.latent.device, self.latent.dtype)
+        return noised(self.latent, noise, alpha_bar)
 
     def decode(self) -> Tensor:
         """The picture ``[B, 3, H, W]``, about -1..1 and not clamped.

@@ -24,16 +24,9 @@ from sd_scratch.tensors import ReadyEdit, Trace, edit_from_plain
 from sd_scratch.tensors.names import renamed_globs
 
 SAME_MACHINE = (
-    "device",
-    "dtype",
-    "channels_last",
-    "linear_by_convolution",
-    "threads",
-    "torch",
+    *("device", "dtype", "channels_last", "linear_by_convolution", "threads", "torch"),
     "version",
 )
-
-
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 Arguments = ParamSpec("Arguments")
 Read = TypeVar("Read")
@@ -56,16 +49,8 @@ def one_line(read: Callable[Arguments, Read]) -> Callable[Arguments, Read]:
     return typed
 
 
-@dataclass(frozen=True, eq=False)
-class StoredPrompt:
-    """A prompt as the manifest has it; `context` where its vectors were set by hand."""
-
-    text: str
-    clip_skip: int
-    syntax: str
-    emphasis: str
-    token_ids: list[int]
-    context: Tensor | None
+StoredPrompt = tuple[dict[str, Any], list[int], Tensor | None]
+"""The arguments of `TextToImage.prompt`, its token ids, and its vectors where they were set by hand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +95,13 @@ class StoredRun:
     def prompts(self) -> dict[str, list[StoredPrompt]]:
         return {
             branch: [
-                StoredPrompt(
-                    str(prompt["text"]),
-                    int(prompt["clip_skip"]),
-                    str(prompt.get("syntax", "plain")),  # as traces of before there was a choice
-                    str(prompt.get("emphasis", "a1111")),
+                (
+                    {
+                        "text": str(prompt["text"]),
+                        "clip_skip": int(prompt["clip_skip"]),
+                        "syntax": str(prompt.get("syntax", "plain")),  # before there was a choice
+                        "emphasis": str(prompt.get("emphasis", "a1111")),
+                    },
                     [int(token) for token in prompt["token_ids"]],
                     self.trace.inputs.get(f"context.{branch}.{i}"),
                 )
@@ -234,15 +221,11 @@ def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
 
 
 def _prompt(model: TextToImage, stored: StoredPrompt) -> Prompt:
-    prompt = model.prompt(
-        stored.text, clip_skip=stored.clip_skip, syntax=stored.syntax, emphasis=stored.emphasis
-    )
-    prompt = prompt.padded(len(stored.token_ids) // model.tokenizer.max_length)
-    if list(prompt.encoding.ids) != stored.token_ids:
+    settings, token_ids, context = stored
+    prompt = model.prompt(**settings).padded(len(token_ids) // model.tokenizer.max_length)
+    if list(prompt.encoding.ids) != token_ids:
         raise ScratchError(
-            f"'{stored.text}' has other tokens here than in the trace - the tokenizer or its way of"
+            f"'{prompt.text}' has other tokens here than in the trace - the tokenizer or its way of"
             " cleaning text is another one"
         )
-    if stored.context is None:
-        return prompt
-    return prompt.with_context(stored.context.to(prompt.context))
+    return prompt if context is None else prompt.with_context(context.to(prompt.context))

@@ -30,8 +30,8 @@ from sd_scratch.stop import Stop
 
 OnStep = Callable[[Step], object]
 """Is told of every step as it ends."""
-
-
+Ends = Callable[[Step], bool]
+"""The same, and says whether somebody wants the run to end there."""
 TEXTS = ("prompt", "negative")
 
 
@@ -112,20 +112,25 @@ def run(
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
     number, processes = share
+
+    def ends(step: Step) -> bool:
+        if on_step is not None:
+            on_step(step)
+        return stop is not None and stop.asked
+
     for start in range(number * batch_size, count, processes * batch_size):
         numbers = range(start, min(start + batch_size, count))
         seeds = [first if varied else first + i for i in numbers]
         noise = model.noise(seeds, recipe.width, recipe.height, recipe.drawing(start))
         if init_noise is not None:
             noise = noise.with_latent(_fitting(init_noise, noise.latent))
-        told = Told(on_step, stop)
         made: ImageNoise | None
         if begun is None:
-            made = _walk(model, noise, settings, recipe.steps or 0, told)
+            made = _walk(model, noise, settings, recipe.steps or 0, ends)
         else:
-            made = _remake(model, begun, noise, recipe, settings, told)
+            made = _remake(model, begun, noise, recipe, settings, ends)
         if made is not None and recipe.hires_scale is not None:
-            made = _enlarge(model, made, recipe, settings, hints, told)
+            made = _enlarge(model, made, recipe, settings, hints, ends)
         if made is None:
             return
         subseeds = [(recipe.subseed or 0) + i if varied else None for i in numbers]
@@ -156,24 +161,14 @@ def _fitting(noise: Tensor, latent: Tensor) -> Tensor:
     return noise.to(latent).expand_as(latent)
 
 
-@dataclass(frozen=True)
-class Told:
-    """Who hears of a run's steps, and who may end it."""
-
-    on_step: OnStep | None
-    stop: Stop | None
-
-
 def _walk(
-    model: TextToImage, noise: ImageNoise, settings: dict[str, Any], steps: int, told: Told
+    model: TextToImage, noise: ImageNoise, settings: dict[str, Any], steps: int, ends: Ends
 ) -> ImageNoise | None:
     """All steps of one pass; None where it was asked to stop before its end."""
     latent = noise.latent
     for step in model.steps(noise=noise, **settings):
         latent = step.x_next
-        if told.on_step is not None:
-            told.on_step(step)
-        if told.stop is not None and told.stop.asked and step.index + 1 < steps:
+        if ends(step) and step.index + 1 < steps:
             return None
     return noise.with_latent(latent, t=0)
 
@@ -184,7 +179,7 @@ def _remake(
     pure: ImageNoise,
     recipe: Recipe,
     settings: dict[str, Any],
-    told: Told,
+    ends: Ends,
 ) -> ImageNoise | None:
     """A finished picture made anew as far as the recipe's strength, with the seeds of `pure` noise."""
     canvas = begun if isinstance(begun, Canvas) else None
@@ -200,10 +195,10 @@ def _remake(
     part = part_of(recipe.steps or 0, recipe.strength, counted)
     if (
         counted == "a1111"
-    ):  # what changes in a prompt is counted of all steps there, from the first one taken
+    ):  # where what changes in a prompt is counted of all steps, from the first taken
         texts = {name: replace(settings[name], counted=part.levels) for name in TEXTS}
         settings = {**settings, **texts}
-    return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, told)
+    return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, ends)
 
 
 def _enlarge(
@@ -212,7 +207,7 @@ def _enlarge(
     recipe: Recipe,
     settings: dict[str, Any],
     hints: Sequence[Image.Image],
-    told: Told,
+    ends: Ends,
 ) -> ImageNoise | None:
     """The second pass: the pictures enlarged, and made anew as far as the recipe says."""
     passed, recipe = recipe.steps or 0, second_pass(model, recipe)
@@ -225,15 +220,14 @@ def _enlarge(
         own[name] = replace(settings[name], passed=passed)
     if recipe.controls or hints:
         own["control"] = _controls(recipe, hints)
-    return _remake(model, grown, grown, recipe, {**settings, **own}, told)
+    return _remake(model, grown, grown, recipe, {**settings, **own}, ends)
 
 
 def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:
     """A complete recipe's second pass as a recipe that begins with a picture. A1111, too, takes all of its
     steps there."""
     cell, scale = model.config.vae.downscale, recipe.hires_scale or 1.0
-    sides = (larger(side or cell, scale, cell) for side in (recipe.width, recipe.height))
-    width, height = sides
+    width, height = (larger(side or cell, scale, cell) for side in (recipe.width, recipe.height))
     counted = {"a1111": "comfy"}.get(recipe.strength_steps or "", recipe.strength_steps)
     return replace(
         recipe,
@@ -305,20 +299,12 @@ def _controls(recipe: Recipe, hints: Sequence[Image.Image]) -> list[Control]:
     uses = recipe.controls or ()
     if len(hints) != len(uses):
         raise UsageError(f"{len(uses)} ControlNets and {len(hints)} hints - give one for each")
-    pictures = [
-        fitted(hint, recipe, f"the hint of {use.name}")
-        for hint, use in zip(hints, uses, strict=True)
-    ]
-    return [
-        Control(
-            canny(picture, *low_high(use.canny)) if use.canny else picture,
-            use.strength,
-            use.start,
-            use.end,
-            use.guess,
-        )
-        for picture, use in zip(pictures, uses, strict=True)
-    ]
+    controls = []
+    for hint, use in zip(hints, uses, strict=True):
+        picture = fitted(hint, recipe, f"the hint of {use.name}")
+        picture = canny(picture, *low_high(use.canny)) if use.canny else picture
+        controls.append(Control(picture, use.strength, use.start, use.end, use.guess))
+    return controls
 
 
 def _as_the_model_is(model: TextToImage, recipe: Recipe) -> Recipe:

@@ -21,6 +21,7 @@ from sd_scratch.networks.controlnet import weighted
 from sd_scratch.networks.layers import Linear, computing_type
 from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pipeline.branches import COND, PERTURBED, PICTURED, UNCOND, Scales
+from sd_scratch.pipeline.canvas import Canvas
 from sd_scratch.pipeline.checks import PICTURE, inputs_beside
 from sd_scratch.pipeline.control import Control, controls_of, hint_tensor
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -222,10 +223,10 @@ def describe_run(
     source: str,
     rows: dict[str, list[Prompt]],
     noise: ImageNoise,
+    canvas: Canvas | None,
     calls: int,
     settings: dict[str, Any],
     controls: Sequence[Control],
-    more: Mapping[str, Tensor],
 ) -> Run:
     """A run as those see it who listen to its tensors: what it takes to make it again."""
     facts = {
@@ -239,7 +240,8 @@ def describe_run(
         **describe_machine(networks),
     }
     h, w = noise.latent.shape[-2:]
-    inputs = {"noise": noise.latent, **more}
+    inputs = {"noise": noise.latent, **(canvas.inputs if canvas else {})}
+    facts |= {"canvas": canvas.plain} if canvas else {}
     inputs |= {f"hint.{i}": hint_tensor(control.hint) for i, control in enumerate(controls)}
     facts |= {"control": [control.plain for control in controls]} if controls else {}
     for branch, prompts in rows.items():

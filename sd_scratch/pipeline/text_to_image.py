@@ -13,7 +13,7 @@ from sd_scratch.checkpoints import Components
 from sd_scratch.checkpoints.adapters.apply import Adapter, seamless, with_adapters
 from sd_scratch.checkpoints.adapters.control import LoadedControl
 from sd_scratch.diffusion.noise import Drawing, NoiseSource
-from sd_scratch.diffusion.samplers import Denoiser, Sampler, Step, get_sampler
+from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError, memory_told
 from sd_scratch.limits import STRENGTH_STEPS, TILINGS
@@ -21,7 +21,7 @@ from sd_scratch.networks.kernels import choose_by_rule
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.asking import Asking
 from sd_scratch.pipeline.branches import Scales
-from sd_scratch.pipeline.canvas import Canvas, Keeping, kinds_of, make_canvas
+from sd_scratch.pipeline.canvas import Canvas, keeping, kinds_of, make_canvas
 from sd_scratch.pipeline.checks import (
     check_inputs,
     check_noise,
@@ -32,7 +32,7 @@ from sd_scratch.pipeline.checks import (
 from sd_scratch.pipeline.coding import encode
 from sd_scratch.pipeline.conditioning import Conditioning, Texts
 from sd_scratch.pipeline.control import Control, Steering, control_name
-from sd_scratch.pipeline.denoise import Change, denoise
+from sd_scratch.pipeline.denoise import denoise
 from sd_scratch.pipeline.estimate import check_run, kept_bytes
 from sd_scratch.pipeline.fast import Fast
 from sd_scratch.pipeline.fast.plan import plan_run
@@ -51,7 +51,7 @@ from sd_scratch.pipeline.run_tensors import (
 )
 from sd_scratch.pipeline.settings import Option
 from sd_scratch.pipeline.tuning import convolutions_are_fast
-from sd_scratch.pipeline.way import Way
+from sd_scratch.pipeline.way import Change, Way
 from sd_scratch.tensors import Recordable, Taps, TensorInfo
 
 Model = TypeVar("Model", bound="TextToImage")
@@ -190,8 +190,8 @@ class TextToImage(Recordable):
         sides = [self.config.sample_size if side is None else side for side in (height, width)]
         named = zip(("height", "width"), sides, strict=True)
         h, w = (check_side(name, side, cell) // cell for name, side in named)
-        self._check_memory((len(seeds), h, w))
         shape = (self.config.vae.latent_channels, h, w)
+        self._check_memory((len(seeds), *shape))
         latent = NoiseSource(seeds, drawing).draw(shape, self.device, torch.float32)
         last = self.config.schedule.num_train_timesteps - 1
         return ImageNoise(latent, last, seeds, self.vae, self.schedule, drawing)
@@ -291,46 +291,31 @@ class TextToImage(Recordable):
         Raises:
             ScratchError: bad settings, or latents that are no longer finite.
         """
-        check_noise(noise)
         way = self.way(sampler, steps, schedule, options)
-        latent, ladder = noise.start(way.ladder, climbs=way.sampler.climbs)
+        latent, ladder = check_noise(noise).start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
         scale = self.config.guidance if guidance is None else guidance
-        steered = canvas.guidance if canvas else None
-        scales = Scales.checked(
-            scale, guidance_rescale, steered, pag, pag_adaptive_scale, pag_layers
-        )
+        told = canvas.guidance if canvas else None
+        scales = Scales.checked(scale, guidance_rescale, told, pag, pag_adaptive_scale, pag_layers)
         check_inputs(self.config, self.components.source, *kinds_of(canvas))
-        branches = scales.branches
-        size = len(noise), *noise.latent.shape[2:]
-        self._check_memory(size, branches=len(branches))
+        branches, shape = scales.branches, noise.latent.shape
+        self._check_memory(shape, len(branches))
         rows = self.conditioning.rows(prompt, negative, len(noise), branches)
         rows, of_steps = self.conditioning.of_steps(rows, len(ladder))
         source, watch = NoiseSource(noise.seeds, noise.drawing), Watch(self.taps, self.schedule)
-        # A seed's first draw is what the run starts from.
-        first = source.draw(noise.latent.shape[1:], self.device, torch.float32)
+        first = source.draw(shape[1:], self.device, torch.float32)  # what pure noise starts from
         steering = Steering(self.networks, control, noise, lambda: walked.calls)
         quick = plan_run(fast, self.unet, scales, self.schedule, walked, self.taps.members)
         ask = Asking(self.networks, self.taps, self.guidance, quick, watch, steering, canvas)
-        facts = {**way.plain, "guidance": scales.guidance, "t": noise.t}
-        facts |= {**scales.facts, **quick.facts}
-        facts |= {"tiling": self.tiling} if self.tiling else {}
-        predict: Denoiser = ask
-        inputs: dict[str, torch.Tensor] = {}
-        if canvas is not None:
-            canvas.check(noise)
-            keeping = Keeping(canvas, first, ladder)
-            predict, change = keeping.predict(ask), keeping.after_change(change)
-            facts["canvas"], inputs = canvas.plain, canvas.inputs
-
-        run = partial(describe_run, self.networks, self.components.source, rows, noise)
-        with self.taps.running(lambda: run(walked.calls, facts, steering.controls, inputs)):
-            ask.contexts = self.conditioning.contexts(of_steps, self.dtype)
-            calls = walked.calls * len(branches)
+        predict, change = keeping(canvas, noise, first, ladder, ask, change)
+        facts = {**way.plain, **scales.facts, **quick.facts, "t": noise.t, "tiling": self.tiling}
+        run = partial(describe_run, self.networks, self.components.source, rows, noise, canvas)
+        with self.taps.running(lambda: run(walked.calls, facts, steering.controls)):
+            ask.begin(self.conditioning.contexts(of_steps, self.dtype))
             leads = any(x.requires_grad for x in (latent, *ask.contexts))
+            calls = walked.calls * len(branches)
             if kept := kept_bytes(self.taps, self.config.unet, calls, latent, self.dtype, leads):
-                self._check_memory(size, branches=len(branches), kept=kept)
-            steering.look()
+                self._check_memory(shape, len(branches), kept)
             last = yield from denoise(
                 predict, latent, walked, source, self.sampling, watch, change, ask.blame
             )
@@ -363,11 +348,11 @@ class TextToImage(Recordable):
         own = sampler if isinstance(sampler, Sampler) else None
         return own or get_sampler(str(sampler or self.config.sampler))
 
-    def _check_memory(self, size: tuple[int, ...], branches: int = 1, kept: int = 0) -> None:
-        """Raise MemoryShortage for latents of a size (batch, h, w) that this device cannot take, unless `force` was said
+    def _check_memory(self, shape: Sequence[int], branches: int = 1, kept: int = 0) -> None:
+        """Raise MemoryShortage for latents ``[B, C, h, w]`` that this device cannot take, unless `force` was said
         when the model was loaded."""
         if not self.components.force:
-            (batch, h, w), cell = size, self.config.vae.downscale
+            (batch, _, h, w), cell = shape, self.config.vae.downscale
             heard = (name for member in self.taps.members for name in member.names)
             check_run(
                 self.config,

@@ -1,14 +1,18 @@
 """`Way`: how a run gets from noise to picture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sd_scratch.diffusion.samplers import Denoiser, Draw, Sampler, Steps
+from sd_scratch.diffusion.samplers import Denoiser, Draw, Sampler, Step, Steps
 from sd_scratch.diffusion.schedule import Ladder
+
+Change = Callable[[Step], Tensor]
+"""Makes of a finished step the sample ``[B, C, h, w]`` that the run goes on from; `Step.x_next` is that
+of the sampler. A mask keeps a part of a picture so."""
 
 
 @dataclass(frozen=True)
