@@ -51,7 +51,7 @@ class Keys:
 
 
 BY_WEIGHTS = "names classes and versions; what is loaded goes by keys and weights"
-TRAINING = "of training alone"
+TRAINING = "for training only"
 OUTPUTS = "chooses what transformers' class returns"
 
 UNET = Keys(
@@ -311,7 +311,7 @@ def page() -> str:
     for keys in TABLES:
         rows = [f"### {keys.title}", "", "| key | here | |", "|---|---|---|"]
         rows += [
-            f"| {_names(key)} | obeyed | {what} |" for key, what in sorted(keys.obeyed.items())
+            f"| {_names(key)} | used | {what} |" for key, what in sorted(keys.obeyed.items())
         ]
         rows += [f"| {_names(key)} | no effect | {why} |" for key, why in sorted(keys.idle.items())]
         rows += [
@@ -334,4 +334,4 @@ def _names(pattern: str) -> str:
 def _but(values: Sequence[object]) -> str:
     names = {True: "true", False: "false", None: "null"}
     shown = {names.get(v, str(v)) if isinstance(v, bool) or v is None else str(v) for v in values}
-    return f"but for {', '.join(sorted(shown))}" if shown else ""
+    return f"except {', '.join(sorted(shown))}" if shown else ""
