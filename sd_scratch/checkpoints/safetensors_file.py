@@ -22,23 +22,10 @@ from sd_scratch.checkpoints.sniff import AGAIN, PEEK, sniff
 from sd_scratch.errors import ScratchError
 from sd_scratch.files import open_file
 from sd_scratch.json_file import parse_json
+from sd_scratch.tensors.storage import DTYPES
 
 TENSOR_LIMIT = 10_000  # Stable Diffusion 1.x has 1,131, with a second (EMA) U-Net 1,817
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -146,11 +146,10 @@ def plane_chart(
     steps: dict[tuple[float, float], list[int]] = {}  # a place may be passed twice
     for i, place in enumerate(path, start=1):
         x, y = spot(place)
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), BAR)
+        draw.ellipse(_around((x, y), 3), BAR)
         steps.setdefault((round(x), round(y)), []).append(i)
     for place in places:
-        x, y = spot(place)
-        draw.ellipse((x - 6, y - 6, x + 6, y + 6), (200, 40, 40))
+        draw.ellipse(_around(spot(place), 6), (200, 40, 40))
     taken = [_around(spot(place), 7) for place in places] + [_around(spot(p), 4) for p in path]
     for i, place in enumerate(places, start=1):
         text = f"{i}: {labels[i - 1]}"
@@ -225,6 +224,10 @@ class Curve:
     spread: Sequence[float]
     colour: Colour
 
+    def edge(self, side: int) -> list[float]:
+        """The band's upper end (1) or its lower one (-1)."""
+        return [v + side * s for v, s in zip(self.values, self.spread, strict=True)]
+
 
 def line_chart(
     curves: Sequence[Curve], across: str, up: str, size: tuple[int, int] = (640, 360)
@@ -232,9 +235,8 @@ def line_chart(
     """Curves over 1, 2, ..., each with a paler band of its spread; one scale for all."""
     width, height = size
     left, top, right, bottom = 64, 24, width - 16, height - 44
-    lows = [v - s for c in curves for v, s in zip(c.values, c.spread, strict=True)]
-    highs = [v + s for c in curves for v, s in zip(c.values, c.spread, strict=True)]
-    low, high = min(lows, default=0.0), max(highs, default=1.0)
+    low = min((value for curve in curves for value in curve.edge(-1)), default=0.0)
+    high = max((value for curve in curves for value in curve.edge(1)), default=1.0)
     low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
     count = max((len(curve.values) for curve in curves), default=1)
 
@@ -244,12 +246,7 @@ def line_chart(
 
     page = Image.new("RGB", size, PAPER)
     for curve in curves:
-        over = [
-            spot(i, v + s) for i, (v, s) in enumerate(zip(curve.values, curve.spread, strict=True))
-        ]
-        under = [
-            spot(i, v - s) for i, (v, s) in enumerate(zip(curve.values, curve.spread, strict=True))
-        ]
+        over, under = ([spot(i, v) for i, v in enumerate(curve.edge(side))] for side in (1, -1))
         band = Image.new("RGBA", size, (*curve.colour, 0))
         if len(over) > 1:
             ImageDraw.Draw(band).polygon([*over, *reversed(under)], (*curve.colour, 40))
@@ -258,8 +255,8 @@ def line_chart(
     for curve in curves:
         line = [spot(i, value) for i, value in enumerate(curve.values)]
         draw.line(line, curve.colour, 2)
-        for x, y in line[-1:]:
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), curve.colour)
+        for at in line[-1:]:
+            draw.ellipse(_around(at, 3), curve.colour)
     draw.line((left, top, left, bottom, right, bottom), INK)
     for value in ticks(low, high, 5):
         y = spot(0, value)[1]

@@ -163,20 +163,16 @@ def sheet(
     left = MARGIN + (label_width + GAP if label_width else 0)
     body = sum(widths) + GAP * (columns - 1)
     width = max(left + max(body, foot.width if foot else 0) + MARGIN, 560)
-    head = [(line, font(18), INK) for line in wrap(title, font(18), width - 2 * MARGIN)]
-    tail = [
-        (line, font(13), FAINT)
-        for note in notes
-        for line in wrap(note, font(13), width - 2 * MARGIN)
-    ]
+    head = wrap(title, font(18), width - 2 * MARGIN)
+    tail = [line for note in notes for line in wrap(note, font(13), width - 2 * MARGIN)]
     heights = [max(cell.height for cell in row if cell is not None) for row in shown]
     foot_height = foot.height + GAP if foot else 0
     height = 2 * MARGIN + GAP + 26 * len(head) + sum(heights) + GAP * len(rows) + 18 * len(tail)
     page = Image.new("RGB", (width, height + foot_height + GAP), PAPER)
     draw = ImageDraw.Draw(page)
     y = MARGIN
-    for line, face, colour in head:
-        draw.text((MARGIN, y), line, colour, face)
+    for line in head:
+        draw.text((MARGIN, y), line, INK, font(18))
         y += 26
     y += GAP
     for i, row in enumerate(shown):
@@ -191,8 +187,8 @@ def sheet(
     if foot:
         page.paste(foot, (left, y))
         y += foot_height
-    for line, face, colour in tail:
-        draw.text((MARGIN, y), line, colour, face)
+    for line in tail:
+        draw.text((MARGIN, y), line, FAINT, font(13))
         y += 18
     return page
 

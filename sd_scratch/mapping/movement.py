@@ -117,10 +117,8 @@ class Plane:
         rest = [0.0] * (self.places.shape[1] - 2)
         return torch.stack(
             [
-                self.places[place]
-                if isinstance(place, int)
-                else self.places.new_tensor([*place, *rest])
-                for place in path
+                self.places[p] if isinstance(p, int) else self.places.new_tensor([*p, *rest])
+                for p in path
             ]
         )
 
@@ -211,7 +209,7 @@ def visited_report(
     visited = [("picture", i, "", *place) for i, place in enumerate(places, start=1)]
     return Report(
         {
-            "plane": _plane_figure(labels, marks, places, explained),
+            "plane": _plane_figure(labels, marks, places, explained, notes[0]),
             "strip": sheet("Pictures on the way", rows, notes=notes),
         },
         films={"move": encode_gif([enlarged(image, GIF_SIDE) for image in pictures], FRAME)},
@@ -225,6 +223,7 @@ def _plane_figure(
     marks: Sequence[Sequence[float]],
     places: Sequence[Sequence[float]],
     explained: Sequence[float],
+    named: str,
 ) -> Image.Image:
     across, up = (
         f"component {i + 1}, {part:.0%} of the variance" for i, part in enumerate(explained[:2])
@@ -234,9 +233,7 @@ def _plane_figure(
         "Red: the prompts, where their text vectors stand in the plane in which they differ most. "
         "Blue: the pictures on the way, by number. One unit is one unit of length of the text vectors."
     )
-    named = "; ".join(f"{i}: {label}" for i, label in enumerate(labels, start=1))
-    notes = [f"Landmarks: {named}.", note]
-    return sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=notes)
+    return sheet("The plane of the prompts", [[Cell(chart, enlarge=False)]], notes=[named, note])
 
 
 def reached(place: Sequence[float], marks: Sequence[Sequence[float]]) -> str:

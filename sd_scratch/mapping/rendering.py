@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,6 @@ from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pipeline.image_noise import ImageNoise
 from sd_scratch.pipeline.prompt import Prompt
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
-
-
-def _nothing(pictures: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Rendering:
     noise: ImageNoise
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 8
-    on_step: Callable[[int], object] = _nothing
+    on_step: Callable[[int], object] = lambda pictures: None
     state: State | None = None
 
     def __post_init__(self) -> None:
@@ -80,10 +77,10 @@ class Rendering:
         """`colours`, and the seconds that it took to make them, decoding included."""
         if seeds is not None and len(seeds) != len(prompts):
             raise ScratchError(f"{len(seeds)} seeds for {len(prompts)} prompts")
-        parts = [
-            self._batch(prompts[part], None if seeds is None else seeds[part])
-            for part in self.batches(len(prompts))
-        ]
+        parts = []
+        for part in self.batches(len(prompts)):
+            few = prompts[part], None if seeds is None else seeds[part]
+            parts.append(self.once("colours", *few, partial(self._make, *few)))
         seconds = sum(float(part["seconds"]) for part in parts)
         return torch.cat([part["colours"] for part in parts]), seconds
 
@@ -112,9 +109,6 @@ class Rendering:
             found = make()
             self.state.write(name, found)
         return found
-
-    def _batch(self, prompts: Sequence[Prompt], seeds: Sequence[int] | None) -> dict[str, Tensor]:
-        return self.once("colours", prompts, seeds, lambda: self._make(prompts, seeds))
 
     def steps(
         self, prompts: Sequence[Prompt], seeds: Sequence[int] | None = None

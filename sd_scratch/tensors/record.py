@@ -60,11 +60,8 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
             raise UsageError(f"when='{when}' - say 'before' or 'after' the edits")
         chain = list(reduce) if isinstance(reduce, Sequence) else [reduce]
         for reduction in chain:
-            if not (
-                callable(reduction)
-                or hasattr(reduction, "bind")
-                or isinstance(reduction, OverCalls)
-            ):
+            known = hasattr(reduction, "bind") or isinstance(reduction, OverCalls)
+            if not known and not callable(reduction):
                 raise UsageError(
                     f"reduce: give some of sd.reductions or a function of a tensor, not {reduce!r}"
                 )

@@ -14,73 +14,47 @@ from torch import Tensor, nn
 from sd_scratch.tensors.names import PICTURE, TensorInfo
 
 ATTENTION = {"q": "to_q>", "k": "to_k>", "v": "to_v>", "z": "to_out.0<", "out": "to_out.0>"}
+
+
+def _after(*leaves: str) -> dict[str, str]:
+    """Leaves that are what comes out of the modules of the same names."""
+    return {leaf: f"{leaf}>" for leaf in leaves}
+
+
 PLACES: dict[str, dict[str, str]] = {
     r"resnets\.\d": {
-        "in": "<",
-        "norm1": "norm1>",
-        "conv1": "conv1>",
-        "time": "time_emb_proj>",
-        "norm2": "norm2>",
-        "conv2": "conv2>",
-        "skip": "conv_shortcut>",
-        "out": ">",
+        **_after("norm1", "conv1", "norm2", "conv2"),
+        **{"in": "<", "time": "time_emb_proj>", "skip": "conv_shortcut>", "out": ">"},
     },
     r"(down|up)samplers\.0": {"out": ">"},
-    r"unet\..*attentions\.\d": {
-        "in": "<",
-        "norm": "norm>",
-        "proj_in": "proj_in>",
-        "proj_out": "proj_out>",
-        "out": ">",
-    },
+    r"unet\..*attentions\.\d": {**_after("norm", "proj_in", "proj_out"), "in": "<", "out": ">"},
     r"transformer_blocks\.0": {
-        "resid0": "<",
-        "norm1": "norm1>",
-        "resid1": "norm2<",
-        "norm2": "norm2>",
-        "resid2": "norm3<",
-        "norm3": "norm3>",
-        "resid3": ">",
+        **_after("norm1", "norm2", "norm3"),
+        **{"resid0": "<", "resid1": "norm2<", "resid2": "norm3<", "resid3": ">"},
     },
     r"attn[12]": ATTENTION,
     r"ff": {"value": "net.0.proj>", "gate": "net.0.proj>", "act": "net.0>", "out": "net.2>"},
     r"up_blocks\.\d": {f"concat.{i}": f"resnets.{i}<" for i in range(3)},
     r"unet": {
-        "x": "conv_in<",
-        "conv_in": "conv_in>",
-        "time_proj": "time_proj>",
-        "time_embedding": "time_embedding>",
-        "h": "mid_block>",
-        "norm_out": "conv_norm_out>",
-        "pred": "conv_out>",
+        **_after("conv_in", "time_proj", "time_embedding"),
+        **{"x": "conv_in<", "h": "mid_block>", "norm_out": "conv_norm_out>", "pred": "conv_out>"},
     },
     r"vae\..*attentions\.0": {**ATTENTION, "in": "<", "norm": "group_norm>", "resid_out": ">"},
-    r"vae\.encoder": {"conv_in": "conv_in>", "norm_out": "conv_norm_out>", "conv_out": "conv_out>"},
-    r"vae\.decoder": {"conv_in": "conv_in>", "norm_out": "conv_norm_out>"},
+    r"vae\.encoder": {**_after("conv_in", "conv_out"), "norm_out": "conv_norm_out>"},
+    r"vae\.decoder": {**_after("conv_in"), "norm_out": "conv_norm_out>"},
     r"vae": {
-        "moments": "quant_conv>",
-        "z": "post_quant_conv<",
-        "post_quant_conv": "post_quant_conv>",
-        "image": "decoder>",
+        **_after("post_quant_conv"),
+        **{"moments": "quant_conv>", "z": "post_quant_conv<", "image": "decoder>"},
     },
-    r"text": {"final_layer_norm": "final_layer_norm>"},
-    r"text\.embeddings": {
-        "token_embedding": "token_embedding>",
-        "position_embedding": "position_embedding>",
-    },
+    r"text": _after("final_layer_norm"),
+    r"text\.embeddings": _after("token_embedding", "position_embedding"),
     r"text\.encoder\.layers\.\d+": {
-        "resid_in": "<",
-        "layer_norm1": "layer_norm1>",
-        "resid_mid": "layer_norm2<",
-        "layer_norm2": "layer_norm2>",
-        "resid_out": ">",
+        **_after("layer_norm1", "layer_norm2"),
+        **{"resid_in": "<", "resid_mid": "layer_norm2<", "resid_out": ">"},
     },
     r"text\..*self_attn": {
-        "q": "q_proj>",
-        "k": "k_proj>",
-        "v": "v_proj>",
+        **{leaf: f"{leaf}_proj>" for leaf in ("q", "k", "v", "out")},
         "z": "out_proj<",
-        "out": "out_proj>",
     },
     r"text\..*mlp": {"pre": "fc1>", "act": "fc2<", "out": "fc2>"},
 }

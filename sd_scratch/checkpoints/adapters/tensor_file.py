@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sd_scratch.checkpoints.hashes import sha256
 from sd_scratch.checkpoints.pickle_file import load_pickle, whole
-from sd_scratch.checkpoints.safetensors_file import DTYPES, read_header
+from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.checkpoints.sniff import AGAIN, PICKLE, sniff_file
 from sd_scratch.errors import ScratchError
+from sd_scratch.tensors.storage import DTYPES
 
 SIZE_LIMIT = 4 << 30  # bytes
 DEPTH = 4  # of tables within tables in a pickle

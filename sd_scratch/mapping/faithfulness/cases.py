@@ -8,6 +8,7 @@ have been rendered.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from sd_scratch.text.encoding import Word
 SEED = 930  # of scenes that no training sees
 SWAP_STREAM = 77  # swapped words are drawn from other random numbers than the scenes
 NOUN, COLOUR, SIZE, BACKGROUND = KINDS = ("noun", "colour", "size", "background")
+FIELDS = {NOUN: "shape", COLOUR: "colour", SIZE: "size"}  # of an object
 CHOICES = {NOUN: SHAPES, COLOUR: tuple(COLOURS), SIZE: tuple(SIZES), BACKGROUND: tuple(COLOURS)}
 
 
@@ -128,8 +130,7 @@ def said(scene: Scene, slot: Slot) -> str:
     """The word that stands in a slot."""
     if slot.kind == BACKGROUND:
         return scene.background
-    item = scene.objects[slot.item]
-    return {NOUN: item.shape, COLOUR: item.colour, SIZE: item.size}[slot.kind]
+    return str(getattr(scene.objects[slot.item], FIELDS[slot.kind]))
 
 
 def _target(scene: Scene, slot: Slot, rng: np.random.Generator) -> Target:
@@ -146,12 +147,8 @@ def _with(scene: Scene, slot: Slot, text: str) -> Scene:
     """The scene with another word in a slot."""
     if slot.kind == BACKGROUND:
         return replace(scene, background=text)
-    item, objects = scene.objects[slot.item], list(scene.objects)
-    objects[slot.item] = {
-        NOUN: replace(item, shape=text),
-        COLOUR: replace(item, colour=text),
-        SIZE: replace(item, size=text),
-    }[slot.kind]
+    objects, other = list(scene.objects), dict[str, Any]({FIELDS[slot.kind]: text})
+    objects[slot.item] = replace(objects[slot.item], **other)
     return replace(scene, objects=tuple(objects))
 
 

@@ -48,7 +48,8 @@ def cut(rendering: Rendering, measured: Measured) -> list[Row]:
     model, case = rendering.model, measured.case
     prompt = model.prompt(case.prompt)
     word = case.word(prompt, case.targets[0])
-    h, w = model.noise(case.seed, *_size(measured)).latent.shape[-2:]
+    height, width = measured.picture.shape[-2:]
+    h, w = model.noise(case.seed, width, height).latent.shape[-2:]
     maps = {name: _cells(measured.maps[0][name], (h, w)) for name in CUT}
 
     wanted: list[Tensor] = [torch.zeros(h, w, dtype=torch.bool)]
@@ -136,10 +137,6 @@ def _row(measured: Measured, name: str, found: Row) -> Row:
 def _cells(values: Tensor, size: tuple[int, int]) -> Tensor:
     """A map ``[H, W]`` at the latent's size: the mean over each cell."""
     return F.adaptive_avg_pool2d(values[None, None], size)[0, 0]
-
-
-def _size(measured: Measured) -> tuple[int, int]:
-    return measured.picture.shape[-1], measured.picture.shape[-2]
 
 
 def _note(wanted: list[Tensor], places: Tensor) -> float:
