@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,8 +139,9 @@ class Conditioning:
         whole, passed = prompt.counted or steps, prompt.passed
         firsts = stretches(prompt.text, whole, passed)[:steps]
         settings = (prompt.clip_skip, prompt.syntax, prompt.emphasis)
+        told: dict[str, Any] = {"changes": False, "counted": prompt.counted, "passed": passed}
         made = {
-            first: replace(self.prompt(prompt.text, *settings, first, whole, passed), changes=False)
+            first: replace(self.prompt(prompt.text, *settings, first, whole, passed), **told)
             for first in sorted(set(firsts))
         }
         return [made[first] for first in firsts]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -49,8 +49,9 @@ def one_line(read: Callable[Arguments, Read]) -> Callable[Arguments, Read]:
     return typed
 
 
-StoredPrompt = tuple[dict[str, Any], list[int], Tensor | None]
-"""The arguments of `TextToImage.prompt`, its token ids, and its vectors where they were set by hand."""
+StoredPrompt = tuple[dict[str, Any], list[int], Tensor | None, dict[str, Any]]
+"""The arguments of `TextToImage.prompt`, its token ids, its vectors where they were set by hand, and how steps are
+counted where it changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,7 @@ class StoredRun:
                     },
                     [int(token) for token in prompt["token_ids"]],
                     self.trace.inputs.get(f"context.{branch}.{i}"),
+                    {key: int(prompt.get(key, 0)) for key in ("counted", "passed")},
                 )
                 for i, prompt in enumerate(prompts)
             ]
@@ -221,8 +223,11 @@ def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
 
 
 def _prompt(model: TextToImage, stored: StoredPrompt) -> Prompt:
-    settings, token_ids, context = stored
-    prompt = model.prompt(**settings).padded(len(token_ids) // model.tokenizer.max_length)
+    settings, token_ids, context, counted = stored
+    prompt = model.prompt(**settings)
+    if prompt.changes:  # the stored tokens are those of the first step
+        return replace(prompt, **counted)
+    prompt = prompt.padded(len(token_ids) // model.tokenizer.max_length)
     if list(prompt.encoding.ids) != token_ids:
         raise ScratchError(
             f"'{prompt.text}' has other tokens here than in the trace - the tokenizer or its way of"

@@ -215,6 +215,7 @@ def describe_prompt(prompt: Prompt) -> dict[str, Any]:
         "emphasis": prompt.emphasis,
         "token_ids": list(prompt.encoding.ids),
         "words": [[word.text, word.start, word.end, *word.positions] for word in prompt.words],
+        **{key: getattr(prompt, key) for key in ("counted", "passed") if getattr(prompt, key)},
     }
 
 

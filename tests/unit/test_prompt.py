@@ -145,7 +145,9 @@ def test_a_prompt_that_changes_is_read_again_at_its_steps(model):
         changing.scale("here", 2.0)
 
 
-@pytest.mark.parametrize("text", ["a (red:1.3) star BREAK a ring", "a [cat:dog:1] here", "a [b|c]"])
+@pytest.mark.parametrize(
+    "text", ["a (red:1.3) star BREAK a ring", "a [cat:dog:1] here", "a [cat:dog:0.5]", "a [b|c]"]
+)
 def test_a_trace_replays_weights_chunks_and_changes(model, tmp_path, text):
     noise = model.noise(1, 32, 32)
     with model.record("unet.h") as trace:
