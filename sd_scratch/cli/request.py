@@ -12,7 +12,9 @@ from sd_scratch.cli.init_noise import read_init_noise
 from sd_scratch.dialects.conventions import speak
 from sd_scratch.dialects.stored_recipe import read_recipe
 from sd_scratch.diffusion.sampler_names import (
+    a1111_sampler,
     a1111_schedule,
+    comfy_sampler,
     comfy_schedule,
     find_sampler,
     find_schedule,
@@ -38,6 +40,7 @@ SAME = (
 )
 SAID = ("seed", "steps", "sampler")  # without which no picture comes again
 SPREAD = {"a1111": a1111_schedule, "comfy": comfy_schedule}  # their names of schedules
+NAMED = {"a1111": a1111_sampler, "comfy": comfy_sampler}  # and of samplers, with their options
 HIRES = 2.0  # scale of a second pass
 LONGEST_LIST = 1000  # characters of a list of settings
 FILE_LIMIT = 1 << 20  # bytes of --prompt-file
@@ -58,15 +61,20 @@ def read_request(args: argparse.Namespace) -> Recipe:
 
     recipe = _begun(args)
     if args.sampler is not None:
-        base, solver = split_solver(args.sampler)
-        args.sampler, named = find_sampler(base)
+        base, options = split_solver(args.sampler)
+        name, named = find_sampler(base)
+        if args.like in NAMED:
+            name, options = NAMED[args.like](args.sampler)
+        args.sampler = name
         if None not in (named, args.schedule) and find_schedule(args.schedule) != named:
             raise UsageError(
                 f"the sampler's name says {named} and --schedule {args.schedule} - leave out one"
             )
         args.schedule = args.schedule or named
-        if solver or args.sampler != recipe.sampler:
-            recipe = replace(recipe, sampler_options=solver)  # without those of another sampler
+        if options or args.sampler != recipe.sampler:
+            recipe = replace(
+                recipe, sampler_options=dict(options)
+            )  # without those of another sampler
     if given is not None:
         recipe = replace(recipe, syntax=None)  # a new text is read in the usual way
     if args.like is not None:

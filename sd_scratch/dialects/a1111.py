@@ -7,10 +7,16 @@ from typing import Any
 
 from sd_scratch.dialects.a1111_line import SettingsLine
 from sd_scratch.dialects.hires import CELL, hires_of_a1111
-from sd_scratch.diffusion.sampler_names import BROWNIAN, a1111_schedule, find_sampler, split_solver
+from sd_scratch.diffusion.sampler_names import (
+    A1111_OWN,
+    BROWNIAN,
+    a1111_schedule,
+    find_sampler,
+    split_solver,
+)
 from sd_scratch.diffusion.samplers import SAMPLERS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import CLIP_SKIP, GUIDANCE, PAG, SEED, STEPS, are_digits
+from sd_scratch.limits import CLIP_SKIP, GUIDANCE, PAG, SEED, STEPS, read_integer
 from sd_scratch.pipeline.adapters import embeddings_in, take_tags, with_hashes
 from sd_scratch.pipeline.recipe import A1111_EMPHASES, Recipe
 from sd_scratch.pipeline.settings import Option
@@ -18,6 +24,7 @@ from sd_scratch.text.chunks import changes_in
 from sd_scratch.text.syntax import SYNTAXES
 
 RNG_NAMES = {"CPU": "cpu", "NV": "nv", "GPU": "nv", "CUDA": "nv"}  # and stable-diffusion.cpp's
+CUT = "Discard penultimate sigma"
 
 
 def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:
@@ -45,6 +52,12 @@ def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ..
         text, loras = take_tags(prompt)
     except UsageError as error:
         raise ScratchError(f"{where} - {error}") from None
+    if sampler in A1111_OWN and spacing and (passes.get("strength") or passes.get("hires_scale")):
+        settings.keep(
+            "Sampler",
+            str(sampler),
+            "from a picture on its noise and its first timestep disagree there",
+        )
     if loras:
         loras = with_hashes(loras, settings.take("Lora hashes") or "")
     recipe = Recipe(
@@ -93,9 +106,7 @@ class _Settings(SettingsLine):
         name, named = find_sampler(base)
         known = SAMPLERS[name].options if name in SAMPLERS else {}
         options: dict[str, Option] = {**solver}
-        automatic = "Automatic"
-        if self.was_written_by("stable-diffusion.cpp"):
-            automatic = "Uniform"
+        if cpp := self.was_written_by("stable-diffusion.cpp"):
             self.take("Guidance")  # of other models
             if name == "ddim":  # whose eta it writes for every sampler, inf where nothing was said
                 self.left["Eta DDIM"] = self.left.get("Eta", "inf")
@@ -105,29 +116,46 @@ class _Settings(SettingsLine):
         eta = self.number("Eta DDIM" if name == "ddim" else "Eta", 0.0, 1.0)
         if eta is not None and "eta" in known:
             options["eta"] = eta
+        own = self.was_written_by("sd_scratch")
+        automatic = "" if own else "Uniform" if cpp else "Automatic"
         spacing = self.left.get("Schedule type", (named or automatic).capitalize())
         spacing = "Uniform" if spacing == "Discrete" else spacing
-        schedule = a1111_schedule(name, spacing)
+        apart = name in A1111_OWN and (own or cpp)  # no relatives of A1111's
+        schedule = None if apart or not spacing else a1111_schedule(name, spacing)
+        schedule = named if cpp and named == "trailing" else schedule
         if schedule != "":
             self.take("Schedule type")
         self.why["Schedule type"] = f"{spacing[:40]} is not here"
-        if not self.was_written_by("sd_scratch"):
-            options |= self._of_a1111(name, written)
+        if not own and not cpp:
+            schedule = self._of_a1111(name, written, options, schedule)
         return name, options, schedule or None
 
-    def _of_a1111(self, name: str, written: str) -> dict[str, Option]:
-        """The options that A1111 sets for a sampler; what it does otherwise is kept and said."""
-        steps = self.left.get("Steps", "")
+    def _of_a1111(
+        self, name: str, written: str, options: dict[str, Option], schedule: str | None
+    ) -> str | None:
+        """The schedule, and the options and steps that A1111 sets for a sampler; what it does otherwise is kept and
+        said."""
+        if self.left.get("Beta schedule alpha") == self.left.get("Beta schedule beta") == "0.6":
+            self.take("Beta schedule alpha")
+            self.take("Beta schedule beta")
+        plain = schedule and name not in A1111_OWN and "+cut" not in schedule
+        if plain and self.left.get(CUT) == "True":
+            self.take(CUT)
+            schedule = f"{schedule}+cut"
         if name in BROWNIAN:
             self.keep("Sampler", written, "its noise is another stream's there")
-        if name in ("ddim", "pndm") and (self.version or (0, 0)) >= (1, 6) and are_digits(steps):
-            taken = -(-1000 // max(1000 // max(int(steps), 1), 1)) - 1
-            self.keep("Sampler", written, f"since 1.6 it ends before t = 1 there, in {taken} steps")
-        if name != "unipc":
-            return {}
-        self.keep("Sampler", written, "its timesteps are spread otherwise there")
-        order = self.integer("UniPC order", 1, 3) or 3
-        return {"order": order, "variant": self.take("UniPC variant") or "bh1"}
+        steps = read_integer(self.left.get("Steps", "")) or 0
+        if name not in A1111_OWN or not 1 <= steps <= STEPS[1]:
+            return schedule
+        stride, old = STEPS[1] // steps, (self.version or (0, 0)) < (1, 6)
+        if old and (STEPS[1] - 1) % stride == 0 and stride > 1:
+            steps = (STEPS[1] - 1) // stride + 1  # so that none of its timesteps is 1000
+        if name == "unipc":
+            options |= {"order": self.integer("UniPC order", 1, 3) or 3}
+            options |= {"variant": self.take("UniPC variant") or "bh1"}
+            steps = steps if old else -(-STEPS[1] // stride)
+        self.left["Steps"] = str(steps)
+        return "ddim_uniform" if old and schedule == A1111_OWN["ddim"] else schedule
 
     def zero_snr(self) -> bool | None:
         if self.left.get("Noise Schedule") != "Zero Terminal SNR":

@@ -48,8 +48,8 @@ class SettingsLine:
 
     @property
     def version(self) -> tuple[int, int] | None:
-        """A1111's, which begins with a v since 1.3; None for other tools."""
-        found = re.match(r"v(\d+)\.(\d+)", self.left.get("Version", ""))
+        """A1111's, which begins with a v since 1.3, and stands in Forge's; None for other tools."""
+        found = re.match(r"(?:f[\d.]+-?)?v(\d+)\.(\d+)", self.left.get("Version", ""))
         return None if found is None else (int(found[1]), int(found[2]))
 
     def integer(self, key: str, low: int, high: int) -> int | None:

@@ -3,7 +3,7 @@
 import re
 
 from sd_scratch.diffusion.samplers import SAMPLERS
-from sd_scratch.diffusion.spacing import OWN, SPACINGS
+from sd_scratch.diffusion.spacing import OWN, SPACINGS, find_spacing
 
 # What is not the same letters but for case, signs, "ancestral" and "scheduler".
 OTHERS = {
@@ -31,7 +31,15 @@ A1111_SCHEDULES = {
     "Exponential": "exponential+all",
     "Beta": "beta+all",
     "SGM Uniform": "sgm_uniform",
+    "KL Optimal": "kl_optimal+all+cut+last",
     "Align Your Steps": "ays",
+    "DDIM": "ddim_uniform",
+}
+# What its samplers that are not k-diffusion's have, whichever schedule is chosen; before 1.6 that was another.
+A1111_OWN = {
+    "ddim": "ddim_uniform+end",
+    "pndm": "ddim_uniform+end",
+    "unipc": "linspace+cut+last+unit",
 }
 # What its "Automatic" is, where it is not "Uniform".
 A1111_AUTOMATIC = {
@@ -41,12 +49,17 @@ A1111_AUTOMATIC = {
 # Samplers that take one sigma more and leave out the last.
 A1111_CUT = ("dpm2", "dpm2_a", "dpmpp_3m_sde")
 
+# ComfyUI's, which tells the network whole timesteps, and begins at the top with noise of unit variance.
 COMFY_SCHEDULES = {
-    "normal": "linspace",
-    "karras": "karras+all",
-    "exponential": "exponential+all",
-    "sgm_uniform": "sgm_uniform",
-    "simple": "simple",
+    "normal": "linspace+whole+unit",
+    "karras": "karras+all+whole+unit",
+    "exponential": "exponential+all+whole+unit",
+    "sgm_uniform": "sgm_uniform+whole+unit",
+    "simple": "simple+unit",
+    "ddim_uniform": "ddim_uniform",
+    "beta": "beta_timesteps+unit",
+    "linear_quadratic": "linear_quadratic+all+whole+unit",
+    "kl_optimal": "kl_optimal+all+whole+unit",
 }
 COMFY_CUT = ("dpm2", "dpm2_a", "unipc")
 
@@ -59,26 +72,35 @@ BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")  # the stream is a Brow
 
 
 def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
-    """Our name of a schedule of A1111's for a sampler; "" for one that is not here.
+    """Our name of a schedule of A1111's for a sampler; "" for one that is not here, None for a sampler that it has not.
 
     Its samplers from k-diffusion spread timesteps from the last to the first, or what "Automatic" is
-    for them; the others have the model's own spacing, which is None.
+    for them; DDIM, PLMS and UniPC have `A1111_OWN`.
     """
+    if sampler in A1111_OWN:
+        return A1111_OWN[sampler] if written in ("Automatic", "Uniform", "DDIM") else ""
     if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
         return None if written in ("Automatic", "Uniform") else ""
     if written == "Automatic":
         written = A1111_AUTOMATIC.get(sampler, "Uniform")
-    names = {_letters(title): name for title, name in A1111_SCHEDULES.items()}
-    return _cut(names.get(_letters(written), ""), sampler in A1111_CUT)
+    name = _found(A1111_SCHEDULES, written)
+    if "cut" in name and sampler in A1111_CUT:
+        return ""  # two levels less than it computes
+    return _cut(name, sampler in A1111_CUT)
 
 
 def comfy_schedule(sampler: str, written: str = "normal") -> str | None:
-    """The same for ComfyUI's, which begins with noise of unit variance."""
+    """The same for ComfyUI's."""
     if sampler not in SAMPLERS or not SAMPLERS[sampler].sigma_space:
         return None if written == "normal" else ""
-    names = {_letters(title): name for title, name in COMFY_SCHEDULES.items()}
-    name = _cut(names.get(_letters(written), ""), sampler in COMFY_CUT)
-    return f"{name}+unit" if name else ""
+    return _cut(_found(COMFY_SCHEDULES, written), sampler in COMFY_CUT)
+
+
+def a1111_sampler(written: str) -> tuple[str, dict[str, int | str]]:
+    """Our name and options of a sampler of A1111's, as they are there."""
+    base, options = split_solver(written)
+    name, _ = find_sampler(base)
+    return name, {"order": 3, "variant": "bh1"} if name == "unipc" else options
 
 
 def comfy_sampler(written: str) -> tuple[str, dict[str, int | str]]:
@@ -95,12 +117,16 @@ def a1111_title(spacing: str | None) -> str | None:
     titles = {name: title for title, name in A1111_SCHEDULES.items()} | {"karras": "Karras"}
     if spacing in (None, OWN):
         return None
-    name = str(spacing).removesuffix("+unit").removesuffix("+cut")
-    return titles.get(name, spacing)
+    name = "+".join(part for part in str(spacing).split("+") if part not in ("whole", "unit"))
+    return titles.get(name) or titles.get(name.replace("+cut", ""), spacing)
+
+
+def _found(schedules: dict[str, str], written: str) -> str:
+    return {_letters(title): name for title, name in schedules.items()}.get(_letters(written), "")
 
 
 def _cut(name: str, cut: bool) -> str:
-    return f"{name}+cut" if name and cut else name
+    return str(find_spacing(f"{name}+cut")) if name and cut else name
 
 
 def split_solver(written: str) -> tuple[str, dict[str, int | str]]:

@@ -36,13 +36,8 @@ SMALLEST_ALPHA_BAR = 2.0**-24
 FAINTEST = 1e-30  # of alpha_bar: what is fainter is lost when a sample is computed in float32
 
 LEVELS = (
-    "timesteps",
-    "alpha_bars",
-    "sigmas",
-    "final_alpha_bar",
-    "noise_scale",
-    "final_sigma",
-    "stride",
+    *("timesteps", "alpha_bars", "sigmas"),
+    *("final_alpha_bar", "noise_scale", "final_sigma", "stride"),
 )
 
 
@@ -136,6 +131,15 @@ class Ladder:
         """The first `count` rungs."""
         return self._rungs(slice(count))
 
+    def to_last(self) -> "Ladder":
+        """The rungs above the last one, at which a walk down them ends. Raises `UsageError` where it is the only one."""
+        if len(self) == 1:
+            raise UsageError(
+                "a ladder of one level, at which it ends, has no step - take more steps"
+            )
+        head, end = self.head(len(self) - 1), self.tail(len(self) - 1)
+        return replace(head, final_alpha_bar=end.alpha_bars[0], final_sigma=end.sigmas[0])
+
     def _rungs(self, rungs: slice) -> "Ladder":
         return replace(
             self,
@@ -208,7 +212,8 @@ class Schedule:
     def ladder(
         self, steps: int, spacing: str | None = None, *, sigma_space: bool = False
     ) -> Ladder:
-        """`steps` noise levels, spread as `spacing` says: the configuration's own by default.
+        """`steps` noise levels, spread as `spacing` says: the configuration's own by default; `ddim_uniform` and
+        "+end" may have another number of them.
 
         `sigma_space` is for samplers that work there, as diffusers has it: they visit timesteps
         between whole ones, and begin with noise of standard deviation sigma, which is less than the
@@ -231,13 +236,15 @@ class Schedule:
                 ends = len(self) - 1, 0
             high, low = map(self.sigma_at, ends)
             ladder = self.ladder_of_sigmas(SIGMA_SPACINGS[wanted.name](high, low, rungs))
-            ladder = replace(ladder, timesteps=wanted.told(ladder.timesteps))
         else:
             ladder = self.ladder_of_timesteps(
                 timesteps if sigma_space else [float(round(t)) for t in timesteps]
             )
-        if cut:
-            ladder = ladder.head(steps)
+        if wanted.name in SIGMA_SPACINGS or wanted.has("whole"):
+            ladder = replace(ladder, timesteps=wanted.told(ladder.timesteps))
+        ladder = ladder.head(len(ladder) - cut)
+        if wanted.has("end"):
+            ladder = ladder.to_last()
         if wanted.has("last"):
             ladder = replace(ladder, final_sigma=self.sigma_at(0))
         if wanted.has("stride"):

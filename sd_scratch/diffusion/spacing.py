@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,21 @@ def sgm_uniform(T: int, steps: int, offset: int) -> list[float]:
 def simple(T: int, steps: int, offset: int) -> list[float]:
     """From T - 1 down in strides of T / steps, cut to whole timesteps (ComfyUI and A1111)."""
     return [float(T - 1 - int(i * (T / steps))) for i in range(steps)]
+
+
+def ddim_uniform(T: int, steps: int, offset: int) -> list[float]:
+    """Every T // steps timesteps from 1 on, as many as there are: 30 steps are 31 (ComfyUI, and CompVis' DDIM)."""
+    return [float(t) for t in range(1, T, T // steps)][::-1]
+
+
+def beta_timesteps(T: int, steps: int, offset: int) -> list[float]:
+    """`beta`'s quantiles on whole timesteps, the lowest left out (ComfyUI); beyond some 130 steps, where some fall
+    on one timestep, spread to its neighbours."""
+    quantiles = _beta_quantiles([1.0 - i / steps for i in range(steps)], 0.6, 0.6)
+    found: list[int] = []
+    for i, t in enumerate(np.rint((quantiles * (T - 1)).round(6))):
+        found.append(max(min(int(t), found[-1] - 1 if found else T), steps - 1 - i))
+    return [float(t) for t in found]
 
 
 LCM_STEPS = 50  # of the teacher's schedule that consistency models were distilled on
@@ -100,14 +116,35 @@ def beta(
     sigma_max: float, sigma_min: float, steps: int, a: float = 0.6, b: float = 0.6
 ) -> list[float]:
     """Quantiles of a Beta distribution, dense at both ends (Lee et al. 2024, arXiv:2407.12173), between the two
-    sigmas, as A1111 and diffusers have it; others put the same quantiles on timesteps."""
+    sigmas, as A1111 and diffusers have it; `beta_timesteps` has them on timesteps."""
+    quantiles = _beta_quantiles(_even(1.0, 0.0, steps), a, b)
+    return [sigma_min + float(q) * (sigma_max - sigma_min) for q in quantiles]
+
+
+def _beta_quantiles(shares: list[float], a: float, b: float) -> "np.ndarray[Any, Any]":
     # With x = sin^2(angle) the density x^(a-1) (1-x)^(b-1) has no poles, and a sum serves as its integral.
     angles = np.linspace(0.0, math.pi / 2, 200_001)
     middles = (angles[1:] + angles[:-1]) / 2
     mass = np.sin(middles) ** (2 * a - 1) * np.cos(middles) ** (2 * b - 1)
-    share = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum()
-    quantiles = np.sin(np.interp(_even(1.0, 0.0, steps), share, angles)) ** 2
-    return [sigma_min + float(q) * (sigma_max - sigma_min) for q in quantiles]
+    below = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum()
+    return np.sin(np.interp(shares, below, angles)) ** 2
+
+
+def kl_optimal(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
+    """Even steps in arctan(sigma) (Sabour et al. 2024, arXiv:2404.14507)."""
+    return [math.tan(u) for u in _even(math.atan(sigma_max), math.atan(sigma_min), steps)]
+
+
+GENTLE = 0.025  # of sigma_max, which the first half of `linear_quadratic` goes down
+
+
+def linear_quadratic(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
+    """Half of the steps a little down a line, the others along a parabola that goes on with its slope and ends at 0
+    (Mochi 1, and ComfyUI). The lower end is not used."""
+    half = steps // 2
+    rise, rest = GENTLE / max(half, 1), steps - half
+    bend = (1.0 - GENTLE - rise * rest) / rest**2
+    return [sigma_max * (1.0 - rise * i - bend * max(i - half, 0) ** 2) for i in range(steps)]
 
 
 AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
@@ -132,6 +169,8 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int, int], list[float]]] = {
     "trailing": trailing,
     "sgm_uniform": sgm_uniform,
     "simple": simple,
+    "ddim_uniform": ddim_uniform,
+    "beta_timesteps": beta_timesteps,
     "lcm": lcm,
 }
 """``f(T, steps, offset)``: falling timesteps in 0..T-1. A model's configuration names one as its own."""
@@ -144,6 +183,8 @@ SIGMA_SPACINGS: dict[str, Callable[[float, float, int], list[float]]] = {
     "polyexponential": polyexponential,
     "beta": beta,
     "ays": align_your_steps,
+    "kl_optimal": kl_optimal,
+    "linear_quadratic": linear_quadratic,
 }
 """``f(sigma_max, sigma_min, steps)``: falling sigmas with these ends."""
 
@@ -153,7 +194,8 @@ SPACINGS = (OWN, *TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 MODIFIERS = {
     "all": "sigmas are spread between the first and the last of the whole schedule (A1111)",
     "cut": "one level more, and the last one left out (A1111 and ComfyUI, for DPM2)",
-    "whole": "the network is told whole timesteps (diffusers' KDPM2)",
+    "end": "the last level is where the walk ends, and no step begins there (A1111's DDIM and PLMS)",
+    "whole": "the network is told whole timesteps (ComfyUI, and diffusers' KDPM2)",
     "solver": "as diffusers' multistep solvers: all, whole, from noise of unit variance",
     "stride": "DDIM goes 1000 // n timesteps down, past or short of the next (diffusers)",
     "last": "ends at the noise of t = 0 (diffusers' final_sigmas_type sigma_min)",
@@ -181,10 +223,13 @@ class Spacing:
         spread = TIMESTEP_SPACINGS[name]
         if self.has("solver"):
             spread = SOLVER_SPACINGS.get(name, spread)
-        return spread(T, steps, offset)
+        found = spread(T, steps, offset)
+        # The one that would be T is cut to T - 1 by A1111, and left out by ComfyUI.
+        above = self.has("end") and name == "ddim_uniform" and found[0] + T // steps == T
+        return [T - 1.0, *found] if above and found[0] < T - 1 else found
 
     def told(self, timesteps: tuple[float, ...]) -> tuple[float, ...]:
-        """What the network is told for timesteps between whole ones, as they come from sigmas."""
+        """What the network is told for timesteps between whole ones."""
         if not self.has("solver", "whole"):
             return timesteps
         if self.has("whole") or self.name == "karras":

@@ -256,7 +256,7 @@ def calls_of(model: StableDiffusion, recipe: Recipe) -> int:
         recipe.steps or 1, recipe.strength or 1.0, recipe.strength_steps or STRENGTH_STEPS[0]
     )
     way = model.way(recipe.sampler, part.levels, recipe.schedule, recipe.sampler_options)
-    return replace(way, ladder=way.ladder.tail(part.levels - part.taken)).calls
+    return replace(way, ladder=part.of(way.ladder)).calls
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sd_scratch.diffusion.schedule import Ladder
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import STRENGTH_STEPS, UPSCALER_NAMES
 from sd_scratch.pipeline.image_noise import ImageNoise
@@ -19,10 +20,16 @@ NEARLY = 0.999  # what A1111 takes for a strength of 1
 
 
 class Part(NamedTuple):
-    """The part of a ladder that a run takes: the last `taken` of `levels` rungs."""
+    """The part of a ladder that a run takes: the last `taken` of `levels` rungs. Of a ladder that has more or fewer
+    than it was asked for, those from the same one on, or, as ComfyUI does, as many: `counted_back`."""
 
     levels: int
     taken: int
+    counted_back: bool = False
+
+    def of(self, ladder: Ladder) -> Ladder:
+        above = (len(ladder) if self.counted_back else self.levels) - self.taken
+        return ladder.tail(min(max(above, 0), len(ladder) - 1))
 
 
 def part_of(steps: int, strength: float, counted: str = STRENGTH_STEPS[0]) -> Part:
@@ -37,7 +44,7 @@ def part_of(steps: int, strength: float, counted: str = STRENGTH_STEPS[0]) -> Pa
             f"steps counted like {counted!r} - choose from {', '.join(STRENGTH_STEPS)}"
         )
     if counted == "comfy":
-        return Part(max(steps, int(steps / strength)), steps)
+        return Part(max(steps, int(steps / strength)), steps, counted_back=strength < 1.0)
     if counted == "a1111":
         return Part(steps, min(steps, int(min(strength, NEARLY) * steps) + 1))
     return Part(steps, max(1, int(steps * strength)))

@@ -109,6 +109,10 @@ def run(
     for line in idle_settings(recipe, way):
         log.warning(line)
     settings = settings_of(model, recipe, hints, prompt)
+    if len(way.ladder) < (
+        recipe.steps or 0
+    ):  # what changes in a prompt is counted of all that were asked for
+        settings |= {name: replace(settings[name], counted=recipe.steps) for name in TEXTS}
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
     number, processes = share
@@ -126,7 +130,7 @@ def run(
             noise = noise.with_latent(_fitting(init_noise, noise.latent))
         made: ImageNoise | None
         if begun is None:
-            made = _walk(model, noise, settings, recipe.steps or 0, ends)
+            made = _walk(model, noise, settings, len(way.ladder), ends)
         else:
             made = _remake(model, begun, noise, recipe, settings, ends)
         if made is not None and recipe.hires_scale is not None:
@@ -198,7 +202,7 @@ def _remake(
     ):  # where what changes in a prompt is counted of all steps, from the first taken
         texts = {name: replace(settings[name], counted=part.levels) for name in TEXTS}
         settings = {**settings, **texts}
-    return _walk(model, noise, {**settings, "steps": part.levels}, part.taken, ends)
+    return _walk(model, noise, {**settings, "steps": part.levels}, _taken(model, recipe), ends)
 
 
 def _enlarge(
@@ -286,13 +290,18 @@ def _passes(model: TextToImage, recipe: Recipe) -> Iterator[tuple[int, int]]:
     """The steps of each pass, and the cells of its latents."""
     cell = model.config.vae.downscale
     width, height = (side or model.config.sample_size for side in (recipe.width, recipe.height))
-    taken = recipe.steps or 0
-    if recipe.strength is not None:
-        counted = recipe.strength_steps or STRENGTH_STEPS[0]
-        taken = part_of(taken, recipe.strength, counted).taken if recipe.strength else 0
-    yield taken, (width // cell) * (height // cell)
+    yield _taken(model, recipe), (width // cell) * (height // cell)
     if recipe.hires_scale is not None:
         yield from _passes(model, replace(second_pass(model, recipe), hires_scale=None))
+
+
+def _taken(model: TextToImage, recipe: Recipe) -> int:
+    """How many rungs the first pass goes down."""
+    if recipe.strength == 0.0:
+        return 0
+    counted = recipe.strength_steps or STRENGTH_STEPS[0]
+    part = part_of(recipe.steps or 1, recipe.strength or 1.0, counted)
+    return len(part.of(model.way(recipe.sampler, part.levels, recipe.schedule).ladder))
 
 
 def _controls(recipe: Recipe, hints: Sequence[Image.Image]) -> list[Control]:

@@ -238,8 +238,7 @@ class TextToImage(Recordable):
         elif steps is None:
             steps = self.config.steps_with(self._sampler(sampler).name)
         part = part_of(steps, strength, counted)
-        ladder = self.way(sampler, part.levels, schedule).ladder
-        return picture.on(ladder.tail(part.levels - part.taken))
+        return picture.on(part.of(self.way(sampler, part.levels, schedule).ladder))
 
     # The loop -------------------------------------------------------------------------------
 
@@ -340,7 +339,8 @@ class TextToImage(Recordable):
         if steps is None and not isinstance(schedule, Ladder):
             steps = self.config.steps_with(chosen.name)
         ladder = chosen.ladder(self.schedule, steps, schedule)
-        plain = schedule.plain() if isinstance(schedule, Ladder) else schedule
+        named = not isinstance(schedule, Ladder) and len(ladder) == steps
+        plain = schedule if named else ladder.plain()
         return Way(chosen, given, ladder, plain)
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:

@@ -181,7 +181,7 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
         seed=5,
         steps=20,
         sampler="euler_a",
-        schedule="karras+all+unit",
+        schedule="karras+all+whole+unit",
         guidance=8.0,
         width=512,
         height=768,
@@ -193,9 +193,11 @@ def test_a_plain_chain_of_comfyui_is_a_recipe(tmp_path: Path) -> None:
     _, left = read_text(
         tmp_path,
         "prompt",
-        graph(n3={"scheduler": "beta", "sampler_name": "euler"}, n12={"class_type": "FreeU"}),
+        graph(
+            n3={"scheduler": "bong_tangent", "sampler_name": "euler"}, n12={"class_type": "FreeU"}
+        ),
     )
-    assert left == ("scheduler beta", "node FreeU")
+    assert left == ("scheduler bong_tangent", "node FreeU")
     pag = {"class_type": "PerturbedAttentionGuidance", "scale": 2.5, "model": ["10", 0]}
     guided, left = read_text(tmp_path, "prompt", graph(n3={"model": ["12", 0]}, n12=pag))
     assert guided == recipe.over(pag=2.5) and not any("node" in each for each in left)
@@ -402,10 +404,18 @@ def test_what_a_graph_says_of_one_network_is_said_of_that_alone(tmp_path: Path) 
 
 def test_samplers_that_other_tools_call_otherwise_or_set_otherwise(tmp_path: Path) -> None:
     for written, scheduler, name, options, schedule in (
-        ("ddim", "normal", "euler", {}, "linspace+unit"),
+        ("ddim", "normal", "euler", {}, "linspace+whole+unit"),
         ("uni_pc", "simple", "unipc", {"order": 3, "variant": "bh1"}, "simple+cut+unit"),
-        ("uni_pc_bh2", "karras", "unipc", {"order": 3, "variant": "bh2"}, "karras+all+cut+unit"),
-        ("dpmpp_2m_sde_gpu", "sgm_uniform", "dpmpp_2m_sde", {}, "sgm_uniform+unit"),
+        (
+            "uni_pc_bh2",
+            "karras",
+            "unipc",
+            {"order": 3, "variant": "bh2"},
+            "karras+all+cut+whole+unit",
+        ),
+        ("dpmpp_2m_sde_gpu", "sgm_uniform", "dpmpp_2m_sde", {}, "sgm_uniform+whole+unit"),
+        ("euler", "ddim_uniform", "euler", {}, "ddim_uniform"),
+        ("dpm_2", "beta", "dpm2", {}, "beta_timesteps+cut+unit"),
         ("dpmpp_2m_sde_heun_gpu", "simple", "dpmpp_2m_sde", {"solver": "heun"}, "simple+unit"),
     ):
         recipe, _ = read_text(
@@ -469,8 +479,8 @@ def test_invokeai_s_metadata_are_a_recipe(tmp_path: Path) -> None:
 
 
 def test_a_schedule_that_is_not_here_is_said_with_its_name() -> None:
-    text = "a\nSteps: 3, Sampler: Euler, Schedule type: KL Optimal, Seed: 1, Version: v1.10.1"
-    assert recipe_from_parameters(text, "x")[1] == ("Schedule type (KL Optimal is not here)",)
+    text = "a\nSteps: 3, Sampler: Euler, Schedule type: Turbo, Seed: 1, Version: v1.10.1"
+    assert recipe_from_parameters(text, "x")[1] == ("Schedule type (Turbo is not here)",)
 
 
 def test_the_schedule_that_a1111_takes() -> None:
@@ -478,15 +488,20 @@ def test_the_schedule_that_a1111_takes() -> None:
     assert a1111_schedule("dpm2_a") == "karras+all+cut"
     assert a1111_schedule("dpmpp_3m_sde") == "exponential+all+cut"
     assert a1111_schedule("euler_a", "align your steps") == "ays"
-    assert comfy_schedule("dpm2") == comfy_schedule("unipc") == "linspace+cut+unit"
-    assert comfy_schedule("euler", "karras") == "karras+all+unit" and comfy_schedule("ddim") is None
+    assert comfy_schedule("dpm2") == comfy_schedule("unipc") == "linspace+cut+whole+unit"
+    assert (
+        comfy_schedule("euler", "karras") == "karras+all+whole+unit"
+        and comfy_schedule("ddim") is None
+    )
     assert a1111_schedule("euler", "Polyexponential") == "exponential+all"  # its rho is 1
     assert a1111_schedule("euler", "Normal") == "linspace"
     for written in ("Karras", "Exponential", "Uniform", "Beta", "SGM Uniform", "Simple"):
         for sampler in ("euler", "dpm2"):
             assert a1111_title(a1111_schedule(sampler, written)) == written
-    assert a1111_schedule("ddim") is None and a1111_schedule("ddim", "Karras") == ""
-    assert a1111_schedule("euler", "KL Optimal") == "" and a1111_schedule("nothing") is None
+    assert a1111_schedule("ddim") == "ddim_uniform+end" and a1111_schedule("ddim", "Karras") == ""
+    assert a1111_schedule("euler", "KL Optimal") == "kl_optimal+all+cut+last"
+    assert a1111_title("kl_optimal+all+cut+last") == "KL Optimal"
+    assert a1111_schedule("dpm2", "KL Optimal") == "" and a1111_schedule("nothing") is None
 
 
 def test_sigmas_over_the_whole_schedule_without_the_next_to_last() -> None:
@@ -531,18 +546,27 @@ def test_pages_name_flags_and_files_that_are_there(name: str) -> None:
 
 
 A1111_TEXTS = {  # a line of settings, what of it is in the recipe, what is said
-    "Sampler: DDIM, Version: v1.10.1": (
-        {"sampler": "ddim"},
-        ("Sampler (since 1.6 it ends before t = 1 there, in 19 steps)",),
+    "Sampler: DDIM, Version: v1.10.1": ({"schedule": "ddim_uniform+end", "steps": 20}, ()),
+    "Sampler: DDIM, Version: f2.0.1v1.10.1-previous": ({"schedule": "ddim_uniform+end"}, ()),
+    "Sampler: DDIM, Version: v1.5.2": ({"schedule": "ddim_uniform"}, ()),
+    "Sampler: PLMS, Denoising strength: 0.5, Version: v1.6.0": (
+        {"sampler": "pndm", "strength": 0.5},
+        ("Sampler (from a picture on its noise and its first timestep disagree there)",),
     ),
-    "Sampler: DDIM, Version: v1.5.2": ({"sampler": "ddim"}, ()),
+    "Sampler: DDIM, Version: sd_scratch 1": ({"sampler": "ddim", "schedule": None}, ()),
+    "Sampler: ddim_trailing, Version: stable-diffusion.cpp": ({"schedule": "trailing"}, ()),
+    "Sampler: Euler, Schedule type: Beta, Beta schedule alpha: 0.6, Beta schedule beta: 0.6": (
+        {"schedule": "beta+all"},
+        (),
+    ),
+    "Sampler: Euler, Discard penultimate sigma: True": ({"schedule": "linspace+cut"}, ()),
     "Sampler: DPM++ SDE Karras": (
         {"sampler": "dpmpp_sde", "schedule": "karras+all"},
         ("Sampler (its noise is another stream's there)",),
     ),
     "Sampler: UniPC, UniPC order: 2": (
-        {"sampler": "unipc", "sampler_options": {"order": 2, "variant": "bh1"}},
-        ("Sampler (its timesteps are spread otherwise there)",),
+        {"sampler_options": {"order": 2, "variant": "bh1"}, "schedule": "linspace+cut+last+unit"},
+        (),
     ),
     "Sampler: DPM++ 2M SDE Heun Karras": (
         {

@@ -13,7 +13,7 @@ from sd_scratch.dialects.a1111 import recipe_from_parameters
 from sd_scratch.dialects.hires import scale_to
 from sd_scratch.errors import UsageError
 from sd_scratch.pictures.png import encode_png
-from sd_scratch.pipeline.part_way import UPSCALERS, Part, enlarged, larger, part_of
+from sd_scratch.pipeline.part_way import UPSCALERS, enlarged, larger, part_of
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 from sd_scratch.pipeline.run import count_steps, count_work
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
@@ -48,7 +48,7 @@ def model() -> StableDiffusion:
 def test_the_steps_at_a_strength(
     model: StableDiffusion, counted: str, steps: int, strength: float, part: tuple[int, int]
 ) -> None:
-    assert part_of(steps, strength, counted) == Part(*part)
+    assert part_of(steps, strength, counted)[:2] == part
     noise = model.begin(
         model.generate("a cat", model.noise(0, 32, 32), steps=1),
         strength,
@@ -334,3 +334,26 @@ def test_from_the_command_line(
     assert np.array_equal(first, second)
     assert "Hires upscaler: Lanczos" in Image.open("a.png").info["parameters"]
     assert main([*words, "--hires-strength=0.5", "-o", "c.png"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "taken"),
+    [("ddim_uniform+end", 20, 19), ("ddim_uniform", 30, 31), ("linspace+cut+last+unit", 9, 9)],
+)
+def test_a_ladder_of_other_rungs_is_counted_and_repeated(
+    model: StableDiffusion, tmp_path: Path, schedule: str, steps: int, taken: int
+) -> None:
+    """A1111 counts what changes in a prompt of the steps that were asked for."""
+    recipe = Recipe("a [cat:dog:0.5]", seed=1, steps=steps, width=32, height=32, sampler="ddim")
+    recipe = recipe.over(schedule=schedule)
+    assert count_steps(model, recipe) == taken
+    shown: list[int] = []
+    with model.record("unet.h") as trace:
+        (made,) = model.run(recipe, on_step=lambda step: shown.append(step.index))
+    assert len(shown) == taken
+    folder = trace.save(tmp_path / "t")
+    assert torch.equal(model.replay(folder).latent, made.latents.latent)
+    begun = recipe.over(strength=0.5)
+    assert count_steps(model, begun) == taken - (steps - steps // 2)
+    comfy = begun.over(strength_steps="comfy")
+    assert count_steps(model, comfy) == steps

@@ -25,7 +25,8 @@ def test_every_spacing_falls_and_agrees_with_itself(own, spacing, sigma_space):
     schedule = Schedule(replace(SD.config, timestep_spacing=own))
     for steps in (1, 2, 25, 1000):
         ladder = schedule.ladder(steps, spacing, sigma_space=sigma_space)
-        assert len(ladder) == steps
+        uniform = "ddim_uniform" in (spacing, own if spacing in (None, "discrete") else None)
+        assert len(ladder) == (999 if uniform and steps == 1000 else steps)
         assert all(a > b for a, b in pairwise(ladder.timesteps))
         assert all(a > b for a, b in pairwise(ladder.sigmas))
         for sigma, alpha_bar in zip(ladder.sigmas, ladder.alpha_bars, strict=True):
@@ -64,6 +65,15 @@ def test_unit_variance_is_asked_for():
     assert replace(unit, noise_scale=0.0) == replace(
         SD.ladder(10, "linspace", sigma_space=True), noise_scale=0.0
     )
+
+
+def test_a_ladder_may_have_other_rungs_than_were_asked_for():
+    assert len(SD.ladder(30, "ddim_uniform")) == 31  # of stride 33
+    ladder = SD.ladder(20, "ddim_uniform+end")
+    assert len(ladder) == 19 and ladder.timesteps[-1] == 51
+    assert (ladder.final_alpha_bar, ladder.final_sigma) == (SD.alpha_bar_at(1), SD.sigma_at(1))
+    with pytest.raises(UsageError, match="has no step - take more steps"):
+        SD.ladder(1, "ddim_uniform+end")
 
 
 def test_a_spacing_is_found_in_any_letters():

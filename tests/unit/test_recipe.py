@@ -193,13 +193,13 @@ def test_variations_and_the_noise_of_later_steps() -> None:
 @pytest.mark.parametrize(
     ("written", "sampler", "options", "schedule"),
     [
-        ("PLMS", "pndm", {}, None),
+        ("PLMS", "pndm", {}, "ddim_uniform"),
         ("DPM++ 2M", "dpmpp_2m", {}, "karras+all"),
         ("DPM++ 2M Karras", "dpmpp_2m", {}, "karras+all"),
         ("LMS Karras", "lms", {}, "karras+all"),
         ("LMS, Schedule type: Automatic", "lms", {}, "linspace"),
         ("DPM++ 2M, Schedule type: Uniform", "dpmpp_2m", {}, "linspace"),
-        ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}, None),
+        ("DDIM, Eta DDIM: 0.5", "ddim", {"eta": 0.5}, "ddim_uniform"),
         ("Euler a, Eta: 0.5", "euler_a", {"eta": 0.5}, "linspace"),
         ("Restart", "Restart", {}, None),
     ],
