@@ -178,6 +178,12 @@ def test_broken_pictures_are_listed_and_left_out(tmp_path, caplog):
         (b"file,label\ngood.png,\xe4\n", "not UTF-8 text.*save it again"),
         ("file,label\ngood.png,a\n".encode("utf-16-le"), "not UTF-8 text"),
         (b'file,label\n"' + b"x" * 200_000, "cannot be read as a table"),
+        ('file,label\ngood.png,"a\n', "cannot be read as a table"),
+        ('file,label\ngood.png,"a\ngood.png,b"\n', "or several lines"),
+        ("file,label\ngood.png,a,b\n", "line 2 has more cells"),
+        ("file,label,label\ngood.png,a,b\n", "each once"),
+        ("file,label\ngood.png,a\ngood.png,b\n", "good.png has two labels, a and b"),
+        ("file,label\ngood.png,a\n.\\good.png,b\n", "has two labels, a and b"),
     ],
 )
 def test_malformed_tables(tmp_path, table, words):
@@ -223,8 +229,19 @@ def test_a_table_that_is_no_regular_file(tmp_path):
         read_pictures(tmp_path, 8)
 
 
+def test_one_name_in_two_spellings_of_its_accents(tmp_path):
+    """As Linux and a Mac write it."""
+    linux, mac = "\u00e9", "e\u0301"
+    write_pictures(tmp_path, f"file,label\n{linux}.png,{linux}\ngood.png,{mac}\n")
+    (tmp_path / f"{mac}.png").write_bytes((tmp_path / "good.png").read_bytes())
+    data = read_pictures(tmp_path, 8)
+    assert data.class_names == (linux,) and len(data) == 2
+
+
 def test_nothing_can_be_kept_for_tests_of_single_pictures(tmp_path):
-    write_pictures(tmp_path, "file,label\n" + "".join(f"good.png,{i}\n" for i in range(12)))
+    write_pictures(tmp_path, "file,label\n" + "".join(f"{i}.png,{i}\n" for i in range(12)))
+    for i in range(12):
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / "good.png").read_bytes())
     with refused("one picture alone"):
         load_data("pictures", tmp_path)
 

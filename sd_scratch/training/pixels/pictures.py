@@ -8,6 +8,7 @@ in UTF-8 or UTF-16. Pictures are cropped to a centred square and scaled to one s
 import codecs
 import csv
 import io
+import unicodedata
 from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
@@ -32,15 +33,23 @@ def read_pictures(folder: Path, side: int) -> LabelledImages:
     """All readable pictures of a folder as RGB ``[N, 3, side, side]``; classes in alphabetical order.
 
     Files that are missing or no pictures are listed and left out. Raises `ScratchError` when the table
-    is missing or malformed, or no picture is left.
+    is missing or malformed, gives a picture two labels, or no picture is left.
     """
-    images, labels, broken = [], [], []
+    images, broken = [], []
+    labels: list[str] = []
+    label_of: dict[Path, str] = {}
     for name, label in _read_table(folder / TABLE):
         try:
-            images.append(_read_picture(_find(folder, name), side))
-            labels.append(label)
+            path = _find(folder, name)
+            images.append(_read_picture(path, side))
         except ScratchError as error:
             broken.append(f"{name} ({str(error).removeprefix(f'{folder / name} - ')})")
+            continue
+        labels.append(label_of.setdefault(path.resolve(), label))
+        if labels[-1] != label:
+            raise ScratchError(
+                f"{folder / TABLE} - {name} has two labels, {labels[-1]} and {label} - leave one"
+            )
     if broken:
         more = f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
         log.warning("%s - left out: %s%s", folder, ", ".join(broken[:LISTED]), more)
@@ -91,12 +100,14 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
         first, separator = 0, max(SEPARATORS, key=lines[0].count) if lines else SEPARATORS[0]
         if lines and lines[0].lower().startswith("sep="):  # a hint that Excel writes and reads
             first, separator = 1, lines[0][len("sep=") :].rstrip("\r\n")
-        rows = list(csv.reader(lines[first:], delimiter=separator, skipinitialspace=True))
+        rows = list(
+            csv.reader(lines[first:], delimiter=separator, skipinitialspace=True, strict=True)
+        )
     except (TypeError, csv.Error) as error:
         raise ScratchError(f"{path} - cannot be read as a table: {error}") from None
     names = [name.strip().lower() for name in rows[0]] if rows else []
-    if not {"file", "label"} <= set(names):
-        raise ScratchError(f"{path} - its first line must name the columns file,label")
+    if (names.count("file"), names.count("label")) != (1, 1):
+        raise ScratchError(f"{path} - its first line must name the columns file,label, each once")
     file, label = names.index("file"), names.index("label")
     table = []
     for number, row in enumerate(rows[1:], first + 2):
@@ -105,10 +116,14 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
             continue  # spreadsheets end with such lines
         if len(cells) <= max(file, label) or not cells[file] or not cells[label]:
             raise ScratchError(f"{path} - line {number} lacks a file or a label")
-        name = " ".join(cells[label].split())
-        if not name.isprintable():
+        if any(cells[len(names) :]):
             raise ScratchError(
-                f"{path} - line {number}: its label has characters that nobody can see"
+                f"{path} - line {number} has more cells than the first line - put a label with separators into quotes"
+            )
+        name = unicodedata.normalize("NFC", " ".join(cells[label].split()))
+        if not name.isprintable() or len(cells[label].splitlines()) > 1:
+            raise ScratchError(
+                f"{path} - line {number}: its label has characters that nobody can see, or several lines"
             )
         table.append((cells[file], name))
     if not table:
@@ -133,10 +148,12 @@ def _read_text(path: Path) -> str:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file that a row names. Raises `ScratchError` for one outside of the folder, by its name or by a
-    link."""
-    if not at_home(folder / name).exists() and "\\" in name:
-        name = name.replace("\\", "/")  # written on Windows
+    """The file that a row names, as it is spelt here or on Windows or a Mac. Raises `ScratchError` for one
+    outside of the folder, by its name or by a link."""
+    if not at_home(folder / name).exists():
+        name = name.replace("\\", "/")
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        name = next((form for form in forms if (folder / form).exists()), name)
     path = PurePath(name)
     named_outside = path.is_absolute() or PureWindowsPath(name).anchor or ".." in path.parts
     if named_outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
