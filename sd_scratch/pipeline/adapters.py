@@ -157,9 +157,9 @@ def _uses(fields: Fields, key: str, rows: Any, kind: type[Use], wanted: str) -> 
         if not isinstance(row, list) or [_type(value) for value in row] != types:
             fields.fail(key, wanted)
         use = kind(*(type_(value) for type_, value in zip(types, row, strict=True)))
-        if not use.fits or len(use.name) > MAX_NAME:
+        if not use.fits or len(use.name) > MAX_NAME or use.hash != _hash(use.hash):
             fields.fail(key, wanted)
-        uses.append(use._replace(hash=_hash(use.hash)))
+        uses.append(use)
     return tuple(uses)
 
 

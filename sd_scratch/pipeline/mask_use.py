@@ -57,7 +57,7 @@ def mask_from_json(fields: Fields, value: Any) -> MaskUse:
             and re.fullmatch(r"[0-9a-f]{0,64}", digest)
             and blend in ("", *BLENDS)
             and content in ("", *CONTENTS)
-            and all(0 <= number <= SIDE[1] for number in (feather, padding or 0, *extend))
+            and all(type(n) is int and 0 <= n <= SIDE[1] for n in (feather, padding or 0, *extend))
         ):
             return MaskUse(name, digest, alpha, blend, content, feather, tuple(extend), padding)
     fields.fail(

@@ -179,22 +179,20 @@ def recipe_from_json(text: str, where: str) -> Recipe:
     """The inverse of `Recipe.to_json`, for text from strangers: every value's type and range is
     checked, and keys that are not known are left out with a warning.
 
-    Raises ScratchError that names `where` and the key.
+    Raises ScratchError that names `where` and the key, also for one that holds no prompt.
     """
-    data = {
-        key: value for key, value in parse_json(text.encode(), where).items() if value is not None
-    }
+    data = parse_json(text.encode(), where)
     fields = Fields(data, where)
-    values = {name: row.read(fields, name) for name, row in SETTINGS.items() if name in data}
+    values = {n: row.read(fields, n) for n, row in SETTINGS.items() if n in data or n == "prompt"}
     if unknown := ", ".join(sorted(data.keys() - SETTINGS.keys() - {"version"})):
         log.warning(f"{where} - settings that are not known here are left out: {unknown[:200]}")
     # Older recipes have the spacing among the sampler's options.
     options = dict(values.get("sampler_options", {}))
-    if "sigmas" in options:
+    if "sigmas" in options and "schedule" not in data:
         values["schedule"] = SETTINGS["schedule"].read(Fields(options, where), "sigmas")
         values["sampler_options"] = {k: v for k, v in options.items() if k != "sigmas"}
     # Before there was a choice every character was text.
-    return Recipe(**{"prompt": "", "syntax": "plain", **values})
+    return Recipe(**{"syntax": "plain", **values})
 
 
 def _plain(value: object) -> str:

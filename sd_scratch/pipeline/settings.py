@@ -24,6 +24,7 @@ from sd_scratch.limits import (
     STRENGTH_STEPS,
     TILINGS,
     UPSCALER_NAMES,
+    real,
 )
 from sd_scratch.pipeline.adapters import controls_from_json, embeddings_from_json, loras_from_json
 from sd_scratch.pipeline.emphasis import EMPHASES
@@ -92,7 +93,9 @@ def _rows(decides: str, parse: Callable[[Fields, Any], Any]) -> Setting:
 
 
 def _options(fields: Fields, value: Any) -> dict[str, Option]:
-    if not isinstance(value, dict) or not all(isinstance(v, Option) for v in value.values()):
+    if not isinstance(value, dict) or not all(
+        isinstance(v, str | bool) or real(v) is not None for v in value.values()
+    ):
         fields.fail("sampler_options", "an object of numbers and texts")
     return value
 

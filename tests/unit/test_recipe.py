@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from sd_scratch.dialects.a1111 import recipe_from_parameters
 from sd_scratch.diffusion.noise import Drawing
 from sd_scratch.errors import ScratchError
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
+from sd_scratch.pipeline.settings import SETTINGS
 
 WHOLE = Recipe(
     prompt="a red circle, by hand\nand 漢字 🎨",
@@ -74,7 +76,10 @@ def test_json_leaves_the_rest_to_the_model() -> None:
         ("width", 10**6),
         ("sampler", ["ddim"]),
         ("sampler_options", {"eta": None}),
+        ("sampler_options", {"eta": math.nan}),
         ("sampler_options", [1]),
+        ("loras", [["style", 1, 1, "none"]]),
+        ("mask", ["", "", True, "", "", True, [0, 0, 0, 0], None]),
         ("text_cleaning", "none"),
         ("dtype", "load"),
         ("model", {}),
@@ -83,6 +88,17 @@ def test_json_leaves_the_rest_to_the_model() -> None:
 def test_json_of_the_wrong_type_or_range_is_refused(key: str, value: object) -> None:
     with pytest.raises(ScratchError, match=f"x.png - `{key}`"):
         recipe_from_json(json.dumps({"prompt": "a", key: value}), "x.png")
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_null_is_no_value(key: str) -> None:
+    with pytest.raises(ScratchError, match=f"x.png - `{key}` must be .*, found null"):
+        recipe_from_json(json.dumps({"prompt": "a", key: None}), "x.png")
+
+
+def test_a_recipe_has_a_prompt() -> None:
+    with pytest.raises(ScratchError, match="x.png - `prompt` must be a text, found nothing"):
+        recipe_from_json('{"version": "0.1", "seed": 1}', "x.png")
 
 
 @pytest.mark.parametrize(
