@@ -310,9 +310,7 @@ def page() -> str:
     parts = []
     for keys in TABLES:
         rows = [f"### {keys.title}", "", "| key | here | |", "|---|---|---|"]
-        rows += [
-            f"| {_names(key)} | used | {what} |" for key, what in sorted(keys.obeyed.items())
-        ]
+        rows += [f"| {_names(key)} | used | {what} |" for key, what in sorted(keys.obeyed.items())]
         rows += [f"| {_names(key)} | no effect | {why} |" for key, why in sorted(keys.idle.items())]
         rows += [
             f"| `{key}` | not supported, {what} | {_but(values)} |"

@@ -20,7 +20,7 @@ from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.settings import SETTINGS, Option
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.cleaning import STYLES
-from sd_scratch.text.syntax import SYNTAXES
+from sd_scratch.text.syntax import AND, SYNTAXES
 
 ENOUGH = 15  # steps, for a guidance far above the model's own: see docs/scenes.md
 
@@ -54,8 +54,15 @@ def check_recipe(recipe: Recipe) -> Recipe:
         recipe = replace(recipe, sampler=sampler, schedule=recipe.schedule or spacing)
     if recipe.schedule is not None:
         recipe = replace(recipe, schedule=str(find_spacing(find_schedule(recipe.schedule))))
-    for text in (recipe.prompt, recipe.negative_prompt):
-        check_prompt(text, recipe.syntax or SYNTAXES[0])
+    syntax = recipe.syntax or SYNTAXES[0]
+    check_prompt(recipe.prompt, syntax)
+    if syntax == "a1111" and AND.search(recipe.negative_prompt):
+        log.warning("negative prompt: AND is the word 'and' in it, as in A1111")
+        recipe = replace(recipe, negative_prompt=AND.sub("and", recipe.negative_prompt))
+    try:
+        check_prompt(recipe.negative_prompt, syntax)
+    except UsageError as error:
+        raise UsageError(f"negative prompt: {error}") from None
     if recipe.fast is not None:
         recipe = replace(recipe, fast=show_fast(read_fast(recipe.fast)) or None)
     for name in CHECKED:

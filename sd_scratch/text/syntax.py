@@ -92,7 +92,7 @@ def read(text: Cleaned, syntax: str) -> Reading:
     if found := AND.search(text.text):
         raise UsageError(
             f"AND at character {text.spans[found.start()][0] + 1} of the prompt joins two prompts into"
-            " one picture, which is not done here - write 'and', or read the prompt as plain text"
+            " one picture, which is not done here - write 'and' for the word, or read the prompt as plain text"
         )
     text, networks = without_networks(text)
     return _a1111(text, networks)

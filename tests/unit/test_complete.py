@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from sd_scratch.config import TINY
-from sd_scratch.pipeline.complete import advise, complete
+from sd_scratch.errors import UsageError
+from sd_scratch.pipeline.complete import advise, check_recipe, complete
 from sd_scratch.pipeline.recipe import Recipe
 from tests.tiny import tiny_model
 
@@ -30,3 +33,15 @@ def test_much_guidance_in_few_steps_is_warned_of(caplog) -> None:
         caplog.clear()
         advise(complete(Recipe("a cat", guidance=guidance, steps=steps), FEW), FEW)
         assert ("15 or more" in caplog.text) is said
+
+
+def test_what_is_wrong_in_a_negative_prompt_is_said_of_it(caplog) -> None:
+    """A1111 knows no AND there: it is a word, and CLIP's tokens have no capitals."""
+    read = check_recipe(Recipe("a", "fog AND rain, AND (mist AND:1.2)"))
+    assert read.negative_prompt == "fog and rain, and (mist and:1.2)"
+    assert caplog.messages == ["negative prompt: AND is the word 'and' in it, as in A1111"]
+    assert check_recipe(Recipe("a", "AND", syntax="plain")).negative_prompt == "AND"
+    with pytest.raises(UsageError, match="^AND at character 3 of the prompt"):
+        check_recipe(Recipe("a AND b"))
+    with pytest.raises(UsageError, match="^negative prompt: the weight 99999"):
+        check_recipe(Recipe("a", "(b:99999)"))
