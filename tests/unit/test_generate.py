@@ -141,16 +141,30 @@ def test_from_image_of_a1111(generate, capsys) -> None:
     [
         (["--sampler=DPM++ 2M Karras"], "karras"),
         (["--sampler=DPM++ 2M Karras", "--like=a1111"], "karras+all"),
-        (["--sampler=euler", "--schedule=karras", "--like=comfy"], "karras+all+unit"),
+        (["--sampler=euler", "--schedule=karras", "--like=comfy"], "karras+all+whole+unit"),
         (["--sampler=euler", "--schedule=karras+cut", "--like=a1111"], "karras+cut"),
         (["--sampler=euler", "--schedule=SGM Uniform"], "sgm_uniform"),
         (["--sampler=euler", "--schedule=normal"], "linspace"),
-        (["--sampler=dpm2", "--like=comfy"], "linspace+cut+unit"),
+        (["--sampler=dpm2", "--like=comfy"], "linspace+cut+whole+unit"),
+        (["--sampler=ddim", "--schedule=beta", "--like=comfy"], "beta_timesteps+unit"),
+        (["--sampler=UniPC", "--like=a1111"], "linspace+cut+last+unit"),
     ],
 )
 def test_schedules_by_the_names_of_other_tools(generate, words: list[str], schedule: str) -> None:
     assert generate("a", *SMALL, *words, "-o", "a.png") == 0
     assert read_recipe(Path("a.png"))[0].schedule == schedule
+
+
+def test_samplers_are_those_of_the_tool(generate) -> None:
+    for words, name, options in (
+        (["--sampler=ddim", "--like=comfy"], "euler", {}),
+        (["--sampler=uni_pc_bh2", "--like=comfy"], "unipc", {"order": 3, "variant": "bh2"}),
+        (["--sampler=UniPC", "--like=a1111"], "unipc", {"order": 3, "variant": "bh1"}),
+        (["--sampler=UniPC", "--like=a1111", "--sampler-option=order=2"], "unipc", {"order": 2, "variant": "bh1"}),
+    ):  # fmt: skip
+        assert generate("a", *SMALL, *words, "-o", "a.png", "--overwrite") == 0
+        recipe = read_recipe(Path("a.png"))[0]
+        assert (recipe.sampler, recipe.sampler_options) == (name, options)
 
 
 def test_a_solver_in_a_sampler_s_name(generate) -> None:
