@@ -3,8 +3,8 @@ those of strangers.
 
 Bytes go into a temporary file in the target's own folder, reach the disk, and are then given their
 name in one atomic step: `write_file` puts them at one path, `write_numbered` at the first free one of
-many, which also holds when several processes choose names at the same moment, and `new_folder` makes a
-whole folder so.
+many, which also holds when several processes choose names at the same moment. `new_folder` makes a
+whole folder so, and `filled_folder` puts files into one that is there.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ CAUSES = {
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 MEGABYTE = 1_000_000
+FILLED = ".new.part"  # in a folder, what `filled_folder` is going to put there
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 
 
@@ -199,26 +200,63 @@ def new_folder(folder: Path, replaceable: Sequence[str] = ()) -> Iterator[Path]:
     old = folder.with_name(f".{secrets.token_hex(8)}.old")
     try:
         part.mkdir()
-        try:
+        with _called(part, given):
             yield part
-        except ScratchError as error:
-            if str(part) in str(error):  # a name that nobody gave
-                raise type(error)(str(error).replace(str(part), str(given))) from None
-            raise
         with _errors_about(folder):
             check_new_folder(folder, replaceable)  # it may have appeared in the meantime
             if folder.exists() and any(folder.iterdir()):
                 os.replace(folder, old)
-            try:
-                os.replace(part, folder)
-            except OSError:
-                if old.exists():
-                    os.replace(old, folder)
-                raise
+            os.replace(part, folder)
             _flush_folder(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def filled_folder(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to write into. Once the block has ended, its files are in `folder`: over those of the same
+    names, and what else matches `stale` there goes. Until then nothing in `folder` changes.
+
+    Raises ScratchError where another process does the same there, and as `new_folder`.
+    """
+    if not folder.exists():
+        with new_folder(folder) as part:
+            yield part
+        return
+    part = folder / FILLED
+    with _errors_about(part):
+        try:
+            part.mkdir()
+        except FileExistsError:
+            raise ScratchError(
+                f"{folder} - another process writes into it, or was killed there: then remove {part}"
+            ) from None
+    try:
+        with _called(part, folder):
+            yield part
+        with _errors_about(folder):
+            names = [file.relative_to(part) for file in part.rglob("*") if file.is_file()]
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part / name, folder / name)
+            for file in [file for glob in stale for file in folder.glob(glob)]:
+                if file.relative_to(folder) not in names:
+                    file.unlink()
+            _flush_folder(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _called(part: Path, given: Path) -> Iterator[None]:
+    """Errors inside name the folder that was given where they name `part`, which nobody knows."""
+    try:
+        yield
+    except ScratchError as error:
+        raise type(error)(str(error).replace(str(part), str(given))) from None
 
 
 def _refuse_irregular(path: Path) -> None:

@@ -20,7 +20,7 @@ from sd_scratch.checkpoints.parts import parts_of
 from sd_scratch.checkpoints.safetensors_writer import write_tensors
 from sd_scratch.checkpoints.single_file import config_metadata
 from sd_scratch.errors import ScratchError, UsageError, log
-from sd_scratch.files import write_file
+from sd_scratch.files import filled_folder, write_file
 from sd_scratch.text.tokenizer import Tokenizer
 from sd_scratch.text.vocabulary import END
 
@@ -48,30 +48,32 @@ def save_folder(
     """Write a diffusers folder that this package, diffusers and transformers read.
 
     Weights are stored as `dtype`; a network of more than `shard_bytes` is cut into several files with
-    an index. Other files in the folder, such as a README, stay. Raises ScratchError when a model is
-    there already and `overwrite` is false, and for whatever keeps a file from being written.
+    an index. The whole model is written or nothing; other files in the folder, such as a README, stay.
+    Raises ScratchError when a model is there already and `overwrite` is false, and for whatever keeps a
+    file from being written.
     """
     folder, config = Path(folder), components.config
     if (folder / "model_index.json").exists() and not overwrite:
         raise UsageError(f"{folder} - holds a model already - choose another folder")
-    for name, part in parts_of(config).items():
-        state = {part.prefix + k: v for k, v in components.networks[name].state_dict().items()}
-        place = folder / part.folder
-        written = _write_shards(place, part.stem, state, dtype, shard_bytes)
-        _remove_other_weights(place, part.stem, written)
-        _write_json(place / "config.json", part.write(config))
-    components.tokenizer.save(folder / "tokenizer")
+    parts, scheduler = parts_of(config), scheduler_json(config)
+    # What another model has left there would be read in place of the new files.
+    weights = [f"{part.folder}/{part.stem}*.safetensors*" for part in parts.values()]
+    with filled_folder(folder, [*weights, "tokenizer/*.json"]) as made:
+        for name, part in parts.items():
+            state = {part.prefix + k: v for k, v in components.networks[name].state_dict().items()}
+            _write_shards(made / part.folder, part.stem, state, dtype, shard_bytes)
+            _write_json(made / part.folder / "config.json", part.write(config))
+        components.tokenizer.save(made / "tokenizer")
+        _write_json(made / "scheduler" / "scheduler_config.json", scheduler)
+        index = {
+            **MODEL_INDEX,
+            **{part.folder: list(part.reader) for part in parts.values()},
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "sd_scratch": settings_json(config),
+        }
+        _write_json(made / "model_index.json", index)
     words = [phrase for phrase, ids in components.tokenizer.added.items() if len(ids) > 1]
     _warn_of_words(words)
-    scheduler = scheduler_json(config)
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    index = {
-        **MODEL_INDEX,
-        **{part.folder: list(part.reader) for part in parts_of(config).values()},
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "sd_scratch": settings_json(config),
-    }
-    _write_json(folder / "model_index.json", index)
 
 
 def save_single_file(
@@ -120,21 +122,19 @@ def _warn_of_words(words: Iterable[str]) -> None:
 
 def _write_shards(
     folder: Path, stem: str, state: Mapping[str, Tensor], dtype: torch.dtype, limit: int
-) -> set[str]:
-    """Write one file, or several of at most `limit` bytes and an index; return their names."""
+) -> None:
+    """Write one file, or several of at most `limit` bytes and an index."""
     shards = _cut(state, dtype, limit)
     if len(shards) == 1:
-        write_tensors(folder / f"{stem}.safetensors", state, dtype, {}, overwrite=True)
-        return {f"{stem}.safetensors"}
+        return write_tensors(folder / f"{stem}.safetensors", state, dtype, {}, overwrite=True)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         write_tensors(folder / name, shard, dtype, {}, overwrite=True)
         weight_map |= dict.fromkeys(shard, name)
     size = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize
-    index = f"{stem}.safetensors.index.json"
-    _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    return {index, *weight_map.values()}
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    _write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def _cut(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[dict[str, Tensor]]:
@@ -149,13 +149,6 @@ def _cut(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[di
         shards[-1][key] = tensor
         room -= size
     return shards
-
-
-def _remove_other_weights(folder: Path, stem: str, written: set[str]) -> None:
-    """What an earlier save in another cut left behind would be read in place of the new files."""
-    for file in folder.glob(f"{stem}*.safetensors*"):
-        if file.name not in written:
-            file.unlink()
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -6,12 +6,11 @@ import secrets
 import string
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from sd_scratch.errors import ScratchError, UsageError, log
-from sd_scratch.files import check_new_folder, check_target, new_folder, write_file, write_numbered
+from sd_scratch.files import check_new_folder, check_target, write_file, write_numbered
 
 DEFAULT = "out/{seed}-{index:04}.png"
 FIELDS = ("seed", "index", "prompt", "model", "sampler", "steps", "cfg", "width", "height")
@@ -152,17 +151,6 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         except UsageError as error:
             hint = ", or give --overwrite" if folder.is_dir() else ""
             raise UsageError(f"{error}{hint}") from None
-
-
-@contextmanager
-def made_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write a model into, all of it or nothing; with `overwrite` into the one that is there,
-    where other files stay."""
-    if overwrite and folder.is_dir() and not folder.is_symlink():
-        yield folder
-    else:
-        with new_folder(folder) as part:
-            yield part
 
 
 def slug(text: str, length: int = LONGEST_NAME) -> str:

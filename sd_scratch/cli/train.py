@@ -162,7 +162,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from sd_scratch.cli.output import check_folder, made_folder
+    from sd_scratch.cli.output import check_folder
+    from sd_scratch.files import filled_folder
 
     check_folder(args.export, args.overwrite)
     if args.what in DATA_SETS:
@@ -170,13 +171,12 @@ def _export(args: argparse.Namespace) -> int:
         from sd_scratch.training.pixels.train import export_ddpm
 
         preset = _preset(args, load_data(args.what, args.data))
-        with made_folder(args.export, args.overwrite) as folder:
-            export_ddpm(preset, args.out, folder)
+        with filled_folder(args.export) as folder:
+            export_ddpm(preset, args.out, folder, args.export)
     else:
         from sd_scratch.training.scenes.train import export_scenes
 
-        with made_folder(args.export, args.overwrite) as folder:
-            export_scenes(args.out, folder)
+        export_scenes(args.out, args.export)
     print(args.export)
     return 0
 

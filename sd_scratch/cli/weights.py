@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from contextlib import nullcontext
 from dataclasses import asdict
 
 from sd_scratch.cli.compare import add_compare_arguments, compare_models
@@ -147,7 +146,7 @@ def convert_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.load import load_components
     from sd_scratch.checkpoints.save import save_folder, save_single_file
     from sd_scratch.cli.output import check_file
-    from sd_scratch.files import check_new_folder, new_folder
+    from sd_scratch.files import check_new_folder
 
     dtype: torch.dtype = getattr(torch, args.dtype)
     loras = lora_files(args)
@@ -166,8 +165,7 @@ def convert_model(args: argparse.Namespace) -> int:
     if single:
         save_single_file(model, output, dtype, overwrite=args.overwrite)
     else:
-        with nullcontext(output) if output.is_dir() else new_folder(output) as folder:
-            save_folder(model, folder, dtype, overwrite=args.overwrite)
+        save_folder(model, output, dtype, overwrite=args.overwrite)
     path = str(output)
     print(json.dumps({"model": args.model, "path": path}) if args.json else path)
     return 0

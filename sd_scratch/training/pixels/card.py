@@ -17,21 +17,26 @@ OWN_PART = "## Figures\n"
 
 
 def write_model(
-    preset: PixelPreset, model: nn.Module, folder: Path, step: int, seconds: float
+    preset: PixelPreset,
+    model: nn.Module,
+    folder: Path,
+    step: int,
+    seconds: float,
+    earlier: Path | None = None,
 ) -> None:
     """Write a denoiser, after so many steps and seconds of training, with its card ``README.md``; the
-    part of the card that people have added stays."""
+    part that people have added to the one in `earlier`, or `folder`, stays."""
     network = build_denoiser(preset.model)
     network.load_state_dict(model.state_dict())  # on the CPU, whatever it was trained on
     save_pixel_model(PixelComponents(preset.model, network), folder)
-    path = folder / "README.md"
+    path = (earlier or folder) / "README.md"
     figures = "Not measured yet.\n"
     if path.is_file():
         _, found, own = path.read_text(encoding="utf-8").partition(OWN_PART)
         figures = own.lstrip("\n") if found else figures
     parameters = sum(value.numel() for value in network.state_dict().values())
     text = f"{_head(preset, parameters, step, seconds)}\n{OWN_PART}\n{figures}"
-    write_file(path, text.encode(), overwrite=True)
+    write_file(folder / path.name, text.encode(), overwrite=True)
     log.info("model written to %s", folder)
 
 

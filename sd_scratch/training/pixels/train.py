@@ -67,8 +67,8 @@ def train_classifier(
     return train(task, preset.train, budget, out / CLASSIFIER, resume=resume, on_step=on_step)
 
 
-def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
-    """Write the newest state of a run, finished or not, as a model with its card."""
+def export_ddpm(preset: PixelPreset, out: Path, folder: Path, earlier: Path | None = None) -> None:
+    """Write the newest state of a run, finished or not, as a model with its card, as `write_model`."""
     state = load_state(out / DDPM)
     if state is None:
         raise UsageError(f"{out / DDPM} - no state of a training there - train first")
@@ -80,7 +80,7 @@ def export_ddpm(preset: PixelPreset, out: Path, folder: Path) -> None:
             f"{out / DDPM} - its state is of another network - name the preset and the timesteps that"
             " it was trained with"
         ) from None
-    write_model(preset, network, folder, state.step, state.seconds)
+    write_model(preset, network, folder, state.step, state.seconds, earlier)
     _copy_film(out, folder)
 
 
