@@ -52,11 +52,36 @@ COMMANDS = (
     Command("train", "train a model from scratch, on a CPU if need be"),
     Command("sample", "a sheet of pictures from a trained model"),
     Command("teach", "the exercises that people learn diffusion with: a table and a figure"),
-    Command("weights", "list, download and inspect models"),
+    Command("weights", "list, download, inspect, convert and compare models"),
     Command("export", "write a model as ONNX graphs, for a browser and other runtimes"),
     Command("bench", "measure speed and memory, beside diffusers where it is installed"),
     Command("doctor", "show versions, devices, memory, caches and models"),
 )
+EXAMPLES = {  # at the end of a command's help
+    "generate": """
+  sd-scratch generate "a large red star" --seed 7 -o star.png
+  sd-scratch generate "a lighthouse in a storm" -m sd15 -n "people" --sampler "DPM++ 2M Karras" --steps 25 -b 4
+  sd-scratch generate "a lighthouse at night" -m sd15 -i day.png --strength 0.6
+  sd-scratch generate "a red door" -m sd15 -i house.png --mask door.png
+  sd-scratch generate --from-image theirs.png -m model.safetensors
+  sd-scratch generate "a lighthouse, <lora:storm:0.7>" -m model.safetensors --lora-dir loras --like a1111
+  sd-scratch generate --prompt-file prompts.txt -o "out/{prompt}-{seed}.png"
+""",
+    "map": """
+  sd-scratch map heat "a red star and a blue ring" -w star -w ring -o out/heat
+  sd-scratch map adjust "a red star" -w red --lambdas -1,0,1 -o out/adjust
+""",
+    "train": """
+  sd-scratch train mnist --max-minutes 10 --out runs/mnist
+  sd-scratch train mnist --max-minutes 20 --out runs/mnist --resume
+  sd-scratch train mnist --export out/digits --out runs/mnist
+  sd-scratch train mnist --evaluate out/digits
+""",
+    "weights": """
+  sd-scratch weights inspect model.safetensors
+  sd-scratch weights convert model.ckpt model.safetensors --lora style.safetensors:0.7
+""",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +146,9 @@ class Parser(argparse.ArgumentParser):
 
 def _parser(arguments: Sequence[str]) -> Parser:
     """The parser, with the arguments of those commands only that may be meant."""
-    parser = Parser(prog="sd-scratch", description="Stable Diffusion 1.x from scratch.")
+    first = 'the first picture: sd-scratch generate "a large red star"; each command has --help'
+    about = "Stable Diffusion 1.x from scratch."
+    parser = Parser(prog="sd-scratch", description=about, epilog=first)
     parser.add_argument(
         "--version", action="version", version=f"sd-scratch {sd_scratch.__version__}"
     )
@@ -130,6 +157,9 @@ def _parser(arguments: Sequence[str]) -> Parser:
     )
     for command in COMMANDS:
         sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        if command.name in EXAMPLES:
+            sub.epilog = f"examples:{EXAMPLES[command.name]}"
+            sub.formatter_class = argparse.RawDescriptionHelpFormatter
         if command.name in arguments:
             sub.set_defaults(module=command.module, computes=command.computes)
             sub.set_defaults(command=command.name, usage=sub.format_help)

@@ -16,7 +16,7 @@ MAX_PICTURES, MAX_BATCH = 100_000, 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
-    parser.add_argument(
+    parser.add_argument_group("from noise").add_argument(
         "--init-noise",
         type=a_path,
         metavar="FILE",
@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output_arguments(parser)
     add_preview_arguments(parser)
     add_model_arguments(parser)
-    add_device_arguments(parser)
-    parser.add_argument(
+    add_device_arguments(parser).add_argument(
         "--compile",
         action="store_true",
         help="compile the U-Net: minutes once a machine, model and size, then seconds a start",
@@ -35,9 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("--prompt-file", type=a_path, metavar="FILE", help="one prompt a line, pictures of each")
-    add("-b", "--batch-count", type=integer(1, MAX_PICTURES), default=1, help="how many pictures")
-    add("--batch-size", type=integer(1, MAX_BATCH), default=1, help="how many at a time")
+    add("--prompt-file", type=a_path, metavar="FILE", help="a prompt a line: -b pictures of each")
+    add(
+        "-b",
+        "--batch-count",
+        type=integer(1, MAX_PICTURES),
+        default=1,
+        help="how many pictures (default 1)",
+    )
+    add(
+        "--batch-size", type=integer(1, MAX_BATCH), default=1, help="how many at a time (default 1)"
+    )
     add(
         "-o",
         "--output",
@@ -46,7 +53,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "{sampler} {steps} {cfg} {width} {height} (default: out/{seed}-{index:04}.png)",
     )
     add("--overwrite", action="store_true", help="replace files that exist")
-    add("--save-latents", type=a_target, metavar="FILE.safetensors")
+    add("--save-latents", type=a_target, metavar="FILE", help="keep the latents, as .safetensors")
     add("--no-metadata", action="store_true", help="store no prompt and settings in the pictures")
     add("--json", action="store_true", help="print one JSON object, not paths")
 

@@ -128,8 +128,8 @@ def a_target(text: str) -> str:
 def add_size_arguments(
     group: argparse._ActionsContainer, text: str = "pixels (default: the model's own)"
 ) -> None:
-    group.add_argument("-W", "--width", type=side, help=text)
-    group.add_argument("-H", "--height", type=side, help=text)
+    group.add_argument("-W", "--width", type=side, metavar="N", help=text)
+    group.add_argument("-H", "--height", type=side, metavar="N", help=text)
 
 
 def add_model_argument(group: argparse._ActionsContainer) -> None:
@@ -148,7 +148,7 @@ def add_parts_arguments(group: argparse._ActionsContainer) -> None:
         "--vae",
         type=a_name,
         metavar="FILE",
-        help="another VAE: a file (TAESD's too), a folder or a whole model; none takes the model's own",
+        help="another VAE: a file, TAESD's too, a folder or a whole model; none for the model's own",
     )
     add(
         "--text-encoder",
@@ -186,7 +186,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--low-memory",
         action="store_true",
         help="keep weights that the file has in half precision so, and compute each layer in --dtype: the same"
-        " picture in less memory, later (of itself where they would not fit otherwise)",
+        " picture in less memory, and more time (done unasked where they would not fit)",
     )
     add_force_argument(group)
 
@@ -213,6 +213,7 @@ def add_clip_skip_argument(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--clip-skip",
         type=integer(*CLIP_SKIP),
+        metavar="N",
         help="leave out the last N-1 text layers (default 1)",
     )
 
@@ -259,13 +260,16 @@ def add_source_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--offline", action="store_true", help="use what is cached, no network")
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+def add_device_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--device", type=a_name, help="cpu, cuda, cuda:1, mps (default: the fastest there is)"
     )
     group.add_argument(
-        "--dtype", type=dtype, choices=DTYPES, help="of the networks (default: float32)"
+        "--dtype",
+        type=dtype,
+        choices=DTYPES,
+        help="what the networks compute in (default: float32)",
     )
     group.add_argument(
         "-t",
@@ -273,3 +277,4 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer(1, 4 * (os.cpu_count() or 1)),
         help="CPU threads (default: one per core)",
     )
+    return group

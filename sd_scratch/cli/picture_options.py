@@ -43,16 +43,12 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     add("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
     add_prompt_arguments(picture)
     add("-n", "--negative-prompt", metavar="PROMPT", help="what to steer away from")
-    add("-s", "--seed", type=seed, help="of the first picture; -1 draws one (default)")
-    add(
-        "--subseed",
-        type=seed,
-        help="of a variation: another seed, that the noise is turned towards",
-    )
+    add("-s", "--seed", type=seed, help="the first picture's; -1 draws one (default)")
+    add("--subseed", type=seed, help="a variation: the noise is turned towards this other seed")
     add(
         "--subseed-strength",
         type=number(0, 1),
-        help="how far, 0 to 1: picture i then has the same seed, and subseed + i",
+        help="how far it is turned, 0 to 1; picture i then has the same seed, and subseed + i",
     )
     add_size_arguments(picture)
     add(
@@ -74,7 +70,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     way = parser.add_argument_group("sampling (default: the model's own)")
     add = way.add_argument
-    add("--steps", type=integer(*STEPS), help="1 to 1000")
+    add("--steps", type=integer(*STEPS), metavar="N", help="how many, 1 to 1000")
     add_guidance_argument(way, "classifier-free guidance: 1 for none, usually 4 to 12")
     add(
         "--guidance-rescale",
@@ -114,15 +110,15 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         "--sampling-method",
         metavar="NAME",
-        help="such as pndm, ddim or euler_a; sd-scratch doctor lists them",
+        help="such as ddim, euler_a or 'DPM++ 2M Karras'; sd-scratch doctor lists them",
     )
     add(
         "--schedule",
         "--scheduler",
         metavar="NAME",
-        help="of noise levels: karras, trailing, ...; sd-scratch doctor lists them",
+        help="how noise levels are spread: karras, trailing, ...; sd-scratch doctor lists them",
     )
-    add("--eta", type=number(0, 1), help="fresh noise of ddim and euler_a, 0 to 1")
+    add("--eta", type=number(0, 1), metavar="X", help="fresh noise of ddim and euler_a, 0 to 1")
     add(
         "--sampler-option",
         action="append",
@@ -134,8 +130,8 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--like",
         choices=("a1111", "comfy", "diffusers"),
-        help="make it as that tool does: sets --rng, --syntax, --emphasis, --text-cleaning and "
-        "--strength-steps, each of which may still be given",
+        help="make the picture as that tool does: sets --rng, --syntax, --emphasis, --text-cleaning and "
+        "--strength-steps, each of which may still be given; --sampler and --schedule are its names",
     )
     add(
         "--rng",
@@ -152,7 +148,7 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--text-cleaning",
         choices=STYLES,
-        help="of the prompt: as CLIP was trained (default), or as diffusers does it",
+        help="how a prompt is cleaned: as CLIP was trained (default), or as diffusers does it",
     )
 
 
@@ -164,7 +160,7 @@ def add_hires_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="enlarge the finished picture, and make it anew in part",
     )
-    add("--hires-scale", type=number(*HIRES_SCALE), help="how much larger (default 2)")
+    add("--hires-scale", type=number(*HIRES_SCALE), metavar="X", help="how much larger (default 2)")
     add(
         "--hires-upscaler",
         choices=UPSCALER_NAMES,
@@ -172,8 +168,10 @@ def add_hires_arguments(parser: argparse.ArgumentParser) -> None:
         help="how it is enlarged: latent (default) or lanczos; and "
         + ", ".join(name for name in UPSCALER_NAMES if name not in ("latent", "lanczos")),
     )
-    add("--hires-strength", type=number(0, 1), help="how much is made anew (default 0.7)")
-    add("--hires-steps", type=integer(*STEPS), help="of the second pass (default: as the first)")
+    strength = "how much is made anew (default 0.7)"
+    add("--hires-strength", type=number(0, 1), metavar="X", help=strength)
+    steps = "its steps (default: as many as the first pass)"
+    add("--hires-steps", type=integer(*STEPS), metavar="N", help=steps)
 
 
 def add_prompt_arguments(group: argparse._ActionsContainer) -> None:
@@ -182,8 +180,8 @@ def add_prompt_arguments(group: argparse._ActionsContainer) -> None:
     add(
         "--syntax",
         choices=SYNTAXES,
-        help="of the prompt: (weights:1.3), BREAK and [from:to:when] as in A1111 (default), round "
-        "brackets as in ComfyUI, or plain text",
+        help="what a prompt may hold: (weights:1.3), BREAK and [from:to:when] as in A1111 (default), round "
+        "brackets as in ComfyUI, or plain text alone",
     )
     add(
         "--emphasis",
@@ -212,7 +210,7 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength-steps",
         choices=STRENGTH_STEPS,
         metavar="TOOL",
-        help="whose way to count the steps at a strength: diffusers' (default), a1111's or comfy's",
+        help="which tool's way to count the steps at a strength: diffusers (default), a1111 or comfy",
     )
     add(
         "--mask",
@@ -230,7 +228,7 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-blur",
         type=integer(0, SIDE[1]),
         metavar="PIXELS",
-        help=f"around the mask, in which the new picture fades into the old one (default {FEATHER})",
+        help=f"how far around the mask the new picture fades into the old one (default {FEATHER})",
     )
     add(
         "--only-masked",
@@ -238,8 +236,8 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
         const=PADDING,
         type=integer(0, SIDE[1]),
         metavar="PIXELS",
-        help="paint on the mask and so many pixels around it alone (32 where none are said), enlarged to -W and -H, the"
-        " model's own size by default",
+        help="enlarge the mask and so many pixels around it (32 where none are said) to -W and -H, the model's own"
+        " size by default, and paint there alone",
     )
     add(
         "--masked-content",
@@ -249,8 +247,7 @@ def add_init_image_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--blend",
         choices=BLENDS,
-        help="how the rest is kept on the way, as which tool (default: diffusers; none for models that are"
-        " told of the mask)",
+        help="which tool's way to keep the rest (default: diffusers; none for models that are told of the mask)",
     )
     add(
         "--image-cfg-scale",
@@ -301,15 +298,23 @@ def add_control_arguments(parser: argparse.ArgumentParser) -> None:
     several(
         "--control-image", type=a_path, metavar="PICTURE", help="its hint: edges, a pose, depth"
     )
-    several("--control-strength", type=number(*LORA_SCALE), metavar="X", help="default: 1")
     several(
-        "--control-start", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 0)"
+        "--control-strength",
+        type=number(*LORA_SCALE),
+        metavar="X",
+        help="how strongly (default: 1)",
     )
-    several("--control-end", type=number(0, 1), metavar="X", help="of the run, 0 to 1 (default: 1)")
+    several(
+        "--control-start",
+        type=number(0, 1),
+        metavar="X",
+        help="from which part of the run on (default: 0)",
+    )
+    several("--control-end", type=number(0, 1), metavar="X", help="up to which part (default: 1)")
     add(
         "--control-guess", action="store_true", help="steer the prompt's branch alone, coarse first"
     )
-    add("--control-pool", action="store_true", help="for networks of the kind shuffle")
+    add("--control-pool", action="store_true", help="the network is of the kind shuffle")
     add(
         "--canny",
         nargs="?",

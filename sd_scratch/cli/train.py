@@ -39,15 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " of the others the ddpm (default); of all the classifier that judges the pictures",
     )
     add("-o", "--out", type=a_path, help="folder for states, journal and model")
-    add("--max-minutes", type=number(0.01, 1e6), help="training time")
-    add("--max-steps", type=integer(1, 10**9), help="or at most that many steps")
-    add("--epochs", type=integer(1, 10**6), help="or passes through the data")
-    add("--resume", action="store_true", help="go on from the newest state")
+    add("--max-minutes", type=number(0.01, 1e6), metavar="N", help="stop after so many minutes")
+    add("--max-steps", type=integer(1, 10**9), metavar="N", help="or after so many steps")
+    add("--epochs", type=integer(1, 10**6), help="or after so many passes through the data")
+    add("--resume", action="store_true", help="go on from the newest state in --out")
     add(
         "--keep",
         type=integer(1, 30),
         metavar="N",
-        help="N models of how it grows, after 1, 1/2, 1/4, ... of the time: growth/ beside the states",
+        help="keep N models on the way, of 1, 1/2, 1/4, ... of the time, in growth/ beside the states",
     )
     add(
         "--init",
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scenes",
         type=integer(64, 10**7),
         metavar="N",
-        help="scenes, --stage unet: so many are encoded, and seen again and again (64000)",
+        help="scenes, --stage unet: how many are encoded, and seen again and again (default 64000)",
     )
     add("--crowded", action="store_true", help="scenes: of every two, train on the fuller one")
     add(
@@ -84,12 +84,12 @@ def _add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--data", type=a_path, help="the data set's folder (default: see `data`)")
     add("--preset", type=a_name, help="better (default), paper, paper-64 or large")
-    add("--batch", type=integer(1, 65536), help="pictures per step")
+    add("--batch", type=integer(1, 65536), help="pictures per step (default: the preset's)")
     add(
         "--timesteps",
         type=integer(2, STEPS[1]),
         metavar="T",
-        help="from picture to noise (default: the preset's; 400 in the paper, 1000 for photographs)",
+        help="how many lie between picture and noise (default: the preset's; 400 in the paper, 1000 for photographs)",
     )
     add("--device", type=a_name, help="cpu or cuda (default: a GPU where there is one)")
     add(
@@ -109,12 +109,16 @@ def _add_score_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="MODEL",
         help="train nothing: score a model, by name or folder",
     )
-    add("--count", type=integer(1, 100_000), help="prompts of scenes (500), else pictures (2000)")
-    add("--alike", action="store_true", help="as many prompts of every kind of scene")
-    add("--steps", type=integer(*STEPS), help="sampling steps (the model's, else 50)")
-    add("--cfg-scale", type=number(*GUIDANCE), help="guidance (the model's)")
-    add("--classifier", type=a_path, metavar="FOLDER", help="judges the pictures")
-    add("--sampler", type=a_name, help=f"of {PIXELS} (ddim)")
+    add(
+        "--count",
+        type=integer(1, 100_000),
+        help="prompts of scenes (default 500), else pictures (2000)",
+    )
+    add("--alike", action="store_true", help="scenes: as many prompts of every kind")
+    add("--steps", type=integer(*STEPS), help="sampling steps (default: the model's, else 50)")
+    add("--cfg-scale", type=number(*GUIDANCE), help="guidance (default: the model's)")
+    add("--classifier", type=a_path, metavar="FOLDER", help="what judges the pictures")
+    add("--sampler", type=a_name, metavar="NAME", help=f"{PIXELS}: how to sample (default ddim)")
     add(
         "--train-on-samples",
         type=integer(100, 100_000),

@@ -3,13 +3,14 @@
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sd_scratch.cli import COMMANDS, _parser, doctor, habits, main
+from sd_scratch.cli import COMMANDS, EXAMPLES, _parser, doctor, habits, main
 from sd_scratch.errors import ScratchError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,16 @@ def test_help_and_usage_errors_do_not_import_torch() -> None:
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"sd-scratch {command}" in capsys.readouterr().out
+
+
+def test_examples_in_the_help_are_understood() -> None:
+    lines = [line for text in EXAMPLES.values() for line in text.strip().splitlines()]
+    assert len(lines) >= 12
+    for line in lines:
+        name, *words = shlex.split(line)
+        assert name == "sd-scratch"
+        args, rest = _parser(words).parse_known_args(words)
+        assert args.command == words[0] and not rest, line
 
 
 def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
