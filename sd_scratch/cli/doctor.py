@@ -96,9 +96,10 @@ def kernels() -> dict[str, Any]:
         "processor": processor(),
         "linear layers": f"of {len(known)} shapes {convolutions} are faster as convolutions,"
         f" {len(known) - convolutions} as products",
-        "convolutions": ", ".join(
-            f"as products up to {count} cells (of {channels} channels)" if count else "as such"
-            for channels, count in choices.cells.items()
+        "3x3 convolutions": "; ".join(
+            f"of {channels} channels as products up to {product} cells,"
+            + (f" in tiles from {tiles} on" if tiles else " never in tiles")
+            for channels, (product, tiles) in choices.cells.items()
         ),
         "measured in": str(choices_file()),
     }

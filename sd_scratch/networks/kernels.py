@@ -1,10 +1,15 @@
-"""What a layer runs as on a CPU: a matrix product, or a convolution.
+"""What a layer runs as on a CPU: a matrix product, a convolution, or a convolution in tiles.
 
 PyTorch sends products in fp32 to its BLAS and convolutions to oneDNN. Which is faster depends on the processor,
-the layer and the number of rows. A linear layer may be a 1x1 convolution over its rows, a fifth faster or slower; a
-convolution of a few cells may be a product of its patches, up to five times as fast, because oneDNN brings all
-weights into an order of its own at each call. The numbers agree up to rounding. A choice
-belongs to a layer and is made once, by a rule or by measuring; whoever uses the network later leaves it.
+the layer and the number of rows:
+
+- A linear layer may be a 1x1 convolution over its rows, a fifth faster or slower.
+- A 3x3 convolution of a few cells may be a product of its patches, up to five times as fast, because oneDNN
+  brings all weights into an order of its own at each call.
+- One of many cells may be computed in tiles (`sd_scratch.networks.tiles`), up to twice as fast.
+
+The numbers agree up to rounding. A choice belongs to a layer and is made once, by a rule or by measuring; whoever
+uses the network later leaves it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,15 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.networks.layers import Conv2d, Linear
+from sd_scratch.networks.layers import Conv2d, Linear, in_type
 from sd_scratch.networks.text_encoder import TextEncoder
+from sd_scratch.networks.tiles import convolve_in_tiles
 from sd_scratch.networks.unet import UNet
 
 SMALL = 20_000_000  # parameters of a network that is not worth measuring
 GAIN = 0.95  # a convolution has to take less than this share of a product's time
 MOST_ROWS = 1024  # that are measured; from here on the ratio does not change
 STEADY = 1.25  # the largest ratio of two times by the smallest, on a machine that does nothing else
-SIDES = (4, 8)  # of latents at which convolutions are tried as products, as long as they gain
+PRODUCT_SIDES = (
+    4,
+    8,
+)  # of latents at which convolutions are tried as products, as long as they gain
+TILE_SIDES = (16, 32)  # and in tiles, until they gain
+TILE_CHANNELS = 128  # at least: with fewer, tiles cost as much as they save
 
 
 Way = Callable[[Tensor], Tensor]
@@ -115,34 +126,63 @@ def measure(
     return chosen
 
 
+class Cells(NamedTuple):
+    """For how many cells of a batch a 3x3 convolution is faster another way; 0 stands for never."""
+
+    product: int
+    """As a product of its patches up to so many."""
+    tiles: int
+    """In tiles from so many on."""
+
+
 @torch.no_grad()
-def measure_product_rows(unet: UNet, batch: int, rounds: int) -> int | None:
-    """Up to how many cells a convolution of the U-Net is faster as a product, 0 for none, judged by the middle's
-    layers; None where the times say nothing."""
+def measure_cells(unet: UNet, batch: int, rounds: int) -> Cells | None:
+    """Judged by the middle's layers; None where the times say nothing."""
     layers = [m for m in unet.mid_block.modules() if isinstance(m, Conv2d) and m.kernel_size[0] > 1]
-    most = 0
-    for side in SIDES:
+
+    def faster(side: int, way: Callable[[Conv2d], Way]) -> bool | None:
         shape = (batch, layers[0].in_channels, side + 2, side + 2)  # padded
         x = torch.ones(shape).contiguous(memory_format=torch.channels_last)
-        ways = [(as_convolution(layer), layer.as_product) for layer in layers]
-        faster = second_is_faster(ways, x, rounds)
-        if faster is None:
+        return second_is_faster([(as_convolution(m), way(m)) for m in layers], x, rounds)
+
+    product = tiles = 0
+    for side in TILE_SIDES:
+        gains = faster(side, in_tiles)
+        if gains is None:
             return None
-        if not faster:
+        if gains:
+            tiles = batch * side**2
             break
-        most = batch * side**2
-    return most
+    for side in PRODUCT_SIDES:
+        gains = faster(side, lambda layer: layer.as_product)
+        if gains is None:
+            return None
+        if not gains:
+            break
+        product = batch * side**2
+    return Cells(product, tiles)
 
 
 def as_convolution(layer: Conv2d) -> Way:
-    """The other way of a layer, whatever is chosen for it."""
-    return lambda x: F.conv2d(x, layer.weight, layer.bias, layer.stride)
+    """A layer on a padded picture, whatever is chosen for it."""
+    return lambda x: F.conv2d(x, in_type(layer.weight, x.dtype), layer.bias, layer.stride)
 
 
-def choose_product_rows(network: nn.Module, rows: int) -> None:
+def in_tiles(layer: Conv2d) -> Way:
+    return lambda x: convolve_in_tiles(x, in_type(layer.weight, x.dtype), layer.bias, 0)
+
+
+def choose_cells(network: nn.Module, cells: Cells) -> None:
+    """Let the convolutions of a network run as was measured."""
     for layer in network.modules():
         if isinstance(layer, Conv2d):
-            layer.product_rows = rows
+            layer.product_cells = cells.product
+            layer.tile_cells = cells.tiles if can_be_tiled(layer) else 0
+
+
+def can_be_tiled(layer: Conv2d) -> bool:
+    channels = min(layer.in_channels, layer.out_channels)
+    return layer.kernel_size == (3, 3) and layer.stride == (1, 1) and channels >= TILE_CHANNELS
 
 
 def second_is_faster(ways: Sequence[tuple[Way, Way]], x: Tensor, rounds: int) -> bool | None:

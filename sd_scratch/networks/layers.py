@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sd_scratch.networks.tiles import convolve_in_tiles
 from sd_scratch.tensors import Tapped
 
 
@@ -56,24 +57,30 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, which may go on at the opposite edge in the place of zeros, across (`wrap` holds "x"),
     down ("y"), or both. `make_seamless` sets the switch.
 
-    With at most `product_rows` cells of output in a batch it runs as a matrix product of its patches: for so
-    few, bringing the weights into a convolution's order takes longer than the convolution.
-    `sd_scratch.networks.kernels` chooses."""
+    With at most `product_cells` cells of output in a batch it runs as a matrix product of its patches: for so
+    few, bringing the weights into a convolution's order takes longer than the convolution. With `tile_cells` or
+    more it runs in tiles, where no gradients are wanted. `sd_scratch.networks.kernels` chooses."""
 
     wrap = ""
-    product_rows = 0
+    product_cells = 0
+    tile_cells = 0
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = cast(tuple[int, int], self.padding)
         cells = len(x) * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
-        few = cells <= self.product_rows
+        few = cells <= self.product_cells
         if not (self.wrap or few):
-            weight = in_type(self.weight, x.dtype)
-            return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+            return self.convolve(x, down)
         x = pad(x, (across, across, down, down), self.wrap)
-        if few:
-            return self.as_product(x)
-        return F.conv2d(x, in_type(self.weight, x.dtype), self.bias, self.stride)
+        return self.as_product(x) if few else self.convolve(x, 0)
+
+    def convolve(self, x: Tensor, padding: int) -> Tensor:
+        """The same, with so many cells of zeros on each side."""
+        weight = in_type(self.weight, x.dtype)
+        if 0 < self.tile_cells <= x[:, 0].numel() and not torch.is_grad_enabled():
+            y: Tensor = convolve_in_tiles(x, weight, self.bias, padding)
+            return y
+        return F.conv2d(x, weight, self.bias, self.stride, padding)
 
     def as_product(self, x: Tensor) -> Tensor:
         """The same of a picture that is padded already: a row for each cell, the patch around it."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.networks.layers import Conv2d, ResnetBlock, Upsample, in_type, pad
+from sd_scratch.networks.layers import Conv2d, ResnetBlock, Upsample, pad
 
 STRIP = 1 << 22  # numbers of a strip, 16 MB in fp32
 
@@ -112,7 +112,7 @@ def _convolve(layer: Conv2d, rows: Rows, size: torch.Size) -> Tensor:
             below = [rows(0, 1)] if last > height else []
             read, edges = torch.cat([*above, read, *below], dim=2), [0, 0]
         read = pad(read, (before, 1, edges[0], edges[1]), layer.wrap)
-        part = F.conv2d(read, in_type(layer.weight, read.dtype), layer.bias, layer.stride)
+        part = layer.convolve(read, 0)
         if out is None:
             last = part.is_contiguous(memory_format=torch.channels_last)
             order = torch.channels_last if last else torch.contiguous_format

@@ -18,7 +18,7 @@ from sd_scratch.diffusion.samplers import Step
 from sd_scratch.diffusion.schedule import Schedule
 from sd_scratch.errors import memory_told
 from sd_scratch.networks.controlnet import weighted
-from sd_scratch.networks.layers import Linear, computing_type
+from sd_scratch.networks.layers import Conv2d, Linear, computing_type
 from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pipeline.branches import COND, PERTURBED, PICTURED, UNCOND, Scales
 from sd_scratch.pipeline.canvas import Canvas
@@ -267,8 +267,8 @@ def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
 
 
 def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
-    """Whether linear layers run as convolutions; where some do, or convolutions as products, ten hex digits that tell
-    which."""
+    """Whether linear layers run as convolutions; where some do, or convolutions run another way, ten hex digits that
+    tell which."""
     chosen = [
         bool(layer.by_convolution)
         for network in networks.values()
@@ -276,9 +276,12 @@ def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
         if isinstance(layer, Linear)
     ]
     unet: Any = networks["unet"]
-    rows = unet.conv_in.product_rows
-    mixed = rows or (any(chosen) and not all(chosen))
-    text = bytes(chosen) + (str(rows).encode() if rows else b"")
+    convolutions = [
+        (m.product_cells, m.tile_cells) for m in unet.modules() if isinstance(m, Conv2d)
+    ]
+    others = max(max(both) for both in convolutions)
+    mixed = others or (any(chosen) and not all(chosen))
+    text = bytes(chosen) + (repr(convolutions).encode() if others else b"")
     return hashlib.sha256(text).hexdigest()[:10] if mixed else any(chosen)
 
 

@@ -85,7 +85,7 @@ class StoredGraphs:
 def _identity(unet: UNet, inputs: tuple[Tensor, ...]) -> str:
     """All that a graph depends on beside weights."""
     kinds = [
-        m.wrap if isinstance(m, Conv2d) else m.by_convolution
+        (m.wrap, m.tile_cells) if isinstance(m, Conv2d) else m.by_convolution
         for m in unet.modules()
         if isinstance(m, Conv2d | Linear)
     ]
@@ -146,7 +146,8 @@ def _copy(unet: UNet) -> UNet:
     copy.load_state_dict(unet.state_dict(), assign=True)
     for ours, its in zip(unet.modules(), copy.modules(), strict=True):
         if isinstance(ours, Conv2d):
-            cast(Conv2d, its).wrap = ours.wrap
+            convolution = cast(Conv2d, its)
+            convolution.wrap, convolution.tile_cells = ours.wrap, ours.tile_cells
         if isinstance(ours, Linear):
             layer = cast(Linear, its)
             layer.by_convolution = ours.by_convolution

@@ -22,15 +22,16 @@ from sd_scratch.checkpoints.hashes import cache_file
 from sd_scratch.errors import UsageError, log
 from sd_scratch.limits import TUNING
 from sd_scratch.networks.kernels import (
+    Cells,
     Shape,
     by_rule,
-    choose_product_rows,
+    choose_cells,
     is_small,
     linear_shapes,
     measure,
-    measure_product_rows,
+    measure_cells,
 )
-from sd_scratch.networks.layers import Linear
+from sd_scratch.networks.layers import Linear, computing_type
 
 EFFORTS = {"quick": (3, 1.5), "full": (7, 120.0)}  # rounds, seconds
 BRANCHES = 2  # of a guided call
@@ -41,12 +42,12 @@ SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor p
 @dataclass
 class Choices:
     """What was measured: whether each shape is faster as a convolution, and, so that a model's shapes need not
-    be found again, the same for its layers in order; by the middle's channels, up to how many cells a convolution
-    is faster as a product."""
+    be found again, the same for its layers in order; by the middle's channels, for how many cells a convolution is
+    faster another way."""
 
     shapes: dict[Shape, bool] = field(default_factory=dict)
     models: dict[str, list[bool]] = field(default_factory=dict)
-    cells: dict[int, int] = field(default_factory=dict)
+    cells: dict[int, Cells] = field(default_factory=dict)
 
 
 def convolutions_are_fast(device: torch.device, dtype: torch.dtype) -> bool:
@@ -70,9 +71,9 @@ def tune(
     """
     if effort not in TUNING:
         raise UsageError(f"tuning {effort!r} is unknown - use {', '.join(TUNING)}")
-    weight = components.unet.conv_in.weight
-    fast = convolutions_are_fast(weight.device, weight.dtype)
-    if effort == "off" or not fast or is_small(components.unet):
+    unet = components.unet
+    fast = convolutions_are_fast(unet.conv_in.weight.device, computing_type(unet))
+    if effort == "off" or not fast or is_small(unet):
         return
     known = Choices() if effort == "full" else read_choices()
     key, channels = (
@@ -85,7 +86,8 @@ def tune(
         if not write_choices(known):
             log.debug("kernels cannot be remembered: the rule is followed")
             return
-    choose_product_rows(components.unet, known.cells.get(channels, 0))
+    for network in components.networks.values():
+        choose_cells(network, known.cells.get(channels, Cells(0, 0)))
     for layer, choice in zip(every, known.models.get(key, [None] * len(every)), strict=True):
         layer.by_convolution = choice
 
@@ -102,7 +104,7 @@ def _measure(
     (rounds, seconds), began = EFFORTS[effort], perf_counter()
     channels = components.config.unet.block_out_channels[-1]
     if channels not in known.cells:
-        cells = measure_product_rows(components.unet, BRANCHES, rounds)
+        cells = measure_cells(components.unet, BRANCHES, rounds)
         if cells is not None:
             known.cells[channels] = cells
     layers = shapes_of(components, width, height)
@@ -183,7 +185,7 @@ def read_choices() -> Choices:
                 for key, choice in data["convolution"].items()
             }
             models = {key: [bit == "1" for bit in bits] for key, bits in data["models"].items()}
-            cells = {int(key): int(count) for key, count in data["cells"].items()}
+            cells = {int(key): Cells(*map(int, both)) for key, both in data["cells"].items()}
             return Choices(shapes, models, cells)
     return Choices()
 

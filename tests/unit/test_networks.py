@@ -92,11 +92,11 @@ def test_a_convolution_as_a_product_is_the_same_layer(kernel, stride, wrap):
     layer.wrap = wrap
     x = torch.randn(2, 12, 5, 4).contiguous(memory_format=torch.channels_last)
     expected = layer(x)
-    layer.product_rows = 1000
+    layer.product_cells = 1000
     assert (layer(x) - expected).abs().max() < 1e-5
     assert layer(x).shape == expected.shape
     assert layer(x).is_contiguous(memory_format=torch.channels_last)
-    layer.product_rows = 3  # fewer than the cells
+    layer.product_cells = 3  # fewer than the cells
     assert torch.equal(layer(x), expected)
 
 

@@ -55,6 +55,7 @@ def made(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     model = tiny_model()
     prefer_convolutions(model.unet)
+    model.unet.mid_block.resnets[0].conv1.tile_cells = 1
     plain = latent(model)
     with pytest.MonkeyPatch.context() as patch:
         prepare(patch, cache)
@@ -90,6 +91,9 @@ def test_a_graph_computes_the_same_with_weights_packed(again):
     packed = json.loads(json.loads(file.read_text())[1]["convolutions"])
     assert packed["conv_in.weight"][0] == [1, 1]
     assert "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight" in packed
+    assert "mid_block.resnets.0.conv1.weight" not in packed  # in tiles, as layer by layer
+    calls = {node.target for node in PROGRAMS[0].graph.nodes}
+    assert torch.ops.sd_scratch.convolve_in_tiles.default in calls
 
 
 def test_a_graph_is_found_again(again, monkeypatch):

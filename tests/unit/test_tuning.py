@@ -11,12 +11,14 @@ from sd_scratch.cli import main
 from sd_scratch.errors import UsageError
 from sd_scratch.limits import TUNING
 from sd_scratch.networks import kernels
-from sd_scratch.networks.kernels import Shape, by_rule, choose_by_rule, measure
-from sd_scratch.networks.layers import Linear, prefer_convolutions
+from sd_scratch.networks.kernels import Cells, Shape, by_rule, choose_by_rule, measure
+from sd_scratch.networks.layers import Conv2d, Linear, prefer_convolutions
 from sd_scratch.pipeline import tuning
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 from sd_scratch.pipeline.tuning import Choices
 from tests.tiny import tiny_components, tiny_model
+
+CELLS = Cells(product=32, tiles=512)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 def large(monkeypatch):
     """Every network counts as worth measuring."""
     monkeypatch.setattr(kernels, "SMALL", 0)
-    monkeypatch.setattr(tuning, "measure_product_rows", lambda *_: 32)
+    monkeypatch.setattr(tuning, "measure_cells", lambda *_: CELLS)
 
 
 def linears(model) -> list[Linear]:
@@ -88,7 +90,7 @@ def test_what_was_measured_is_remembered_and_decides(large, monkeypatch, cache):
     transformer = model.unet.down_blocks[0].attentions[0].transformer_blocks[0]
     assert transformer.attn1.to_q.by_convolution  # 2 x 16 x 16 rows
     assert not transformer.attn2.to_k.by_convolution  # 2 x 77 rows
-    assert model.unet.mid_block.resnets[0].conv1.product_rows == 32
+    assert model.unet.mid_block.resnets[0].conv1.product_cells == 32
     assert model.unet.time_embedding.linear_1.by_convolution  # not measured: the rule
     latent = model.generate("a cat", model.noise(1), steps=2).latent
     assert (latent - expected).abs().max() < 1e-4
@@ -103,9 +105,19 @@ def test_what_was_measured_is_remembered_and_decides(large, monkeypatch, cache):
     same = StableDiffusion(again)
     assert torch.equal(same.generate("a cat", same.noise(1), steps=2).latent, latent)
     monkeypatch.setattr(kernels, "SMALL", 0)
-    monkeypatch.setattr(tuning, "measure_product_rows", refuse)
+    monkeypatch.setattr(tuning, "measure_cells", refuse)
     with pytest.raises(AssertionError, match="measured"):
         tuning.tune(tiny_components(), "full")
+
+
+def test_weights_that_are_kept_in_half_are_measured_as_they_are_computed(large, monkeypatch):
+    components = tiny_components()
+    for layer in components.unet.modules():
+        if isinstance(layer, Conv2d | Linear):
+            layer.weight.data = layer.weight.data.half()
+    kernels.measure_cells(components.unet, 2, 2)  # in fp32
+    tuning.tune(components)
+    assert components.unet.mid_block.resnets[0].conv1.product_cells == 32
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (72, 40)])
@@ -156,7 +168,7 @@ def test_what_a_busy_machine_says_is_neither_followed_nor_remembered(large, monk
     components = tiny_components()
     tuning.tune(components)
     assert all(layer.by_convolution is None for layer in linears(components))
-    assert tuning.read_choices() == Choices(cells={64: 32})  # the convolutions' times agreed
+    assert tuning.read_choices() == Choices(cells={64: CELLS})  # the convolutions' times agreed
 
 
 @pytest.mark.parametrize(
@@ -169,9 +181,24 @@ def test_times_decide_where_they_agree(monkeypatch, seconds, expected):
     assert kernels.second_is_faster([(torch.square, torch.square)], torch.ones(1), 3) is expected
 
 
-def test_convolutions_of_few_cells_are_measured_as_products():
-    unet = tiny_components().unet
-    assert kernels.measure_product_rows(unet, 2, 2) in (None, 0, 32, 128)
+def test_convolutions_are_measured_as_products_and_in_tiles():
+    cells = kernels.measure_cells(tiny_components().unet, 2, 2)
+    assert cells is None or (cells.product in (0, 32, 128) and cells.tiles in (0, 512, 2048))
+
+
+@pytest.mark.parametrize(
+    "gains, expected",
+    [
+        ([True, True, False], Cells(32, 512)),
+        ([False, True, False], Cells(0, 2048)),
+        ([False, False, True, True], Cells(128, 0)),
+        ([True, None], None),
+    ],
+)
+def test_from_how_many_cells_on_depends_on_where_it_gains(monkeypatch, gains, expected):
+    answers = iter(gains)
+    monkeypatch.setattr(kernels, "second_is_faster", lambda *_: next(answers))
+    assert kernels.measure_cells(tiny_components().unet, 2, 2) == expected
 
 
 def test_measuring_takes_both_ways_of_a_layer_and_ends_in_time():
@@ -189,6 +216,12 @@ def test_doctor_shows_what_was_measured(large, monkeypatch, capsys):
     tuning.write_choices(Choices({Shape(2, 3, 4): True, Shape(5, 6, 7): False}))
     assert main(["doctor"]) == 0
     assert "of 2 shapes 1 are faster as convolutions, 1 as products" in capsys.readouterr().out
+    found = {64: Cells(0, 512), 1280: Cells(128, 0)}
+    tuning.write_choices(Choices({Shape(2, 3, 4): True}, cells=found))
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "of 64 channels as products up to 0 cells, in tiles from 512 on" in out
+    assert "of 1280 channels as products up to 128 cells, never in tiles" in out
 
 
 def test_another_effort_is_refused():
