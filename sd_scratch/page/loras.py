@@ -7,6 +7,7 @@ from typing import Any
 from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.few_steps import few_steps
 from sd_scratch.checkpoints.adapters.lora import Lora, read_lora
+from sd_scratch.checkpoints.adapters.trigger_words import trigger_words
 from sd_scratch.checkpoints.safetensors_file import read_header
 from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.pipeline.adapters import LoraUse
@@ -65,8 +66,9 @@ class Wardrobe:
         return self._read[name]
 
     def listed(self) -> list[dict[str, Any]]:
-        """Every file's name, and what a run is to be like with it where it was distilled for few steps."""
-        return [{"name": name, "few": _few(name, path)} for name, path in self.files.items()]
+        """Every file's name, the words it was trained with, and what a run is to be like with it where it was
+        distilled for few steps."""
+        return [{"name": name, **_known(name, path)} for name, path in self.files.items()]
 
 
 def _listed(files: Mapping[str, Path]) -> str:
@@ -76,17 +78,13 @@ def _listed(files: Mapping[str, Path]) -> str:
     return f"it has {', '.join(names[:10])}{' and others' if len(names) > 10 else ''}"
 
 
-def _few(name: str, path: Path) -> dict[str, Any] | None:
+def _known(name: str, path: Path) -> dict[str, Any]:
     try:
-        found = few_steps(name, read_header(path).metadata)
+        metadata = read_header(path).metadata
     except ScratchError:  # what is wrong with a file is said when it is asked for
-        return None
-    if found is None:
-        return None
-    return {
-        "kind": found.kind,
-        "steps": found.steps,
-        "sampler": found.sampler,
-        "schedule": found.spacing,
-        "guidance": found.guidance,
-    }
+        return {"few": None, "words": []}
+    found, few = few_steps(name, metadata), None
+    if found is not None:
+        few = {key: getattr(found, key) for key in ("kind", "steps", "sampler", "guidance")}
+        few |= {"schedule": found.spacing}
+    return {"few": few, "words": trigger_words(metadata)}

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from sd_scratch.checkpoints.adapters.trigger_words import trigger_words
 from sd_scratch.cli.page import find_loras
 from sd_scratch.errors import UsageError
 from sd_scratch.page.engine import Engine
@@ -18,6 +19,7 @@ from tests.page.pages import RECIPE, Line
 from tests.tiny import tiny_model
 
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+TAGS = '{"10_a": {"sks star": 40, "red": 12, "sks": 38}, "5_b": {"sks star": 20}}'
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
@@ -37,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unet = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
     text = model.text.encoder.layers[0].mlp.fc1.weight
     both = low_rank(unet, MODULE) | low_rank(text, TEXT)
-    save_file(both, folder / "bold.safetensors")
+    save_file(both, folder / "bold.safetensors", metadata={"ss_tag_frequency": TAGS})
     save_file(low_rank(unet, MODULE), folder / "more" / "lcm-thin.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
     torch.save({}, folder / "old.pt")
@@ -67,6 +69,8 @@ def made_with(line: Line, folder: Path, *scales: float) -> np.ndarray:
 def test_the_page_is_told_of_names_and_never_of_paths(line: Line, folder: Path) -> None:
     loras = {row["name"]: row["few"] for row in line.answers[0][0]["loras"]}
     assert set(loras) == {"bold", "lcm-thin", "broken"}  # a pickle is left out
+    words = {row["name"]: row["words"] for row in line.answers[0][0]["loras"]}
+    assert words == {"bold": ["sks star", "sks"], "lcm-thin": [], "broken": []}
     assert loras["bold"] is None and loras["lcm-thin"]["sampler"] == "lcm"
     assert str(folder) not in str(line.answers[0])
 
@@ -140,3 +144,24 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         find_loras(tmp_path / "nowhere")
     assert find_loras(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({}, []),
+        ({"modelspec.trigger_phrase": " in zzz style "}, ["in zzz style"]),
+        ({"modelspec.trigger_phrase": "a", "ss_tag_frequency": TAGS}, ["a"]),
+        ({"ss_tag_frequency": '{"1_a": {"b": 9, "c": 4, "d": 5, "": 99}}'}, ["b", "d"]),
+        ({"ss_tag_frequency": "[" * 100_000}, []),
+        ({"ss_tag_frequency": '{"1_a": {"b": "many"}}'}, []),
+        ({"ss_tag_frequency": '{"1_a": 3}'}, []),
+        ({"ss_tag_frequency": "[1]"}, []),
+        ({"ss_tag_frequency": '{"1_a": {"b": 1e999}}'}, []),
+        ({"ss_tag_frequency": None, "modelspec.trigger_phrase": 7}, ["7"]),
+    ],
+)
+def test_the_words_that_a_file_was_trained_with(
+    metadata: dict[str, object], words: list[str]
+) -> None:
+    assert trigger_words(metadata) == words

@@ -67,6 +67,15 @@ export class Loras {
         this.onChange(false);
       });
       part.append(label, slider, output, button);
+      const words = this.offered.find((each) => each.name === row[0])?.words ?? [];
+      if (words.length) {
+        const note = document.createElement("p");
+        note.className = "note";
+        note.id = `lora-words-${i}`;
+        note.textContent = `Trained with the words: ${words.join(", ")}`;
+        slider.setAttribute("aria-describedby", note.id);
+        part.append(note);
+      }
       return part;
     }));
   }
