@@ -70,16 +70,11 @@ def family(tensors: Mapping[str, StoredTensor], may_lack: Container[str] = ()) -
     return by_inputs.get(shape[1], "") if len(shape) == 4 else by_inputs[4]
 
 
-def kind_of(keys: Iterable[str]) -> str:
-    """What a file is by the names of its tensors alone, "" where they tell nothing."""
-    keys = list(keys)
-    whole = all(any(key.startswith(f"{part}.") for key in keys) for part in (UNET, VAE, TEXT))
-    return "a whole model" if whole else _first_mark((*MARKS, *PARTIAL), keys)
-
-
 def said_kind(keys: Iterable[str], wanted: str) -> str:
     """For messages: what a file is that is not `wanted`, "" where its names do not tell."""
-    kind = kind_of(keys)
+    keys = list(keys)
+    whole = all(any(key.startswith(f"{part}.") for key in keys) for part in (UNET, VAE, TEXT))
+    kind = "a whole model" if whole else _first_mark((*MARKS, *PARTIAL), keys)
     return "" if kind in ("", wanted) else f"this is {kind}, and not {wanted}"
 
 

@@ -75,7 +75,8 @@ def save_pixel_model(
 ) -> None:
     """Write a model's folder, over the one that is there. Raises `ScratchError` when it cannot."""
     config = components.config
-    data: dict[str, Any] = {"kind": _kind(config.network), "name": config.name}
+    kind = "context_unet" if isinstance(config.network, ContextUNetConfig) else "pixel_unet"
+    data: dict[str, Any] = {"kind": kind, "name": config.name}
     data |= {key: value for key, value in asdict(config).items() if key not in data}
     _save(components.network, data, folder, dtype)
 
@@ -238,10 +239,6 @@ def _read_config(folder: Path, *kinds: str) -> Fields:
     if found not in kinds:
         raise ScratchError(f"{folder} - holds a {found} where {' or '.join(kinds)} is wanted")
     return fields
-
-
-def _kind(config: PixelUNetConfig | ContextUNetConfig) -> str:
-    return "context_unet" if isinstance(config, ContextUNetConfig) else "pixel_unet"
 
 
 def _load(network: Callable[[C], N], config: C, folder: Path) -> N:

@@ -55,25 +55,34 @@ def save_folder(
     folder, config = Path(folder), components.config
     if (folder / "model_index.json").exists() and not overwrite:
         raise UsageError(f"{folder} - holds a model already - choose another folder")
-    parts, scheduler = parts_of(config), scheduler_json(config)
     # What another model has left there would be read in place of the new files.
-    weights = [f"{part.folder}/{part.stem}*.safetensors*" for part in parts.values()]
+    weights = [f"{part.folder}/{part.stem}*.safetensors*" for part in parts_of(config).values()]
     with filled_folder(folder, [*weights, "tokenizer/*.json"]) as made:
-        for name, part in parts.items():
+        for name, part in parts_of(config).items():
             state = {part.prefix + k: v for k, v in components.networks[name].state_dict().items()}
             _write_shards(made / part.folder, part.stem, state, dtype, shard_bytes)
-            _write_json(made / part.folder / "config.json", part.write(config))
-        components.tokenizer.save(made / "tokenizer")
-        _write_json(made / "scheduler" / "scheduler_config.json", scheduler)
-        index = {
-            **MODEL_INDEX,
-            **{part.folder: list(part.reader) for part in parts.values()},
-            "scheduler": ["diffusers", scheduler["_class_name"]],
-            "sd_scratch": settings_json(config),
-        }
-        _write_json(made / "model_index.json", index)
-    words = [phrase for phrase, ids in components.tokenizer.added.items() if len(ids) > 1]
-    _warn_of_words(words)
+        save_configuration(components, made)
+    _warn_of_words(phrase for phrase, ids in components.tokenizer.added.items() if len(ids) > 1)
+
+
+def save_configuration(components: Components, folder: Path) -> None:
+    """All of a diffusers folder but the weights.
+
+    Raises ScratchError for what keeps a file from being written.
+    """
+    config = components.config
+    parts, scheduler = parts_of(config).values(), scheduler_json(config)
+    for part in parts:
+        _write_json(folder / part.folder / "config.json", part.write(config))
+    components.tokenizer.save(folder / "tokenizer")
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = {
+        **MODEL_INDEX,
+        **{part.folder: list(part.reader) for part in parts},
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "sd_scratch": settings_json(config),
+    }
+    _write_json(folder / "model_index.json", index)
 
 
 def save_single_file(

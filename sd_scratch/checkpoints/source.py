@@ -46,7 +46,8 @@ def locate(
         return Place(path, path.resolve().name)
     if path.exists():
         return Place(path, path.stem)
-    if text == "sd15" or _may_be_hub_id(text):
+    is_hub_id = HUB_ID.fullmatch(text) and Path(text).suffix.lower() not in WEIGHT_SUFFIXES
+    if text == "sd15" or is_hub_id:
         from sd_scratch.checkpoints.hub import download
 
         try:
@@ -66,10 +67,6 @@ def called(source: str, *, ending: bool = True) -> str:
     if source in list_shipped() or not path.exists():
         return source
     return path.resolve().name if path.is_dir() else path.name if ending else path.stem
-
-
-def _may_be_hub_id(text: str) -> bool:
-    return bool(HUB_ID.fullmatch(text)) and Path(text).suffix.lower() not in WEIGHT_SUFFIXES
 
 
 def _not_found(text: str, path: Path) -> ScratchError:

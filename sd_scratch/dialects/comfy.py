@@ -122,15 +122,13 @@ class _Graph:
         if len(samplers) == 2:
             for first, second in (samplers, samplers[::-1]):
                 before = self._at(second, "latent_image")
-                if self._is(before, *ENLARGING) and not self._is_picture(before):
+                encodes = self._is(before, "VAEEncode")
+                of_file = encodes and self._is(self._at(before, "pixels"), "LoadImage")
+                if self._is(before, *ENLARGING) and not of_file:
                     return first, second
         if len(samplers) != 1:
             raise self._error(f"{len(samplers)} nodes called KSampler")
         return samplers[0], None
-
-    def _is_picture(self, key: str) -> bool:
-        """Whether a node encodes a picture from a file."""
-        return self._is(key, "VAEEncode") and self._is(self._at(key, "pixels"), "LoadImage")
 
     def _latent(self, key: str, sampler: Fields, two_passes: bool) -> dict[str, Any]:
         """The size of an empty latent; or the strength of a run that begins with a picture."""

@@ -26,7 +26,8 @@ def differences(first: Recipe, second: Recipe) -> list[Difference]:
     """The settings in which two recipes differ, those that change most before the others. A setting that
     has no say in either, such as how weights act where nothing has one, is left out."""
     silent = set()
-    if not any(_has_weights(recipe) for recipe in (first, second)):
+    texts = (text for one in (first, second) for text in (one.prompt, one.negative_prompt))
+    if not any(sign in text for text in texts for sign in "(["):
         silent.add("emphasis")
     if not any(recipe.subseed_strength for recipe in (first, second)):
         silent |= {"subseed", "subseed_strength"}
@@ -36,7 +37,3 @@ def differences(first: Recipe, second: Recipe) -> list[Difference]:
         if name not in silent and (a or None) != (b or None):
             found.append(Difference(name, a, b, setting.decides))
     return found
-
-
-def _has_weights(recipe: Recipe) -> bool:
-    return any(sign in text for text in (recipe.prompt, recipe.negative_prompt) for sign in "([")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sd_scratch.config import SD15
 from sd_scratch.diffusion.prediction import noised
@@ -146,7 +145,8 @@ def check_row(model: StableDiffusion, row: Published, prompt: Prompt) -> Checked
         final = noised(steps[-1].x0, steps[-1].eps, end)
     image = start(model).with_latent(final, t=0).decode()
     found = ((image / 2 + 0.5).clamp(0, 1)[0, -1, -3:, -3:]).flatten().tolist()
-    way = [_corner(steps[i].x_next) for i in range(len(row.latents))]
+    # The last column of the three lowest rows, of the last three channels.
+    way = [step.x_next[0, -3:, -3:, -1].flatten().tolist() for step in steps[: len(row.latents)]]
     return Checked(
         row,
         _gap(found, row.expected),
@@ -178,12 +178,6 @@ def start(model: StableDiffusion) -> ImageNoise:
     noise = model.noise(0, SIDE, SIDE)
     numbers = np.random.RandomState(0).standard_normal(tuple(noise.latent.shape))
     return noise.with_latent(torch.from_numpy(numbers).to(noise.latent))
-
-
-def _corner(latent: Tensor) -> list[float]:
-    """The last column of the three lowest rows, of the last three channels."""
-    numbers: list[float] = latent[0, -3:, -3:, -1].flatten().tolist()
-    return numbers
 
 
 def _gap(a: "list[float] | tuple[float, ...]", b: "list[float] | tuple[float, ...]") -> float:

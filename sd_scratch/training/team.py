@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.pipeline.device import find_device
 from sd_scratch.stop import Stop
 
 CPU = torch.device("cpu")
@@ -126,7 +127,7 @@ def join_team(device: str | None = None) -> Iterator[Team]:
     device that is not there.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check(device)
+    find_device(device)
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
         yield Team(device=torch.device(device))
@@ -140,11 +141,3 @@ def join_team(device: str | None = None) -> Iterator[Team]:
         yield Team(rank, size, place)
     finally:
         dist.destroy_process_group()
-
-
-def _check(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used ({reason})") from None

@@ -141,7 +141,7 @@ def test_a_classifier_is_trained_and_judges(tmp_path, model, capsys):
         (["--out", "x", "--max-steps", 1, "--stage", "vae"], "no stage vae"),
         (["--out", "x", "--max-steps", 1, "--preset", "nope"], "no preset 'nope'"),
         (["--out", "x", "--max-steps", 1, "--data", "nowhere"], "no such folder"),
-        (["--out", "x", "--max-steps", 1, "--device", "quantum"], "cannot be used"),
+        (["--out", "x", "--max-steps", 1, "--device", "quantum"], "not available"),
     ],
 )
 def test_bad_usage_of_train(words, error, capsys):

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd_scratch.checkpoints.model_json import model_json, scheduler_json
+from sd_scratch.checkpoints.save import save_configuration
 from sd_scratch.checkpoints.scheduler_classes import SCHEDULERS
-from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.pipeline.adapters import LoraUse
 from sd_scratch.pipeline.beside import Sketch, Sketches, choose_tensors
@@ -82,7 +80,7 @@ def load_pipeline(
             )
         else:
             with TemporaryDirectory() as folder:
-                _write_configuration(model, Path(folder))
+                save_configuration(model.base, Path(folder))
                 pipeline = pipeline_class.from_single_file(
                     path, config=folder, safety_checker=None, torch_dtype=torch.float32
                 )
@@ -95,29 +93,6 @@ def load_pipeline(
         scales = [{"unet": use.scale, "text_encoder": use.text_scale} for _, use in loras]
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], scales)
     return pipeline
-
-
-def _write_configuration(model: StableDiffusion, folder: Path) -> None:
-    """The folder that a single file would be the weights of: diffusers takes its networks' plans from it."""
-    config: ModelConfig = model.base.config
-    files = model_json(config)
-    files["scheduler"] = scheduler_json(config)
-    names = {"scheduler": "scheduler_config.json"}
-    for name, data in files.items():
-        (folder / name).mkdir()
-        (folder / name / names.get(name, "config.json")).write_text(json.dumps(data))
-    model.base.tokenizer.save(folder / "tokenizer")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", files["scheduler"]["_class_name"]],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def _set_sampler(pipeline: Any, sampler: str) -> None:

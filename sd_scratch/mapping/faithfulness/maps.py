@@ -102,7 +102,9 @@ def measure(
                 own[EXACT] = true.norm(dim=0)
                 own[OTHER_EXACT] = other.norm(dim=0)
                 own[SWAPPED] = (swapped[0].clamp(0, 1) - pictures[i].clamp(0, 1)).norm(dim=0)
-                errors.append(relative_errors(differences, true))
+                errors.append(
+                    {n: float((d - true).norm() / true.norm()) for n, d in differences.items()}
+                )
             maps.append(own)
         measured.append(Measured(case, pictures[i], masks[i], tuple(maps), tuple(errors)))
     return measured
@@ -136,10 +138,6 @@ def finite_differences(
     1 - `STEP`."""
     step = STEP * float(prompt.context[:, list(word.positions)].norm())
     return {FORWARD: (upper - picture) / step, CENTRAL: (upper - lower) / (2 * step)}
-
-
-def relative_errors(differences: Mapping[str, Tensor], exact: Tensor) -> dict[str, float]:
-    return {name: float((d - exact).norm() / exact.norm()) for name, d in differences.items()}
 
 
 def baselines(picture: Tensor, seed: int) -> dict[str, Tensor]:

@@ -87,7 +87,8 @@ class FastRun:
         last_deep = last_both = -len(sigmas)
         for number, sigma in enumerate(sigmas):
             settled = number >= gate
-            guided = not settled and self._is_guided(sigma) and len(whole) > 1
+            inside = self.interval is None or self.interval.low < sigma <= self.interval.high
+            guided = not settled and inside and len(whole) > 1
             deep = self.cache is None or number - last_deep >= self.cache.every
             deep = deep or (self.gate is not None and number in (gate - 1, gate))
             both = guided
@@ -99,9 +100,6 @@ class FastRun:
             last_both = number if both else last_both
             plan.append(Planned(branches, deep, settled, guided))
         return tuple(plan)
-
-    def _is_guided(self, sigma: float) -> bool:
-        return self.interval is None or self.interval.low < sigma <= self.interval.high
 
     def planned(self, call: int) -> Planned:
         return self.plan[call] if self.plan else Planned(self.whole)
@@ -135,15 +133,11 @@ class FastRun:
         if self.gate is not None:
             after = self.plan[call + 1] if call + 1 < len(self.plan) else now
             if now.settled or after.settled:
-                listening.append(self._settled(now))
+                self._kept.given, self._kept.branches = now.settled, len(now.branches)
+                listening.append(self._kept)
         if self.tome is not None and self.tome.ratio:
             listening.append(MergePlaces(self.unet, self.tome.ratio, hw))
         return listening
-
-    def _settled(self, now: Planned) -> Settled:
-        self._kept.given = now.settled
-        self._kept.branches = len(now.branches)
-        return self._kept
 
     def ask(
         self,

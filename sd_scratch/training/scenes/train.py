@@ -84,18 +84,14 @@ def train_scenes(
             "decoder-only is for the stage vae that begins with a model - name it (init)"
         )
     team = team or Team()
-    train_config = settings or _gentler(STAGES[stage], init if stage == "vae" else None)
+    train_config = settings or STAGES[stage]
+    if stage == "vae" and init is not None and settings is None:
+        # Half the learning rate for an autoencoder that is good already: the full one throws it back.
+        train_config = replace(train_config, lr=train_config.lr / 2)
     task: Task
     if stage == "vae":
-        task = VaeTask(
-            config,
-            train_config,
-            out / stage,
-            team,
-            init,
-            decoder_only=decoder_only,
-            crowded=crowded,
-        )
+        chosen = {"decoder_only": decoder_only, "crowded": crowded}
+        task = VaeTask(config, train_config, out / stage, team, init, **chosen)
     elif stage == "unet":
         task = _unet_task(out, config, train_config, scene_count, team, init, crowded)
     elif stage == "clip":
@@ -150,11 +146,6 @@ def _tokenizer(out: Path, config: ModelConfig, init: Components | None) -> Token
     return tokenizer
 
 
-def _gentler(config: TrainConfig, init: Components | None) -> TrainConfig:
-    """Half the learning rate for an autoencoder that is good already: the full one throws it back."""
-    return config if init is None else replace(config, lr=config.lr / 2)
-
-
 def _unet_task(
     out: Path,
     config: ModelConfig,
@@ -167,16 +158,8 @@ def _unet_task(
     vae, config = trained_autoencoder(out, config)
     with team.leader_first():
         tokenizer = _tokenizer(out, config, init)
-        latents = cached_latents(
-            out / "unet",
-            vae,
-            tokenizer,
-            config.sample_size,
-            DATA_SEED,
-            count,
-            CAPTIONS_PER_SCENE,
-            crowded,
-        )
+        scenes = (config.sample_size, DATA_SEED, count, CAPTIONS_PER_SCENE, crowded)
+        latents = cached_latents(out / "unet", vae, tokenizer, *scenes)
     return UNetTask(
         config, train_config, out / "unet", vae, tokenizer, latents, team, init, crowded=crowded
     )
