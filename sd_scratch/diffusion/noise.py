@@ -60,7 +60,9 @@ class NoiseSource:
         if not len(seeds):
             raise UsageError("no seeds were given - a batch needs one for each image")
         self.seeds = tuple(_check(seed) for seed in seeds)
-        self.drawing = drawing or Drawing()
+        self.drawing = Drawing() if drawing is None else drawing
+        if not isinstance(self.drawing, Drawing):
+            raise UsageError(f"drawing: give a sd.Drawing, not {drawing!r:.80}")
         self._streams = [self._stream(seed) for seed in self.seeds]
         self._first = True
 

@@ -221,7 +221,7 @@ class Schedule:
         would fall short of what the network expects: there all begin with unit variance.
         Raises `UsageError` for an unknown spacing or for steps outside 1..T.
         """
-        wanted = find_spacing(spacing or OWN)
+        wanted = find_spacing(OWN if spacing is None else spacing)
         cut = wanted.has("cut")
         rungs = self.check_steps(steps) + cut
         if rungs > len(self):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import whole
 from sd_scratch.pictures.read import picture_in, read_alpha, read_picture
 
 HALF = 128  # of 255: from here on a mask's grey is white, and alpha is opaque
@@ -60,7 +61,7 @@ def mask_cells(mask: Mask, cell: int) -> Tensor:
 def feathered(mask: Mask, reach: int) -> NDArray[np.float64]:
     """How much of the new picture is seen, 0..1: all of it under the mask, and outside less and less, until
     `reach` pixels away it is none."""
-    if not 0 <= reach <= max(mask.shape):
+    if whole(reach) is None or not 0 <= reach <= max(mask.shape):
         raise UsageError(f"a feather of {reach} pixels - give 0 to {max(mask.shape)}")
     grow, blur = reach - reach // 2, reach // 2
     weight = torch.from_numpy(mask).double()[None, None]

@@ -45,7 +45,7 @@ from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.branches import UNCOND
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
 from sd_scratch.pipeline.coding import AnyAutoencoder, encode
-from sd_scratch.pipeline.image_noise import ImageNoise, pictures_to_tensor
+from sd_scratch.pipeline.image_noise import ImageNoise, as_picture, pictures_to_tensor
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
 from sd_scratch.pipeline.way import Change
 
@@ -169,7 +169,7 @@ def make_canvas(
         raise UsageError(f"a picture's own guidance is for {PICTURE}")
     if kind == PICTURE:
         guidance = IMAGE_GUIDANCE if guidance is None else guidance
-    original, region = to_rgb(picture), None
+    original, region = to_rgb(as_picture(picture)), None
     picture, white = original, None if mask is None else _white(mask, original)
     weight = None if white is None else feathered(white, feather)
     if padding is not None:
@@ -220,13 +220,19 @@ def _told(vae: AnyAutoencoder, picture: Image.Image, white: Mask | None) -> Tens
 
 def _white(mask: Image.Image | Mask, picture: Image.Image) -> Mask:
     """A mask as an array of the picture's size."""
-    white = np.asarray(mask.convert("L")) >= HALF if isinstance(mask, Image.Image) else mask
+    white = np.asarray(mask)
+    if isinstance(mask, Image.Image):
+        white = np.asarray(mask.convert("L")) >= HALF
+    elif white.dtype != bool:
+        raise UsageError(
+            f"a mask is a picture or an array [height, width] of True and False, not {mask!r:.80}"
+        )
     if white.shape != (picture.height, picture.width):
         raise UsageError(
             f"the mask is {'x'.join(map(str, white.shape[::-1]))} and the picture {picture.width}x{picture.height}"
             " - resize the one or the other"
         )
-    return white.astype(bool)
+    return white
 
 
 def network_inputs(

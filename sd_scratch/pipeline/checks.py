@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.limits import real, whole
@@ -31,13 +33,28 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_noise(noise: Any) -> ImageNoise:
-    """What a run begins with; UsageError for anything but an `ImageNoise`."""
+    """What a run begins with; UsageError for anything but an `ImageNoise` with a latent for each seed."""
     if not isinstance(noise, ImageNoise):
         raise UsageError(
             f"noise: give an ImageNoise, such as model.noise(seed=7), not {type(noise).__name__} - a latent of"
             " your own becomes one with model.noise(seed=0).with_latent(latent)"
         )
+    wanted = len(noise.seeds), noise.autoencoder.config.latent_channels
+    shape = tuple(getattr(noise.latent, "shape", ()))
+    fits = isinstance(noise.latent, torch.Tensor) and noise.latent.is_floating_point()
+    if not fits or len(shape) != 4 or shape[:2] != wanted:
+        raise UsageError(
+            f"noise: its latent is {type(noise.latent).__name__} {list(shape)}, and a tensor of floating"
+            f" point [{wanted[0]}, {wanted[1]}, height, width] is wanted, one for each of its seeds"
+        )
+    check_number("noise: t", noise.t)
     return noise
+
+
+def check_kind(name: str, value: Any, kind: Any, how: str) -> None:
+    """UsageError for a value of another kind; `how` says how to come by one."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name}: give {how}, not {value!r:.80}")
 
 
 def check_own_sampler(named: object, config: ModelConfig) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from sd_scratch.config import ModelConfig
 from sd_scratch.diffusion.noise import random_seed
 from sd_scratch.diffusion.sampler_names import find_sampler, find_schedule
-from sd_scratch.diffusion.samplers import Sampler, get_sampler
+from sd_scratch.diffusion.samplers import get_sampler
 from sd_scratch.diffusion.spacing import find_spacing
 from sd_scratch.errors import UsageError, log
-from sd_scratch.limits import DTYPES, RNGS, SEED, read_integer, read_number
+from sd_scratch.limits import DTYPES, RNGS, SEED
 from sd_scratch.pipeline.checks import MASK, PICTURE, check_own_sampler, inputs_beside
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.fast import read_fast, show_fast
@@ -17,7 +17,7 @@ from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, IMAGE_GUIDANCE
 from sd_scratch.pipeline.part_way import HIRES_STRENGTH, UPSCALED
 from sd_scratch.pipeline.perturbed import LAYERS
 from sd_scratch.pipeline.recipe import Recipe
-from sd_scratch.pipeline.settings import SETTINGS, Option
+from sd_scratch.pipeline.settings import SETTINGS
 from sd_scratch.text.chunks import check_prompt
 from sd_scratch.text.cleaning import STYLES
 from sd_scratch.text.syntax import AND, SYNTAXES
@@ -104,7 +104,7 @@ def complete(
     if recipe.schedule is None and sampler.name == config.sampler:
         recipe = replace(recipe, schedule=config.spacing)
     chosen = {**own, **recipe.sampler_options, **(options or {})}
-    typed = {name: _option(sampler, name, value) for name, value in chosen.items()}
+    typed = {name: sampler.option(name, value) for name, value in chosen.items()}
     recipe = with_picture(replace(recipe, sampler_options=typed), config)
     if recipe.pag:
         recipe = replace(recipe, pag_layers=recipe.pag_layers or LAYERS)
@@ -197,23 +197,3 @@ def drawn(seed: int, name: str = "seed") -> int:
     seed = random_seed()
     log.info(f"{name} {seed}")
     return seed
-
-
-def _option(sampler: Sampler, name: str, value: Option) -> Option:
-    """The value of a sampler's option, of the type that its default has."""
-    if name not in sampler.options:
-        raise UsageError(
-            f"{sampler.name} has no option {name!r} - it has {', '.join(sampler.options) or 'none'}"
-        )
-    kind = type(sampler.options[name])
-    text = str(value)
-    known: dict[type, tuple[str, Option | None]] = {
-        bool: ("true or false", {"true": True, "false": False}.get(text.lower())),
-        int: ("an integer", read_integer(text)),
-        float: ("a number", read_number(text)),
-        str: ("a text", text),
-    }
-    wanted, read = known[kind]
-    if read is None:
-        raise UsageError(f"{sampler.name}'s {name} is {wanted}, not {text!r}")
-    return read

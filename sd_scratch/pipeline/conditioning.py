@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.limits import whole
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.pipeline.branches import COND, PERTURBED, PICTURED, UNCOND
 from sd_scratch.pipeline.emphasis import check_emphasis, weigh
@@ -51,7 +52,7 @@ class Conditioning:
         and for a clip skip that the encoder is too small for."""
         if not isinstance(text, str):
             raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
-        check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
+        clip_skip = check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
         check_emphasis(emphasis)
         encoding = encode_prompt(self.tokenizer, text, syntax, step, steps, passed)
         nothing = self.tokenizer.encode("")
@@ -189,7 +190,9 @@ class Conditioning:
         )
 
 
-def check_clip_skip(layers: int, clip_skip: int) -> None:
-    """Raise unless a text encoder has as many layers as are to be counted."""
-    if not 1 <= clip_skip <= layers:
+def check_clip_skip(layers: int, clip_skip: int) -> int:
+    """A whole number; UsageError unless a text encoder has as many layers as are to be counted."""
+    number = whole(clip_skip)
+    if number is None or not 1 <= number <= layers:
         raise UsageError(f"clip skip {clip_skip} is not in 1..{layers}")
+    return number

@@ -14,6 +14,7 @@ from sd_scratch.networks.controlnet import ControlNet, after_others, weighted
 from sd_scratch.networks.t2i_adapter import T2IAdapter
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.branches import COND, PERTURBED
+from sd_scratch.pipeline.checks import check_kind
 from sd_scratch.pipeline.image_noise import ImageNoise
 
 CONTROL = "control"
@@ -66,7 +67,9 @@ class Steering:
         calls: Callable[[], int],
     ) -> None:
         networks: list[ControlNet | T2IAdapter] = controls_of(roots)
-        controls = [control] if isinstance(control, Control) else list(control)
+        controls = list(control) if isinstance(control, Sequence) else [control]
+        for one in controls:
+            check_kind("control", one, Control, "a sd.Control for each ControlNet")
         self.controls = controls
         if len(networks) != len(controls):
             raise UsageError(

@@ -1,6 +1,6 @@
 """`ImageNoise`: a latent that is a picture, noise, or something between."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sd_scratch.diffusion.noise import Drawing, NoiseSource
 from sd_scratch.diffusion.prediction import noised
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import real
 from sd_scratch.pictures.pixels import to_bytes
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.coding import AnyAutoencoder, decode
@@ -82,7 +83,7 @@ class ImageNoise:
     def noised(self, t: float) -> "ImageNoise":
         """A picture with the noise of timestep `t` added, 0 to the schedule's last and whole or not, drawn
         from the seeds (Ho et al. 2020, equation 4)."""
-        if not 0 <= t <= len(self.schedule) - 1:
+        if not 0 <= (-1 if real(t) is None else t) <= len(self.schedule) - 1:
             raise UsageError(f"t = {t} is no timestep - give 0 to {len(self.schedule) - 1}")
         return self.with_latent(self._noised(self.schedule.alpha_bar_at(t)), t)
 
@@ -126,9 +127,10 @@ def pictures_to_tensor(pictures: Pictures) -> Tensor:
 
     Raises UsageError for none, for several sizes, and for what is no picture.
     """
-    if isinstance(pictures, Image.Image) or getattr(pictures, "ndim", 0) in (2, 3):
+    one_array = getattr(pictures, "ndim", 0) in (2, 3)
+    if one_array or isinstance(pictures, Image.Image) or not isinstance(pictures, Iterable):
         pictures = [pictures]  # type: ignore[list-item]
-    each = [to_rgb(_picture(one)) for one in pictures]
+    each = [to_rgb(as_picture(one)) for one in pictures]
     if not each:
         raise UsageError("no picture was given to encode")
     if len({one.size for one in each}) > 1:
@@ -140,7 +142,8 @@ def pictures_to_tensor(pictures: Pictures) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def _picture(one: Any) -> Image.Image:
+def as_picture(one: Any) -> Image.Image:
+    """One of Pillow's, or of an 8-bit array; UsageError for anything else."""
     if isinstance(one, Image.Image):
         return one
     if getattr(one, "dtype", None) == np.uint8:
@@ -149,6 +152,6 @@ def _picture(one: Any) -> Image.Image:
         except (TypeError, ValueError, AttributeError):
             pass
     raise UsageError(
-        f"a picture to encode is one of Pillow's or an array [height, width, 3] of uint8, not {type(one).__name__}"
+        f"a picture is one of Pillow's or an array [height, width, 3] of uint8, not {type(one).__name__}"
         f" {tuple(getattr(one, 'shape', ()))}"
     )

@@ -15,6 +15,7 @@ from sd_scratch.errors import NotFinite, UsageError
 from sd_scratch.limits import whole
 from sd_scratch.pipeline.blame import explain
 from sd_scratch.pipeline.branches import COND, Scales
+from sd_scratch.pipeline.checks import check_number
 from sd_scratch.pipeline.denoise import denoise
 from sd_scratch.pipeline.estimate import check_pixel_run, kept_bytes
 from sd_scratch.pipeline.run_tensors import (
@@ -88,7 +89,7 @@ class PixelDiffusion(Recordable):
             options.setdefault("variance", self.config.variance)
         way = Way(chosen, options, chosen.ladder(self.schedule, steps, schedule), schedule)
         scale = self.config.guidance if guidance is None else guidance
-        scales = Scales(scale)
+        scales = Scales(check_number("guidance", scale))
         branches = len(scales.branches)
         seeds = _seeds(seeds)
         check_pixel_run(self.config, len(seeds), self.device, branches=branches)

@@ -89,9 +89,10 @@ class Prompt:
                 f"the prompt '{self.text}' is another one at another step, and has no one set of vectors"
                 " to change - use one without [from:to:when] and [a|b]"
             )
-        if context.shape != self.context.shape:
+        shape = tuple(getattr(context, "shape", ()))
+        if not isinstance(context, Tensor) or shape != self.context.shape:
             raise ScratchError(
-                f"vectors of shape {tuple(context.shape)} do not fit a prompt of {tuple(self.context.shape)}"
+                f"vectors of shape {shape} do not fit a prompt of {tuple(self.context.shape)}"
             )
         return replace(self, context=context, by_hand=True)
 

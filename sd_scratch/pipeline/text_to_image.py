@@ -24,6 +24,7 @@ from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.canvas import Canvas, keeping, kinds_of, make_canvas
 from sd_scratch.pipeline.checks import (
     check_inputs,
+    check_kind,
     check_noise,
     check_number,
     check_own_sampler,
@@ -183,7 +184,7 @@ class TextToImage(Recordable):
         up to rounding, on the device. `drawing` says how: with which generator, and turned towards
         which other seed.
         """
-        drawing = drawing or Drawing()
+        drawing = Drawing() if drawing is None else drawing
         several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
         seeds = NoiseSource(tuple(seed) if several else (seed,)).seeds  # type: ignore[arg-type]
         cell = self.config.vae.downscale
@@ -203,7 +204,8 @@ class TextToImage(Recordable):
             check_side(name, side, self.config.vae.downscale)
         # Contiguous as a stored one is, which another layout would not equal to the last bit.
         latent = self.vae.to_latent(encode(self.vae, image)).float().contiguous()
-        seeds = tuple(seed + i for i in range(len(image)))
+        first = NoiseSource((seed,)).seeds[0]
+        seeds = NoiseSource([first + i for i in range(len(image))]).seeds
         return ImageNoise(latent, 0, seeds, self.vae, self.schedule)
 
     def canvas(
@@ -227,6 +229,7 @@ class TextToImage(Recordable):
         `counted` says how many these are, see `sd_scratch.pipeline.part_way.part_of`: int(steps * strength),
         as diffusers counts, and one at least. For "comfy" the run has `Part.levels` as its steps.
         Raises `UsageError` outside 0..1."""
+        check_noise(picture)
         if not 0.0 <= check_number("strength", strength) <= 1.0:
             raise UsageError(f"strength {strength:g} is out of range - give a number from 0 to 1")
         if strength == 0.0:
@@ -237,7 +240,7 @@ class TextToImage(Recordable):
             steps = len(schedule)
         elif steps is None:
             steps = self.config.steps_with(self._sampler(sampler).name)
-        part = part_of(steps, strength, counted)
+        part = part_of(self.schedule.check_steps(steps), strength, counted)
         return picture.on(part.of(self.way(sampler, part.levels, schedule).ladder))
 
     # The loop -------------------------------------------------------------------------------
@@ -294,6 +297,7 @@ class TextToImage(Recordable):
         latent, ladder = check_noise(noise).start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
         scale = self.config.guidance if guidance is None else guidance
+        check_kind("canvas", canvas, Canvas | None, "one of model.canvas")
         told = canvas.guidance if canvas else None
         scales = Scales.checked(scale, guidance_rescale, told, pag, pag_adaptive_scale, pag_layers)
         check_inputs(self.config, self.components.source, *kinds_of(canvas))

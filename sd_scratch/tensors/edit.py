@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.tensors.taps import ByCalls, Call, Calls, Member, Run, Taps, choose_calls
+from sd_scratch.tensors.calls import Calls, check_branch, choose_calls, plain_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Member, Run, Taps
 from sd_scratch.tensors.words import Worded, WordKey, look_up
 
 
@@ -89,9 +90,9 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
             if not info.editable:
                 raise UsageError(f"{name} can only be seen: nothing is made from it")
         self.function = function
-        self.calls = calls
+        self.calls = plain_calls(calls)
         self.branch = branch or getattr(function, "default_branch", None)
-        self._chosen: Container[int] = choose_calls(calls, None)
+        self._chosen: Container[int] = choose_calls(self.calls, None)
         self._ats: dict[tuple[str, str], At] = {}
 
     def __enter__(self) -> None:
@@ -104,10 +105,8 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
         """As JSON can say it, for a stored run; tensors are put into `tensors` and named."""
         if isinstance(self.calls, slice):
             calls: Any = {"slice": [self.calls.start, self.calls.stop, self.calls.step]}
-        elif self.calls is None or isinstance(self.calls, int):
-            calls = self.calls
         else:
-            calls = list(self.calls)
+            calls = self.calls
         to_plain = getattr(self.function, "to_plain", None)  # a Python function has none
         return {
             "globs": list(self.globs),
@@ -118,6 +117,8 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
 
     def prepare(self, run: Run) -> None:
         self._chosen = choose_calls(self.calls, run.calls)
+        if any(info.branched for info in self.names.values()):
+            check_branch(self.branch, run.branches)
 
     def wants(self, call: Call) -> bool:
         return call.edits and (call.index is None or call.index in self._chosen)
@@ -156,7 +157,14 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
 
     def _edited(self, name: str, branch: str, x: Tensor) -> Tensor | None:
         at = self._ats.get((name, branch))
-        y = None if at is None else self.function(x, at)
+        try:
+            y = None if at is None else self.function(x, at)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not hasattr(self.function, "to_plain"):  # somebody's own
+                raise
+            raise UsageError(
+                f"the edit of {name}, {self.function}, cannot be made - {str(error).splitlines()[0]}"
+            ) from None
         if y is None:
             return None
         if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (

@@ -14,7 +14,7 @@ from torch import Tensor
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.tensors.edit import At
 from sd_scratch.tensors.names import OLD_NAMES
-from sd_scratch.tensors.trace import Address, Trace
+from sd_scratch.tensors.trace import Address, Trace, values_of
 from sd_scratch.tensors.words import WordKey
 
 __all__ = ["ablate", "add", "freeu", "lerp", "patch", "reweight"]
@@ -283,15 +283,15 @@ ablate, add, freeu, lerp, scale, set_to, swap = Ablate, Add, FreeU, Lerp, Scale,
 
 def patch(trace: Trace) -> Patch:
     """What another run had at the same name, call and branch."""
-    return Patch({_address(address): value for address, value in trace.values.items()})
+    return Patch({_address(address): value for address, value in values_of(trace).items()})
 
 
 def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shift:
     """What another run had, less what a third one had, added on top: a direction between two runs."""
     difference = {
         _address(address): value if away is None else value - away.values[address]
-        for address, value in towards.values.items()
-        if away is None or address in away.values
+        for address, value in values_of(towards).items()
+        if away is None or address in values_of(away)
     }
     return Shift(difference, scale)
 

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.limits import read_number
+from sd_scratch.limits import DTYPES, read_number, real
+from sd_scratch.tensors.calls import Calls, check_branch, choose_calls, plain_calls
 from sd_scratch.tensors.edit import Editor
 from sd_scratch.tensors.reductions import AnyReduction, Bound, OverCalls, Words, bind
 from sd_scratch.tensors.tapped import Rows
-from sd_scratch.tensors.taps import ByCalls, Call, Calls, Member, Run, StopRun, Taps, choose_calls
+from sd_scratch.tensors.taps import ByCalls, Call, Member, Run, StopRun, Taps
 from sd_scratch.tensors.trace import Address, Kept, Live, Moment, Trace
 from sd_scratch.tensors.unofficial import without_numbers
+from sd_scratch.tensors.words import show_word
 
 CHUNK = 4_000_000  # numbers of an attention matrix that are made at once
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
@@ -50,7 +52,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         branch: str | None = None,
         reduce: AnyReduction | OverCalls | Sequence[AnyReduction | OverCalls] = (),
         to: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         budget: str | int = "4GB",
         when: str = "after",
         stop_after: str | None = None,
@@ -73,12 +75,19 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         self.branch = branch
         self.reductions = [r for r in chain if not isinstance(r, OverCalls)]
         self.averaged = len(self.reductions) < len(chain)
-        self.to, self.dtype = to, dtype
+        try:
+            self.to = None if to is None else torch.device(to)
+        except (RuntimeError, TypeError):
+            raise UsageError(f"to: give a device, not {to!r}") from None
+        found = getattr(torch, dtype) if dtype in DTYPES else dtype
+        if not isinstance(found, torch.dtype | None):
+            raise UsageError(f"dtype: give one of torch's, or {', '.join(DTYPES)}, not {dtype!r}")
+        self.dtype: torch.dtype | None = found
         self.budget, self.kept_bytes = budget_bytes(budget), 0
         self.on_path = self.gradients = gradients
         self.trace = Trace(branch=branch)
-        self._calls = calls
-        self._chosen: Container[int] = choose_calls(calls, None)
+        self._calls = plain_calls(calls)
+        self._chosen: Container[int] = choose_calls(self._calls, None)
         self._stop = _Stop(taps, stop_after) if stop_after else None
         self._chains: dict[str, list[Bound]] = {}
         self._fresh: dict[tuple[str, str], Tensor] = {}
@@ -111,14 +120,8 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
     def prepare(self, run: Run) -> None:
         if self._holds_run:
             raise ScratchError("this recording holds a run already - make one for each run")
-        if self.branch and run.branches and self.branch not in run.branches:
-            raise UsageError(
-                f"the run has no branch '{self.branch}', only {', '.join(run.branches)}"
-                " - another guidance scale needs both"
-            )
+        check_branch(self.branch, run.branches)
         self._chosen = choose_calls(self._calls, run.calls)
-        if self._calls is not None and not self._chosen:
-            raise UsageError(f"the run has {run.calls} calls, and none of them is to be recorded")
         self._bind(run)
         self._check_budget(run)
         for address in [a for a in self.trace.values if a.name.startswith("text.")]:
@@ -131,7 +134,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         """Fit the reductions to this run's prompts and sizes."""
         table = self.taps.tensors(hw=run.hw)
         words = [word for r in self.reductions if isinstance(r, Words) for word in r.words]
-        texts = tuple(w if isinstance(w, str) else f"{w[0]} ({w[1]})" for w in words)
+        texts = tuple(map(show_word, words))
         # Words are looked up in a run's prompts. Before it starts there is nothing to keep of them.
         before = run.calls is None and not run.prompts
         names = () if words and before else self.names
@@ -283,9 +286,9 @@ class _Stop(Member):
 
 def budget_bytes(budget: str | int) -> int:
     """A number of bytes, written as a number or as "2GB", "500 MB"."""
-    if isinstance(budget, int):
-        return budget
-    text = budget.strip().lower()
+    if not isinstance(budget, str) and (size := real(budget)) is not None:
+        return int(size)
+    text = str(budget).strip().lower()
     unit = next((unit for unit in UNITS if text.endswith(unit)), "")
     number = read_number(text.removesuffix(unit))
     size = inf if number is None else number * UNITS.get(unit, 1)

@@ -1,8 +1,7 @@
 """`Taps`: the switchboard between networks and those who listen to their tensors."""
 
-import sys
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,24 +80,6 @@ class _LazyRun:
     @cached_property
     def known(self) -> Run:
         return self.describe()
-
-
-Calls = int | slice | Iterable[int] | None
-
-
-def choose_calls(calls: Calls, count: int | None) -> Container[int]:
-    """The calls that are meant, of a run with `count` of them (None: as many as there will be).
-
-    Raises ScratchError for calls that the run does not have.
-    """
-    total = sys.maxsize if count is None else count
-    if calls is None or isinstance(calls, slice):
-        return range(total)[calls or slice(None)]
-    wanted = [calls] if isinstance(calls, int) else list(calls)
-    for call in wanted:
-        if not -total <= call < total:
-            raise UsageError(f"there is no call {call}, the run has {count}")
-    return {call % total for call in wanted}
 
 
 Listening = TypeVar("Listening", bound="ByCalls")

@@ -277,3 +277,10 @@ class Trace:
             hw=kept.hw,
             words=kept.words,
         )
+
+
+def values_of(trace: Any) -> Mapping[Address, Tensor]:
+    """What a trace holds. Raises UsageError for anything else, such as a folder's name."""
+    if not isinstance(trace, Trace):
+        raise UsageError(f"give a recorded trace, or sd.Trace.load(folder), not {trace!r:.80}")
+    return trace.values

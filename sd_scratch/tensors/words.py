@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sd_scratch.errors import UsageError
+
 
 class Spelled(Protocol):
     """A word, found: `positions` are the places of its tokens among the prompt's token ids."""
@@ -36,7 +38,18 @@ WordKey = str | tuple[str, int]
 """A word of the prompt, or ``("cat", 2)`` for the second "cat"."""
 
 
+def show_word(word: WordKey) -> str:
+    """As a person writes it; UsageError for what is no word."""
+    match word:
+        case str():
+            return word
+        case (str(text), int(nth)):
+            return f"{text} ({nth})"
+    raise UsageError(f"a word is a text, or a pair such as ('cat', 2), not {word!r:.80}")
+
+
 def look_up(prompt: Worded, word: WordKey) -> Spelled:
+    show_word(word)
     return prompt.word(word) if isinstance(word, str) else prompt.word(*word)
 
 

@@ -81,6 +81,18 @@ def test_texts_are_taken_wherever_prompts_are(model):
     assert torch.equal(last.x_next, model.generate(cat, noise, negative=None, **S).latent)
 
 
+WHITE = Image.new("L", (64, 64), 255)
+
+
+def latent(model, tensor):
+    return model.noise(1).with_latent(tensor)
+
+
+def edited(model, edit, **where):
+    with model.edit("unet.h", edit, **where):
+        return model.generate("a", model.noise(1), **S).latent
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -114,7 +126,40 @@ def test_texts_are_taken_wherever_prompts_are(model):
             lambda m: m.encode([Image.new("RGB", (64, 64)), Image.new("RGB", (32, 64))]),
             "64x64, 32x64",
         ),
-        (lambda m: m.encode("a.png"), "picture to encode"),
+        (lambda m: m.encode("a.png"), "a picture is one of Pillow's"),
+        (lambda m: m.encode(None), "a picture is one of Pillow's"),
+        (lambda m: m.encode(Image.new("RGB", (64, 64)), seed=-1), "seed -1"),
+        (lambda m: m.noise(1, drawing="nv"), "drawing: give a sd.Drawing"),
+        (lambda m: m.noise(1).noised("x"), "t = x is no timestep"),
+        (lambda m: m.begin(Image.new("RGB", (64, 64))), "noise: give an ImageNoise"),
+        (lambda m: m.begin(m.noise(1), steps="x"), "'x' steps cannot be taken"),
+        (lambda m: m.prompt("a", clip_skip="1"), "clip skip 1 is not in"),
+        (lambda m: m.canvas(5), "a picture is one of Pillow's"),
+        (lambda m: m.canvas(WHITE, np.ones((64, 64), np.uint8)), "a mask is a picture or an array"),
+        (lambda m: m.canvas(WHITE, WHITE, feather="4"), "a feather of 4"),
+        (lambda m: m.generate("a", m.noise(1), canvas=WHITE), "canvas: give one of model.canvas"),
+        (lambda m: m.generate("a", m.noise(1), control=WHITE), "control: give a sd.Control"),
+        (lambda m: m.generate("a", m.noise(1), fast=3), "fast: 3 is unknown"),
+        (lambda m: m.generate("a", m.noise(1), schedule=np.ones(2)), "schedule .* is unknown"),
+        (lambda m: m.generate("a", m.noise(1), sampler="ddim", eta=[1]), "eta is a number, not"),
+        (lambda m: m.generate("a", m.noise(1), sampler="ddim", eta=10**400), "eta is a number"),
+        (lambda m: m.generate("a", latent(m, torch.zeros(1, 3, 8, 8))), r"is Tensor \[1, 3, 8, 8"),
+        (lambda m: m.generate("a", latent(m, torch.zeros(2, 4, 8, 8))), r"\[1, 4, height, width"),
+        (
+            lambda m: m.generate("a", latent(m, np.zeros((1, 4, 8, 8)))),
+            "noise: its latent is ndarray",
+        ),
+        (lambda m: m.record("unet.h", calls="0"), "calls: give numbers of calls"),
+        (lambda m: m.record("unet.h", dtype="half"), "dtype: give one of torch's"),
+        (lambda m: m.record("unet.h", to="gpu"), "to: give a device, not 'gpu'"),
+        (lambda m: m.record("unet.h", budget=None), "'None' is no budget"),
+        (lambda m: sd.edits.patch("folder"), "give a recorded trace"),
+        (lambda m: edited(m, sd.edits.scale("2")), "the edit of unet.h, Scale.*cannot be made"),
+        (lambda m: edited(m, sd.edits.scale(2), branch="con"), "the run has no branch 'con'"),
+        (
+            lambda m: edited(m, sd.edits.scale(2), calls=slice(9, None)),
+            "the run has 2 calls, and none",
+        ),
         (lambda m: m.encode(np.zeros((64, 64, 3))), "of uint8"),
         (lambda m: sd.load("scenes", dtype="float15"), "dtype 'float15'"),
         (lambda m: sd.load("scenes", device="gpu"), "device gpu"),
@@ -133,6 +178,20 @@ def test_pictures_as_arrays(model):
     assert torch.equal(
         model.encode([grey, grey]).latent[1:], model.encode(grey[None].repeat(2, 0)).latent[1:]
     )
+
+
+def test_numbers_of_numpy_and_texts_for_what_they_mean(model):
+    noise, same = model.noise(1), torch.equal
+    prompts = [model.prompt("a", clip_skip=skip).context for skip in (2, np.int64(2))]
+    assert same(*prompts)
+    pictures = [
+        model.generate("a", noise, **S, eta=eta).latent for eta in (0.5, np.float64(0.5), "0.5")
+    ]
+    assert same(*pictures[:2]) and same(*pictures[1:])
+    assert same(*(edited(model, sd.edits.scale(2), calls=c) for c in (1, np.int64(1))))
+    with model.record("unet.h", calls=np.int64(1), dtype="float16", budget=1e9) as trace:
+        model.generate("a", noise, **S)
+    assert trace["unet.h"].calls == (1,) and trace["unet.h"].tensor.dtype == torch.float16
 
 
 def test_devices_and_dtypes_by_name():

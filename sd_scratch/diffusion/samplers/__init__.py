@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from sd_scratch.diffusion.samplers.tcd import tcd
 from sd_scratch.diffusion.samplers.unipc import unipc
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError
+from sd_scratch.limits import read_integer, read_number, real, whole
 
 __all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "Steps", "get_sampler", "walk"]
 
@@ -62,7 +64,10 @@ class Sampler:
         ladder has rungs.
         """
         if not isinstance(spacing, Ladder):
-            steps, spacing = schedule.check_steps(steps), spacing or self.spacing
+            steps, spacing = (
+                schedule.check_steps(steps),
+                self.spacing if spacing is None else spacing,
+            )
             return schedule.ladder(steps, spacing, sigma_space=self.sigma_space)
         if steps not in (None, len(spacing)):
             raise UsageError(
@@ -79,14 +84,29 @@ class Sampler:
         Raises `UsageError`, at once for an unknown option, and with the first step for an option's
         bad value.
         """
-        for option in options:
-            if option not in self.options:
-                hint = _did_you_mean(option, {known: known for known in self.options})
-                raise UsageError(
-                    f"sampler {self.name} has no option {option!r}{hint}"
-                    f" - it has {', '.join(self.options) or 'none'}"
-                )
-        return self.function(model, x_t, ladder, draw, **options)
+        typed = {name: self.option(name, value) for name, value in options.items()}
+        return self.function(model, x_t, ladder, draw, **typed)
+
+    def option(self, name: str, value: object) -> Any:
+        """The value of an option, of the type that its default has; a text may stand for any. Raises
+        `UsageError` for an option or a value that is none."""
+        if name not in self.options:
+            hint = _did_you_mean(name, {known: known for known in self.options})
+            raise UsageError(
+                f"sampler {self.name} has no option {name!r}{hint}"
+                f" - it has {', '.join(self.options) or 'none'}"
+            )
+        kind, text = type(self.options[name]), isinstance(value, str)
+        known: dict[type, tuple[str, object]] = {
+            bool: ("true or false", {"true": True, "false": False}.get(str(value).lower())),
+            int: ("an integer", read_integer(str(value)) if text else whole(value)),
+            float: ("a number", read_number(str(value)) if text else real(value)),
+            str: ("a text", str(value)),
+        }
+        wanted, read = known.get(kind, ("", value))
+        if wanted and read is None:
+            raise UsageError(f"{self.name}'s {name} is {wanted}, not {value!r}")
+        return read
 
 
 # In the view of `sd_scratch.diffusion.samplers.sigma_space`.

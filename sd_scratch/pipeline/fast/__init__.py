@@ -95,7 +95,7 @@ def read_fast(fast: Fast) -> tuple[Approximation, ...]:
     Raises UsageError for a name, an option or a value that is not known, and for a name given twice.
     """
     if not isinstance(fast, str):
-        found = list(fast)
+        found: list[Any] = list(fast) if isinstance(fast, Sequence) else [fast]
     elif fast == "best":
         return BEST
     else:
