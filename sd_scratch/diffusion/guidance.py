@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), its rescaling, and what is added to it."""
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), its rescaling, and guidance added to it."""
 
 import math
 
@@ -8,11 +8,11 @@ from sd_scratch.errors import UsageError
 
 
 def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
-    """Walk from the unconditional prediction through the conditional one, `scale` times as far.
+    """From the unconditional prediction towards the conditional one, `scale` times as far.
 
-    `scale` is the number of SD's command lines, 1 + w of the paper's equation 6: 0 is the
-    unconditional prediction, 1 the conditional one (both exactly), more than 1 exaggerates what the
-    text adds. The rule is linear, so it serves eps, v and x0 alike.
+    `scale` is 1 + w of the paper's equation 6: 0 is the unconditional prediction, 1 the conditional one (both
+    exactly), more than 1 exaggerates the effect of the text. The rule is linear, so it holds for eps, v and
+    x0.
     Raises `UsageError` when `scale` is not finite.
     """
     if not math.isfinite(scale):
@@ -25,9 +25,9 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
 def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
     """Bring a guided prediction ``[B, ...]`` back to the standard deviation of the conditional one.
 
-    Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16. Large scales exaggerate contrast, above all in
-    models with zero terminal SNR; `amount`, the paper's phi, is the share of the rescaled prediction in the
-    result, 0 to 1, in the paper 0.7. Deviations are over all but the batch. Raises `UsageError` outside 0..1.
+    Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16. Large scales exaggerate contrast, most in models
+    with zero terminal SNR. `amount`, the paper's phi, is the share of the rescaled prediction in the result,
+    0 to 1, in the paper 0.7. Deviations are over all axes except the batch. Raises `UsageError` outside 0..1.
     """
     if not 0.0 <= amount <= 1.0:
         raise UsageError(f"guidance rescale {amount} is out of range - give a number from 0 to 1")
@@ -41,7 +41,7 @@ def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
 def guide_by_picture(
     uncond: Tensor, pictured: Tensor, cond: Tensor, scale: float, picture_scale: float
 ) -> Tensor:
-    """Two scales, one for what the picture adds to nothing, one for what the prompt adds to the picture
+    """Two scales, one for the effect of the picture, one for the effect of the prompt with the picture
     (InstructPix2Pix, Brooks et al. 2023, arXiv:2211.09800, equation 3).
 
     Raises `UsageError` when a scale is not finite.
@@ -52,12 +52,12 @@ def guide_by_picture(
 
 
 def perturb(guided: Tensor, cond: Tensor, perturbed: Tensor, scale: float) -> Tensor:
-    """Walk on, away from what a network says whose self-attention is perturbed: perturbed attention guidance
-    (Ahn et al. 2024, arXiv:2403.17377), beside classifier-free guidance or alone, where `guided` is `cond`."""
+    """Move away from the prediction with perturbed self-attention: perturbed attention guidance (Ahn et al.
+    2024, arXiv:2403.17377), beside classifier-free guidance, or by itself if `guided` is `cond`."""
     return guided + scale * (cond - perturbed)
 
 
 def faded(scale: float, adaptive: float, t: float) -> float:
-    """Perturbed attention's scale at a timestep of 0..999: `adaptive` is what it loses with every one on the way
-    down, 0 being as much as there is left to lose (diffusers' ``pag_adaptive_scale``)."""
+    """Perturbed attention's scale at a timestep of 0..999. It falls by `adaptive` with every timestep on the
+    way down, to no less than 0 (diffusers' ``pag_adaptive_scale``)."""
     return max(0.0, scale - adaptive * (1000 - t)) if adaptive else scale

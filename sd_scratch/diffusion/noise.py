@@ -27,11 +27,11 @@ class Drawing:
     """How numbers come from a seed.
 
     Attributes:
-        source: ``"cpu"``, PyTorch's generator for processors, which diffusers' examples use; or ``"nv"``,
-            the numbers that PyTorch draws on NVIDIA's cards, computed here (`Philox`).
-        delta: added to the seed for all noise but the first, A1111's "eta noise seed delta" (ENSD).
-        subseed: another noise, which the first is turned towards, for image i that of subseed + i; and
-            `strength`, how far: 0 not at all, 1 all the way.
+        source: ``"cpu"``, PyTorch's generator for CPUs, which diffusers' examples use; or ``"nv"``, the
+            numbers that PyTorch draws on NVIDIA GPUs, computed here (`Philox`).
+        delta: added to the seed for all noise except the first, A1111's "eta noise seed delta" (ENSD).
+        subseed: the seed of another noise, towards which the first is turned, for image i subseed + i;
+            `strength` is how far: 0 not at all, 1 all the way.
     """
 
     source: str = "cpu"
@@ -50,10 +50,10 @@ class Drawing:
 class NoiseSource:
     """Unit-variance Gaussian noise for a batch in which every image keeps its own stream.
 
-    Image i draws with `seeds[i]` on the CPU, in float32, and the result is moved afterwards: an image
-    depends neither on the batch that it is made in nor on the device. With ``Drawing("cpu")`` this is
+    Image i draws with `seeds[i]` on the CPU, in float32, and the result is moved afterwards: an image depends
+    neither on its batch nor on the device. With ``Drawing("cpu")`` this is
     also the noise that diffusers makes from a CPU generator. Seeds are whole numbers from 0 to 2^64 - 1,
-    else `UsageError`; torch's CPU generator hears only their lower 32 bits.
+    else `UsageError`; torch's CPU generator uses only their lower 32 bits.
     """
 
     def __init__(self, seeds: Sequence[int], drawing: Drawing | None = None) -> None:
@@ -108,12 +108,12 @@ def slerp(a: Tensor, b: Tensor, amount: float) -> Tensor:
 
 
 class Philox:
-    """Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2) and
-    the Box-Muller transform, as NVIDIA's cuRAND has them and PyTorch asks it: number i of the n-th draw
-    is made of the counter (n, 0, i, 0) and the key (low, high half of the seed).
+    """Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2) and the
+    Box-Muller transform, as in NVIDIA's cuRAND called by PyTorch: number i of the n-th draw comes from the
+    counter (n, 0, i, 0) and the key (low, high half of the seed).
 
-    The numbers are those of a card as long as a draw has fewer of them than the card has threads at a
-    time, which holds for latents of pictures up to about 1 megapixel.
+    The numbers are those of a GPU as long as a draw has fewer numbers than the GPU has threads, which holds
+    for latents of pictures up to about 1 megapixel.
     """
 
     MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -138,7 +138,7 @@ class Philox:
         return torch.from_numpy(numbers).reshape(shape)
 
     def _words(self, c0: Words, c1: Words, c2: Words, c3: Words) -> tuple[Words, Words]:
-        """The first two of the four 32-bit words that a counter becomes."""
+        """The first two of the four 32-bit words from a counter."""
         low, bits = np.uint64(0xFFFFFFFF), np.uint64(32)
         m0, m1 = (np.uint64(m) for m in self.MULTIPLIERS)
         for i in range(self.ROUNDS):

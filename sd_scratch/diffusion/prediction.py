@@ -5,8 +5,8 @@ With a = sqrt(alpha_bar) and s = sqrt(1 - alpha_bar), a^2 + s^2 = 1:
     x_t = a x0 + s eps
     v   = a eps - s x0            (Salimans and Ho 2022, arXiv:2202.00512, appendix D)
 
-so that (x_t, v) is (x0, eps) turned by the angle arctan(s / a): given x_t, any one of the three
-gives the other two. All tensors have the shape of x_t, ``[B, ...]``; `alpha_bar`, in (0, 1), is one
+so (x_t, v) is (x0, eps) turned by the angle arctan(s / a): given x_t, any one of the three gives the other
+two. All tensors have the shape of x_t, ``[B, ...]``; `alpha_bar`, in (0, 1), is one
 float for the batch or a ``[B]`` tensor.
 """
 
@@ -22,7 +22,7 @@ PREDICTION_TYPES = limits.PREDICTION_TYPES
 
 
 class Prediction(NamedTuple):
-    """What a network's output says about x_t."""
+    """A network's output as noise and clean image."""
 
     eps: Tensor
     x0: Tensor
@@ -38,15 +38,15 @@ def interpret(raw: Tensor, x_t: Tensor, alpha_bar: float | Tensor, kind: str) ->
 
 
 def thresholded(x0: Tensor, ratio: float, largest: float) -> Tensor:
-    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): each image is cut at the `ratio`
-    quantile of its absolute values, from 1 to `largest`, and divided by it."""
+    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): each image is clipped at the
+    `ratio` quantile of its absolute values, from 1 to `largest`, and divided by it."""
     cut = x0.flatten(1).float().abs().quantile(ratio, dim=1).clamp(1.0, largest)
     cut = cut.to(x0).reshape(-1, *[1] * (x0.dim() - 1))  # [B, 1, ...]
     return x0.clamp(-cut, cut) / cut
 
 
 def target(x0: Tensor, eps: Tensor, alpha_bar: float | Tensor, kind: str) -> Tensor:
-    """What a perfect network would have answered: the training target for type `kind`."""
+    """The training target for prediction type `kind`."""
     if kind == "epsilon":
         return eps
     if kind == "v_prediction":
@@ -85,7 +85,7 @@ def eps_from_v(v: Tensor, x_t: Tensor, alpha_bar: float | Tensor) -> Tensor:
 
 
 def _roots(alpha_bar: float | Tensor, like: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
-    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), ready to be multiplied with `like`."""
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), shaped to multiply `like`."""
     if not isinstance(alpha_bar, Tensor):
         return math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar)
     alpha_bar = alpha_bar.reshape(-1, *[1] * (like.dim() - 1))  # [B, 1, ...]

@@ -72,7 +72,8 @@ BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")  # the stream is a Brow
 
 
 def a1111_schedule(sampler: str, written: str = "Automatic") -> str | None:
-    """Our name of a schedule of A1111's for a sampler; "" for one that is not here, None for a sampler that it has not.
+    """Our name of an A1111 schedule for a sampler; "" for a schedule that is not supported, None for a
+    sampler that A1111 does not have.
 
     Its samplers from k-diffusion spread timesteps from the last to the first, or what "Automatic" is
     for them; DDIM, PLMS and UniPC have `A1111_OWN`.
@@ -97,14 +98,14 @@ def comfy_schedule(sampler: str, written: str = "normal") -> str | None:
 
 
 def a1111_sampler(written: str) -> tuple[str, dict[str, int | str]]:
-    """Our name and options of a sampler of A1111's, as they are there."""
+    """Our name and options of an A1111 sampler, with A1111's defaults."""
     base, options = split_solver(written)
     name, _ = find_sampler(base)
     return name, {"order": 3, "variant": "bh1"} if name == "unipc" else options
 
 
 def comfy_sampler(written: str) -> tuple[str, dict[str, int | str]]:
-    """Our name and options of a sampler of ComfyUI's, whose `ddim` is Euler's steps on its own sigmas."""
+    """Our name and options of a ComfyUI sampler. ComfyUI's `ddim` is Euler's steps on its own sigmas."""
     base, options = split_solver(written)
     name, _ = find_sampler(base)
     if name == "unipc":
@@ -113,7 +114,7 @@ def comfy_sampler(written: str) -> tuple[str, dict[str, int | str]]:
 
 
 def a1111_title(spacing: str | None) -> str | None:
-    """What A1111 calls a spacing of ours; a name that it has not comes back as it is."""
+    """A1111's name of a spacing; a name that it does not have is returned unchanged."""
     titles = {name: title for title, name in A1111_SCHEDULES.items()} | {"karras": "Karras"}
     if spacing in (None, OWN):
         return None
@@ -130,20 +131,20 @@ def _cut(name: str, cut: bool) -> str:
 
 
 def split_solver(written: str) -> tuple[str, dict[str, int | str]]:
-    """A name without the solver in it, and that as an option: "DPM++ 2M SDE Heun Karras"."""
+    """A name without its solver, and the solver as an option: "DPM++ 2M SDE Heun Karras"."""
     name = re.sub(r"(2m[ _]?sde)[ _]?heun", r"\1", written, flags=re.IGNORECASE)
     return name, {} if name == written else {"solver": "heun"}
 
 
 def find_schedule(written: str) -> str:
-    """Our name of a schedule, or the name as it is."""
+    """Our name of a schedule, or the name unchanged."""
     return _schedules().get(_letters(written), written)
 
 
 def find_sampler(written: str) -> tuple[str, str | None]:
     """Our name of a sampler, and the schedule that the written name ends with: "DPM++ 2M Karras" is
-    ``("dpmpp_2m", "karras")``, "k_euler_ancestral" ``("euler_a", None)``. A name that is not known comes
-    back as it is."""
+    ``("dpmpp_2m", "karras")``, "k_euler_ancestral" ``("euler_a", None)``. An unknown name is returned
+    unchanged."""
     known = {_letters(name): name for name in SAMPLERS}
     known |= {_letters(sampler.metadata_name): name for name, sampler in SAMPLERS.items()}
     known |= {letters: name for letters, name in OTHERS.items() if name in SAMPLERS}
@@ -164,7 +165,7 @@ def _schedules() -> dict[str, str]:
 
 
 def _letters(name: str) -> str:
-    """What is left of a name without case, signs, and what some put before and behind it."""
+    """A name without case, punctuation, and the prefixes and suffixes of some tools."""
     name = re.sub(r"^(sample|k)_|(discrete)?scheduler$", "", name.strip().casefold())
     name = re.sub(r"[^a-z0-9]", "", name.replace("+", "p"))
     return re.sub(r"ancestral$", "a", name)

@@ -1,4 +1,4 @@
-"""How much signal and noise there is at every timestep, and ladders of them for samplers.
+"""The signal and the noise at every timestep, and ladders of noise levels for samplers.
 
 The forward process (Ho et al. 2020, arXiv:2006.11239, equation 4) mixes an image with noise:
 
@@ -46,16 +46,16 @@ class Ladder:
     """Falling noise levels, n rungs, and where a walk down them ends.
 
     Attributes:
-        timesteps: what the network is told at each rung; they may lie between whole timesteps.
-        alpha_bars: how much signal there is at each, rising, in (0, 1).
+        timesteps: the network's input at each level; they may lie between whole timesteps.
+        alpha_bars: the signal's share of the variance at each, rising, in (0, 1).
         sigmas: the noise relative to the signal at each, sqrt((1 - alpha_bar) / alpha_bar), falling.
         final_alpha_bar: where `ddim`, `pndm` and `tcd` end.
-        noise_scale: what unit-variance noise is multiplied with to stand on the top rung.
-        schedule: the schedule that they are levels of.
-        final_sigma: where all other samplers end: 0, without noise, unless it was asked for.
-        stride: how many timesteps each of DDIM's steps goes down; 0, to the next rung, unless it was asked for.
+        noise_scale: the factor of unit-variance noise at the top level.
+        schedule: the schedule of these levels.
+        final_sigma: where all other samplers end; 0, without noise, by default.
+        stride: how many timesteps each of DDIM's steps goes down; by default 0, to the next level.
 
-    Raises `UsageError` for no rung at all, or for rungs that do not fall.
+    Raises `UsageError` for no level, or for levels that do not fall.
     """
 
     timesteps: tuple[float, ...]
@@ -89,8 +89,8 @@ class Ladder:
 
     @property
     def signals(self) -> tuple[float, ...]:
-        """The alpha_bars with 0 where a schedule of zero terminal SNR has it: what stands for it is for samplers
-        that divide by alpha_bar."""
+        """The alpha_bars, with 0 where a schedule of zero terminal SNR has it. (`alpha_bars` has a small
+        number there, for samplers that divide by it.)"""
         zero = SMALLEST_ALPHA_BAR if self.schedule.config.rescale_betas_zero_snr else 0.0
         return tuple(bar if bar > zero else 0.0 for bar in self.alpha_bars)
 
@@ -109,9 +109,9 @@ class Ladder:
         return {key: getattr(self, key) for key in LEVELS}
 
     def below(self, t: float) -> "Ladder":
-        """The tail that a sample at timestep `t` walks: from the rung at `t`, or the next one below.
+        """The rest of the ladder for a sample at timestep `t`: from the level at `t`, or the next below.
 
-        Raises `UsageError` where `t` is above the schedule's top or below the last rung.
+        Raises `UsageError` if `t` is above the schedule's top or below the last level.
         """
         top, last = len(self.schedule) - 1, self.timesteps[-1]
         if not t <= top:
@@ -124,15 +124,16 @@ class Ladder:
         return self.tail(sum(here > t for here in self.timesteps))
 
     def tail(self, first: int) -> "Ladder":
-        """The rungs from number `first` on; the top one is 0."""
+        """The levels from number `first` on; the top one is 0."""
         return self._rungs(slice(first, None))
 
     def head(self, count: int) -> "Ladder":
-        """The first `count` rungs."""
+        """The first `count` levels."""
         return self._rungs(slice(count))
 
     def to_last(self) -> "Ladder":
-        """The rungs above the last one, at which a walk down them ends. Raises `UsageError` where it is the only one."""
+        """The levels above the last one, at which a walk down them ends. Raises `UsageError` if it is the
+        only one."""
         if len(self) == 1:
             raise UsageError(
                 "a ladder of one level, at which it ends, has no step - take more steps"
@@ -154,7 +155,7 @@ class Schedule:
 
     `betas`, `alpha_bar` and `sigmas` are float32 ``[T]``; the product is taken in float64. The
     samplers read single values as Python floats and compute their coefficients in float64.
-    Raises `ScratchError` when the configuration is one that no model can have.
+    Raises `ScratchError` for an impossible configuration.
     """
 
     def __init__(self, config: ScheduleConfig) -> None:
@@ -203,22 +204,22 @@ class Schedule:
     def timesteps(self, steps: int) -> list[int]:
         """The `steps` timesteps to visit, strictly falling, all in 0..T-1.
 
-        Spaced as the configuration says (Lin et al. 2023, arXiv:2305.08891, table 2). A single step
-        starts at T - 1 whatever the spacing: leading and linspace would start where there is
-        almost no noise to remove. Raises `UsageError` for a count outside 1..T.
+        Spaced as the configuration says (Lin et al. 2023, arXiv:2305.08891, table 2). A single step starts at
+        T - 1 with any spacing: leading and linspace would start where there is almost no noise to remove.
+        Raises `UsageError` for a count outside 1..T.
         """
         return [round(t) for t in self._timesteps(steps, Spacing(OWN))]
 
     def ladder(
         self, steps: int, spacing: str | None = None, *, sigma_space: bool = False
     ) -> Ladder:
-        """`steps` noise levels, spread as `spacing` says: the configuration's own by default; `ddim_uniform` and
-        "+end" may have another number of them.
+        """`steps` noise levels with the given spacing, by default the configuration's; `ddim_uniform` and
+        "+end" can have another number of them.
 
-        `sigma_space` is for samplers that work there, as diffusers has it: they visit timesteps
-        between whole ones, and begin with noise of standard deviation sigma, which is less than the
-        unit variance that the others begin with. Leading spacing begins below T - 1, where so little
-        would fall short of what the network expects: there all begin with unit variance.
+        `sigma_space` is for samplers that work in sigma, as in diffusers: they visit timesteps between whole
+        ones, and begin with noise of standard deviation sigma, less than the unit variance of the others.
+        Leading spacing begins below T - 1, where that would be less noise than the network expects: there all
+        begin with unit variance.
         Raises `UsageError` for an unknown spacing or for steps outside 1..T.
         """
         wanted = find_spacing(OWN if spacing is None else spacing)
@@ -264,8 +265,8 @@ class Schedule:
         return Ladder(levels, tuple(bars), tuple(sigmas), self.final_alpha_bar, 1.0, self)
 
     def ladder_of_sigmas(self, sigmas: Sequence[float]) -> Ladder:
-        """A ladder of your own, of falling sigmas above 0; one above the schedule's largest is told to
-        the network as the last timestep."""
+        """A ladder of your own, of falling sigmas above 0. For one above the schedule's largest the network
+        gets the last timestep."""
         if not all(0.0 < sigma < math.inf for sigma in sigmas):
             raise UsageError(f"sigmas must be above 0 and finite, found {sigmas}")
         levels = tuple(float(sigma) for sigma in sigmas)
@@ -275,7 +276,7 @@ class Schedule:
         return Ladder(timesteps, bars, levels, end, 1.0, self)
 
     def ladder_from_plain(self, plain: Mapping[str, Any]) -> Ladder:
-        """The inverse of `Ladder.plain`. Raises `ScratchError` for what is none."""
+        """The inverse of `Ladder.plain`. Raises `ScratchError` for anything else."""
         try:
             timesteps, bars, sigmas = (tuple(map(float, plain[key])) for key in LEVELS[:3])
             end, scale = (float(plain[key]) for key in LEVELS[3:5])
@@ -315,8 +316,8 @@ class Schedule:
 
 
 def zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
-    """Shift and scale sqrt(alpha_bar) so that nothing but noise is left at T - 1, and the first one stays
-    (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    """Shift and scale sqrt(alpha_bar) so that T - 1 is pure noise, and the first one stays (Lin et al. 2023,
+    arXiv:2305.08891, algorithm 1)."""
     root = alpha_bar.sqrt()
     first, last = root[0], root[-1]
     return ((root - last) * first / (first - last)) ** 2

@@ -1,7 +1,7 @@
-"""How the rungs of a ladder are spread: named spacings, each a row of one of two tables.
+"""Named spacings of a ladder's levels, each a row of one of two tables.
 
-Spacings of timesteps, and spacings of sigmas between the ends that the model's own timesteps have. What
-other tools do a little otherwise is added to a name with a sign: ``karras+all``, see `MODIFIERS`.
+One has spacings of timesteps, the other of sigmas between the ends of the model's own timesteps. A plus sign
+adds a variation of another tool: ``karras+all``, see `MODIFIERS`.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from sd_scratch.errors import UsageError
 
 
 def leading(T: int, steps: int, offset: int) -> list[float]:
-    """Multiples of T // steps plus the offset, lowered where the offset would leave the schedule.
+    """Multiples of T // steps plus the offset, lowered if the offset would leave the schedule.
 
     The first timestep may lie well below T - 1: with T = 1000, 501 to 999 steps have stride 1.
     """
@@ -38,7 +38,7 @@ def trailing(T: int, steps: int, offset: int) -> list[float]:
 
 
 def sgm_uniform(T: int, steps: int, offset: int) -> list[float]:
-    """From T - 1 down in strides of (T - 1) / steps, 0 left out: what Stability's generative-models do."""
+    """From T - 1 down in strides of (T - 1) / steps, without 0, as in Stability's generative-models."""
     timesteps = np.linspace(T - 1, 0, steps + 1)[:-1]
     return [float(t) for t in (np.floor(timesteps) if steps >= T else timesteps)]
 
@@ -49,13 +49,13 @@ def simple(T: int, steps: int, offset: int) -> list[float]:
 
 
 def ddim_uniform(T: int, steps: int, offset: int) -> list[float]:
-    """Every T // steps timesteps from 1 on, as many as there are: 30 steps are 31 (ComfyUI, and CompVis' DDIM)."""
+    """Every T // steps timesteps from 1 on, as many as fit: 30 steps are 31 (ComfyUI, and CompVis' DDIM)."""
     return [float(t) for t in range(1, T, T // steps)][::-1]
 
 
 def beta_timesteps(T: int, steps: int, offset: int) -> list[float]:
-    """`beta`'s quantiles on whole timesteps, the lowest left out (ComfyUI); beyond some 130 steps, where some fall
-    on one timestep, spread to its neighbours."""
+    """`beta`'s quantiles on whole timesteps, without the lowest (ComfyUI). Beyond some 130 steps, equal ones
+    are spread to neighbouring timesteps."""
     quantiles = _beta_quantiles([1.0 - i / steps for i in range(steps)], 0.6, 0.6)
     found: list[int] = []
     for i, t in enumerate(np.rint((quantiles * (T - 1)).round(6))):
@@ -77,14 +77,14 @@ def lcm(T: int, steps: int, offset: int) -> list[float]:
 
 
 def solver_linspace(T: int, steps: int, offset: int) -> list[float]:
-    """From T - 1 down to 0, rounded, the last one left out: those of diffusers' multistep solvers."""
+    """From T - 1 down to 0, rounded, without the last one, as in diffusers' multistep solvers."""
     if steps >= T:
         return linspace(T, steps, offset)
     return [float(t) for t in np.linspace(0, T - 1, steps + 1).round()[:0:-1]]
 
 
 def solver_leading(T: int, steps: int, offset: int) -> list[float]:
-    """Multiples of T // (steps + 1) but for 0, plus the offset: those of diffusers' multistep solvers."""
+    """Multiples of T // (steps + 1) without 0, plus the offset, as in diffusers' multistep solvers."""
     stride = T // (steps + 1)
     if stride == 0:
         return leading(T, steps, offset)
@@ -116,7 +116,7 @@ def beta(
     sigma_max: float, sigma_min: float, steps: int, a: float = 0.6, b: float = 0.6
 ) -> list[float]:
     """Quantiles of a Beta distribution, dense at both ends (Lee et al. 2024, arXiv:2407.12173), between the two
-    sigmas, as A1111 and diffusers have it; `beta_timesteps` has them on timesteps."""
+    sigmas, as in A1111 and diffusers; `beta_timesteps` has them on timesteps."""
     quantiles = _beta_quantiles(_even(1.0, 0.0, steps), a, b)
     return [sigma_min + float(q) * (sigma_max - sigma_min) for q in quantiles]
 
@@ -139,8 +139,8 @@ GENTLE = 0.025  # of sigma_max, which the first half of `linear_quadratic` goes 
 
 
 def linear_quadratic(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
-    """Half of the steps a little down a line, the others along a parabola that goes on with its slope and ends at 0
-    (Mochi 1, and ComfyUI). The lower end is not used."""
+    """Half of the steps down a line, the others down a parabola that continues its slope and ends at 0 (Mochi
+    1, and ComfyUI). The lower end is not used."""
     half = steps // 2
     rise, rest = GENTLE / max(half, 1), steps - half
     bend = (1.0 - GENTLE - rise * rest) / rest**2
@@ -152,7 +152,7 @@ AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.
 
 def align_your_steps(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
     """The sigmas that Sabour et al. 2024 (arXiv:2404.14507) found for SD 1.5, for other counts interpolated in log
-    sigma. They are numbers of that model: the two ends of the model's own are not used."""
+    sigma. They belong to that model: the given ends are not used."""
     places = np.linspace(0.0, 1.0, len(AYS))
     logs = np.interp(np.linspace(0.0, 1.0, steps), places, np.log(AYS))
     return [float(sigma) for sigma in np.exp(logs)]
@@ -229,7 +229,7 @@ class Spacing:
         return [T - 1.0, *found] if above and found[0] < T - 1 else found
 
     def told(self, timesteps: tuple[float, ...]) -> tuple[float, ...]:
-        """What the network is told for timesteps between whole ones."""
+        """The network's input for timesteps between whole ones."""
         if not self.has("solver", "whole"):
             return timesteps
         if self.has("whole") or self.name == "karras":
@@ -239,7 +239,7 @@ class Spacing:
 
 
 def find_spacing(written: str) -> Spacing:
-    """A spacing by its name, in any case and with any signs, and modifiers. Raises `UsageError` with the nearest
+    """A spacing by its name, in any case and with any punctuation, and modifiers. Raises `UsageError` with the nearest
     name."""
     name, *modifiers = str(written).split("+")
     name = {_letters(known): known for known in SPACINGS}.get(_letters(name), name)

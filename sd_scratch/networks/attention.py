@@ -1,7 +1,7 @@
-"""Attention with several heads, fused or spelled out, and every tensor of it with a name.
+"""Multi-head attention, fused or explicit, with every tensor named.
 
-Vaswani et al. 2017 (arXiv:1706.03762), equation 1. Token sequences are ``[B, N, C]``; heads are an axis of
-their own, ``[B, heads, N, C // heads]``. Attributes carry diffusers' names.
+Vaswani et al. 2017 (arXiv:1706.03762), equation 1. Token sequences are ``[B, N, C]``; heads are an axis,
+``[B, heads, N, C // heads]``. Attributes have diffusers' names.
 """
 
 import math
@@ -18,8 +18,8 @@ from sd_scratch.tensors import Probe, Rows, Tapped
 def attention_scores(q: Tensor, k: Tensor, causal: bool = False, first: int = 0) -> Tensor:
     """q k^T / sqrt(d): ``[B, heads, N, d]`` and ``[B, heads, M, d]`` -> ``[B, heads, N, M]``.
 
-    In causal attention no row looks at a later one; `first` is the number of q's first row, where q
-    is only a part of the rows.
+    In causal attention no row looks at a later one. `first` is the number of q's first row, if q is only a
+    part of the rows.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
@@ -37,7 +37,8 @@ FUSED = (
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, ``[B, heads, N, d]``, spelled out: as many rows of q at a time as `SLICE` allows."""
+    """softmax(q k^T / sqrt(d)) v, ``[B, heads, N, d]``, explicit: as many rows of q at a time as `SLICE`
+    allows."""
     rows = max(1, SLICE // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [
         attention_scores(part, k, causal, i * rows).softmax(dim=-1) @ v
@@ -61,11 +62,11 @@ def needs_slices(q: Tensor, k: Tensor) -> bool:
 
 
 class MultiHead(Tapped):
-    """Attention with several heads, between the projections in front of it and the one behind.
+    """Multi-head attention, between its input projections and its output projection.
 
-    The fused kernel runs, and never writes its probabilities down: who wants to see them gets them
-    computed beside it. It gives way to the spelled out form, equal up to rounding, where `explicit` is
-    set, where scores or probabilities are edited, and in forward-mode differentiation.
+    The fused kernel runs, which never stores its probabilities: for recordings they are computed beside it.
+    The explicit form, equal up to rounding, runs instead if `explicit` is set, if scores or probabilities are
+    edited, and in forward-mode differentiation.
     """
 
     explicit = False
@@ -75,7 +76,7 @@ class MultiHead(Tapped):
 
     @property
     def output(self) -> nn.Linear:
-        """The projection behind."""
+        """The output projection."""
         raise NotImplementedError
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class MultiHead(Tapped):
         return tuple(tensor.float() for tensor in tensors) if self.upcast else tensors
 
     def _attend_tapped(self, probe: Probe, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`attend` while somebody listens. Asking once, not at every tensor, is what keeps attention
-        cheap while nobody does."""
+        """`attend` while a listener is active. One check here, not one at every tensor, keeps attention cheap
+        without listeners."""
         q, k, v = probe.tap("q", q), probe.tap("k", k), probe.tap("v", v)
         dtype = v.dtype
         q, k, v = self._precise(q, k, v)

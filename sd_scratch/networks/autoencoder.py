@@ -93,7 +93,7 @@ def down_blocks(config: AutoencoderConfig) -> Iterator[Level]:
 
 
 def mid_block(config: AutoencoderConfig) -> MidBlock:
-    """The latent's side: residual, attention, residual."""
+    """At the latent's side: residual, attention, residual."""
     width = config.block_out_channels[-1]
     return MidBlock(
         resnets=_resnets(config, width, width, 2),
@@ -102,7 +102,7 @@ def mid_block(config: AutoencoderConfig) -> MidBlock:
 
 
 def up_blocks(config: AutoencoderConfig) -> Iterator[Level]:
-    """From the latent's side to the picture's; a residual block more on each level than the encoder has."""
+    """From the latent's side to the picture's, with one residual block more a level than the encoder."""
     entering = config.block_out_channels[-1]
     for level, width in reversed(list(enumerate(config.block_out_channels))):
         yield Level(
@@ -199,5 +199,5 @@ class Autoencoder(Tapped):
         return z * self.config.scaling_factor
 
     def from_latent(self, latent: Tensor) -> Tensor:
-        """The U-Net's latents back to raw ones."""
+        """The U-Net's latents to raw ones."""
         return latent / self.config.scaling_factor

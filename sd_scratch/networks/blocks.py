@@ -1,7 +1,7 @@
-"""What a level of a U-Net does with its parts, which whoever builds it puts in.
+"""How a level of a U-Net runs its parts, which are passed to it.
 
 `attentions` has one for each residual block, or none; `downsamplers` and `upsamplers` have one or none.
-Attributes carry diffusers' names, which hold a list where one would do.
+Attributes have diffusers' names, so single modules are lists, too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from sd_scratch.tensors import Tapped
 
 
 class DownBlock(nn.Module):
-    """One level on the way down. Returns its output and all that it leaves on the stack."""
+    """One level on the way down. Returns its output and everything that it pushes on the stack."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class DownBlock(nn.Module):
     def forward(
         self, h: Tensor, time: Tensor, context: Tensor | None = None, feature: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`feature` is added to what leaves the last layer."""
+        """`feature` is added to the last layer's output."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             h = resnet(h, time)
@@ -62,7 +62,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(Tapped):
-    """One level on the way up. Each residual block takes one tensor back from the stack."""
+    """One level on the way up. Each residual block pops one tensor from the stack."""
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class UpBlock(Tapped):
 
 
 def stack_widths(widths: Sequence[int], layers: int) -> list[int]:
-    """The channels of what the way down leaves for the way up: the first convolution's output, `layers` of
-    each level, and what each level but the last hands on, halved."""
+    """The channels of the skips: the first convolution's output, `layers` of each level, and the halved
+    output of each level except the last."""
     stack = [widths[0]]
     for level, width in enumerate(widths):
         stack += [width] * (layers + (level < len(widths) - 1))

@@ -1,4 +1,4 @@
-"""A small convolutional classifier. Its last features are what pictures are compared by."""
+"""A small convolutional classifier. Pictures are compared by its last features."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
-"""The class-conditioned U-Net of the paper "Starting Great Adventure", as it is.
+"""The class-conditional U-Net of the paper "Starting Great Adventure", unchanged.
 
-Its plan is that of a public program that has all that the paper describes, TeaPearce/Conditional_Diffusion_MNIST,
-and attributes carry that program's names, so that its weights fit. For 28x28 pixels and F features:
+Its plan and its attributes' names are those of a public program that has all that the paper describes,
+TeaPearce/Conditional_Diffusion_MNIST, so that its weights fit. For 28x28 pixels and F features:
 
     init_conv    28   F     residual block
     down1        14   F     two convolutions, max-pooling
@@ -12,15 +12,15 @@ and attributes carry that program's names, so that its weights fit. For 28x28 pi
     up2          28   F     (class 2 * h + time 2) beside down1; transposed convolution, four more
     out          28   1     beside init_conv's output; two convolutions
 
-What is peculiar about it, and is kept because it is the point of having it:
+Its peculiarities are kept on purpose:
 
-- The class enters as *minus* its one-hot vector, and "no class" as the zero vector: the original
-  multiplies with -(1 - mask). A network that was trained with +one-hot is another network.
+- The class enters as *minus* its one-hot vector, and "no class" as the zero vector: the original multiplies
+  with -(1 - mask). Weights trained with plus do not fit.
 - The timestep enters as the bare number t / T through two small networks, and only on the way up: the
   way down does not know how noisy its input is.
-- In the middle all positions are averaged into one vector. What the picture's layout was is known to
-  the way up through the skips alone, which serves digits and is the main reason why it fails on
-  photographs. The size of the picture is built in.
+- In the middle all positions are averaged into one vector. The layout reaches the way up only through the
+  skips, which is enough for digits and the main reason why it fails on photographs. The size of the picture
+  is built in.
 - BatchNorm in the residual blocks mixes statistics over pictures of all noise levels; in `eval` mode
   its running averages are used.
 - Pixels are 0..1, not -1..1 (`sd_scratch.config.PixelModelConfig.low`).
@@ -37,8 +37,8 @@ ROOT_TWO = 1.414  # the original's figure for the square root, which keeps the v
 
 
 class ConvBlock(Tapped):
-    """Two 3x3 convolutions with BatchNorm and GELU; `residual` adds their input, or their first
-    output where the number of channels changes."""
+    """Two 3x3 convolutions with BatchNorm and GELU; `residual` adds their input, or their first output if the
+    number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int, residual: bool = False) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Down(Tapped):
 
 
 class Up(Tapped):
-    """Beside what the way down left: a transposed convolution to twice the side, four convolutions."""
+    """With the skip concatenated: a transposed convolution to twice the side, four convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

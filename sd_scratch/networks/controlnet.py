@@ -1,9 +1,8 @@
-"""ControlNet: a copy of the U-Net's way down that reads a picture, and steers the U-Net by what it adds.
+"""ControlNet: a copy of the U-Net's way down that reads a picture and adds residuals to the U-Net.
 
 Zhang et al. 2023 (arXiv:2302.05543), section 3.2. The hint (edges, a pose, depth) is brought down to the
-latent's size and added to the first convolution's output. What each block would leave on the U-Net's
-stack goes through a 1x1 convolution that was zero when training began, and is added to what the U-Net
-itself leaves there:
+latent's size and added to the first convolution's output. The output of each block goes through a 1x1
+convolution that was zero at the start of training, and is added to the U-Net's own skip:
 
     skip_i <- skip_i + zero_conv_i(copy_i)        h <- h + zero_conv(copy of the middle)
 """
@@ -43,7 +42,7 @@ class HintEncoder(Tapped):
 
 
 class ControlNet(Tapped):
-    """What to add to the U-Net's stack and middle, for a hint."""
+    """Residuals for the U-Net's skips and middle, from a hint."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
@@ -83,9 +82,9 @@ class ControlNet(Tapped):
 def weighted(
     residuals: Sequence[Tensor], strength: float, guess: bool = False, pool: bool = False
 ) -> list[Tensor]:
-    """Residuals times `strength`. In `guess` mode they rise from a tenth to all of it, finest first, so
-    that a picture comes from the hint alone; `pool` takes each channel's mean over all positions, as
-    networks that shuffle a picture's content were trained."""
+    """Residuals times `strength`. In `guess` mode they rise from a tenth to all of it, finest first, for
+    pictures from only the hint. `pool` takes each channel's mean over all positions, as shuffle networks were
+    trained."""
     count = len(residuals)
     scales = [10.0 ** (i / (count - 1) - 1) if guess and not pool else 1.0 for i in range(count)]
     scaled = [strength * scale * r for scale, r in zip(scales, residuals, strict=True)]
@@ -93,5 +92,5 @@ def weighted(
 
 
 def after_others(residuals: Sequence[Tensor], others: int) -> list[Tensor]:
-    """Residuals of the last rows of a batch, behind none for so many others."""
+    """Residuals of a batch's last rows, after zeros for so many other rows."""
     return [torch.cat([r.new_zeros(others, *r.shape[1:]), r]) for r in residuals]

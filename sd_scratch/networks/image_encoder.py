@@ -1,9 +1,9 @@
-"""CLIP's image transformer, and CLIP whole: pictures and texts as vectors that can be compared.
+"""CLIP's image transformer, and the whole CLIP: comparable vectors of pictures and texts.
 
 Radford et al. 2021 (arXiv:2103.00020), section 2.3 and figure 3; the vision transformer is that of
 Dosovitskiy et al. 2021 (arXiv:2010.11929) with one more LayerNorm in front. ViT-B/32 cuts 224x224
 pixels into 7x7 patches, which with the class token make 50 places of 768 channels, in 12 layers.
-Attributes carry transformers' names, a misspelt one among them.
+Attributes have transformers' names, including a misspelt one.
 """
 
 import torch
@@ -37,7 +37,7 @@ class PatchEmbeddings(Tapped):
 
 
 class ImageLayers(nn.Module):
-    """The text encoder's layers, but every place sees every other."""
+    """The text encoder's layers without the causal mask."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Clip(Tapped):
         return self.tap("text_vector", F.normalize(projected, dim=-1))
 
     def pooled_text(self, token_ids: Tensor) -> Tensor:
-        """Token ids ``[B, N]`` to what the text encoder says at the first end token: ``[B, C]``."""
+        """Token ids ``[B, N]`` to the text encoder's output at the first end token: ``[B, C]``."""
         return at_end(self.text_model(token_ids), token_ids)
 
     def scores(self, image_vectors: Tensor, text_vectors: Tensor) -> Tensor:

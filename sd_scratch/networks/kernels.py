@@ -1,4 +1,4 @@
-"""What a layer runs as on a CPU: a matrix product, a convolution, or a convolution in tiles.
+"""The kernel of a layer on a CPU: a matrix product, a convolution, or a convolution in tiles.
 
 PyTorch sends products in fp32 to its BLAS and convolutions to oneDNN. Which is faster depends on the processor,
 the layer and the number of rows:
@@ -8,8 +8,8 @@ the layer and the number of rows:
   brings all weights into an order of its own at each call.
 - One of many cells may be computed in tiles (`sd_scratch.networks.tiles`), up to twice as fast.
 
-The numbers agree up to rounding. A choice belongs to a layer and is made once, by a rule or by measuring; whoever
-uses the network later leaves it.
+The numbers agree up to rounding. The choice belongs to a layer and is made once, by a rule or by measuring;
+later uses of the network keep it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,8 +54,8 @@ class Shape(NamedTuple):
 
 
 def by_rule(network: nn.Module) -> bool:
-    """Whether a network's layers run as convolutions where nothing was measured: all but those of a large
-    text encoder, whose few rows do not pay for bringing the weights into another order at each call."""
+    """Whether a network's layers run as convolutions without a measurement: all except those of a large text
+    encoder, whose few rows do not pay for reordering the weights at each call."""
     return is_small(network) or not isinstance(network, TextEncoder)
 
 
@@ -112,9 +112,9 @@ def unet_rows(path: str, levels: int, tokens: int, hw: tuple[int, int]) -> int:
 def measure(
     layers: Mapping[Shape, Sequence[Linear]], rounds: int, seconds: float
 ) -> dict[Shape, bool | None]:
-    """Whether each shape is faster as a convolution; None where the times say nothing, because the machine is busy.
-    The layers themselves are called, so that weights come from memory as they do in a run; shapes with the most
-    work come first, and after `seconds` no other is begun."""
+    """Whether each shape is faster as a convolution; None if the times are inconclusive on a busy machine.
+    The layers themselves are called, so weights come from memory as in a run. Shapes with the most work come
+    first, and none starts after `seconds`."""
     chosen: dict[Shape, bool | None] = {}
     deadline = perf_counter() + seconds
     for shape in sorted(layers, key=lambda each: each.work * len(layers[each]), reverse=True):
@@ -137,7 +137,7 @@ class Cells(NamedTuple):
 
 @torch.no_grad()
 def measure_cells(unet: UNet, batch: int, rounds: int) -> Cells | None:
-    """Judged by the middle's layers; None where the times say nothing."""
+    """Measured on the middle's layers; None if the times are inconclusive."""
     layers = [m for m in unet.mid_block.modules() if isinstance(m, Conv2d) and m.kernel_size[0] > 1]
 
     def faster(side: int, way: Callable[[Conv2d], Way]) -> bool | None:
@@ -186,8 +186,8 @@ def can_be_tiled(layer: Conv2d) -> bool:
 
 
 def second_is_faster(ways: Sequence[tuple[Way, Way]], x: Tensor, rounds: int) -> bool | None:
-    """Whether the second of two ways takes less than `GAIN` of the first one's time, in turn and from layer to layer;
-    None where pairs of times neither agree on it nor are alike. The first pair warms up."""
+    """Whether the second of two ways takes less than `GAIN` of the first one's time, in turn and layer by
+    layer; None if the pairs of times neither agree nor are alike. The first pair is a warm-up."""
     ratios: list[float] = []
     for i in range(rounds):
         times = []

@@ -25,18 +25,19 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 def in_type(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight as it is computed with. One that is kept in a narrower type is widened for the one call."""
+    """A weight in the computing type. One that is stored in a narrower type is widened for this call."""
     return weight if weight.dtype == dtype else weight.to(dtype)
 
 
 def computing_type(network: nn.Module) -> torch.dtype:
-    """What a network computes in: the widest type of its parameters, since some may be kept in a narrower one."""
+    """The computing type of a network: the widest of its parameters, since some may be stored in a narrower
+    one."""
     return max((p.dtype for p in network.parameters()), key=lambda dtype: dtype.itemsize)
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, which may run as a 1x1 convolution over the rows; `sd_scratch.networks.kernels` chooses.
-    While nothing is chosen (None) it runs as a product."""
+    """`nn.Linear`, which can run as a 1x1 convolution over the rows; `sd_scratch.networks.kernels` chooses.
+    Without a choice (None) it runs as a product."""
 
     by_convolution: bool | None = None
 
@@ -54,12 +55,12 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, which may go on at the opposite edge in the place of zeros, across (`wrap` holds "x"),
-    down ("y"), or both. `make_seamless` sets the switch.
+    """`nn.Conv2d`, which can pad with the opposite edge instead of zeros, across (`wrap` holds "x"), down
+    ("y"), or both. `make_seamless` sets `wrap`.
 
     With at most `product_cells` cells of output in a batch it runs as a matrix product of its patches: for so
-    few, bringing the weights into a convolution's order takes longer than the convolution. With `tile_cells` or
-    more it runs in tiles, where no gradients are wanted. `sd_scratch.networks.kernels` chooses."""
+    few, reordering the weights for a convolution takes longer than the convolution. With `tile_cells` or more
+    it runs in tiles, unless gradients are needed. `sd_scratch.networks.kernels` sets both."""
 
     wrap = ""
     product_cells = 0
@@ -83,7 +84,7 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding)
 
     def as_product(self, x: Tensor) -> Tensor:
-        """The same of a picture that is padded already: a row for each cell, the patch around it."""
+        """The same for a padded picture: a row for each cell, with the patch around it."""
         (height, width), (down, across) = self.kernel_size, self.stride
         patches = x.permute(0, 2, 3, 1).unfold(1, height, down).unfold(2, width, across)
         patches = patches.permute(0, 1, 2, 4, 5, 3)  # [B, H, W, height, width, C]
@@ -92,8 +93,8 @@ class Conv2d(nn.Conv2d):
 
 
 def pad(x: Tensor, by: tuple[int, int, int, int], wrap: str) -> Tensor:
-    """Pad ``[B, C, H, W]`` by so many (left, right, top, bottom): with what is at the opposite edge on the axes
-    that `wrap` names, else with zeros."""
+    """Pad ``[B, C, H, W]`` by so many (left, right, top, bottom): with the opposite edge on the axes in
+    `wrap`, else with zeros."""
     across, down = (*by[:2], 0, 0), (0, 0, *by[2:])
     for axis, amounts in (("x", across), ("y", down)):
         if any(amounts):
@@ -102,14 +103,14 @@ def pad(x: Tensor, by: tuple[int, int, int, int], wrap: str) -> Tensor:
 
 
 def make_seamless(module: nn.Module, wrap: str) -> None:
-    """Let every `Conv2d` inside `module` go on at the opposite edge, on the axes that `wrap` names."""
+    """Let every `Conv2d` inside `module` pad with the opposite edge on the axes in `wrap`."""
     for layer in module.modules():
         if isinstance(layer, Conv2d):
             layer.wrap = wrap
 
 
 def prefer_convolutions(module: nn.Module, prefer: bool | None = True) -> None:
-    """Run every `Linear` inside `module` as a convolution, or as a matrix product; None takes the choice back."""
+    """Run every `Linear` inside `module` as a convolution, or as a matrix product; None removes the choice."""
     for layer in module.modules():
         if isinstance(layer, Linear):
             layer.by_convolution = prefer

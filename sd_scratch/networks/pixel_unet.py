@@ -1,4 +1,4 @@
-"""A residual U-Net that denoises small pictures, told the timestep and a class.
+"""A class-conditional residual U-Net that denoises small pictures.
 
 Ho et al. 2020 (arXiv:2006.11239), appendix B, with time and class entering every block as a scale and
 a shift (Nichol and Dhariwal 2021, arXiv:2102.09672, section 2). The plan for 28x28 pixels:
@@ -9,7 +9,7 @@ a shift (Nichol and Dhariwal 2021, arXiv:2102.09672, section 2). The plan for 28
     2        7     96         1 x (residual, attention)     2 x (residual, attention), up
     middle   7     96         residual, attention, residual
 
-Attributes carry the names of diffusers' `UNet2DModel`, which loads the weights.
+Attributes have the names of diffusers' `UNet2DModel`, which loads the weights.
 """
 
 from collections.abc import Iterator
@@ -73,8 +73,8 @@ class PixelAttention(Attention):
 
 
 class PixelUNet(Tapped):
-    """x_t, timestep and class to the model's prediction, eps or v as the schedule's configuration
-    says; its tensor is named `pred` either way. Class number `num_classes` means no class."""
+    """x_t, timestep and class to the prediction, eps or v by the schedule's configuration; its tensor is
+    always named `pred`. Class number `num_classes` means no class."""
 
     def __init__(self, config: PixelUNetConfig) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class PixelUNet(Tapped):
 
 
 def start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
-    """Let a residual branch begin as nothing: the network starts simple and learns what to add."""
+    """Start a residual branch at zero: the network begins simple and learns what to add."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

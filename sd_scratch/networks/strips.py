@@ -1,9 +1,9 @@
 """The autoencoder in strips of rows: the same picture or latent in half the memory, without seams.
 
 Nothing overlaps and nothing is blended. A norm's mean and variance are summed over all strips before any is
-computed, and a convolution's strip reads one row more above and below, so that the result is the whole
-network's up to rounding. What is held whole are the feature maps between convolutions; what is not are their
-normalised, activated, enlarged and padded copies. Pictures of a batch are taken one after the other.
+computed, and a convolution's strip reads one row more above and below, so the result is the whole network's
+up to rounding. Feature maps between convolutions are held whole; their normalised, activated, enlarged and
+padded copies are not. Pictures of a batch are processed one by one.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Rows = Callable[[int, int], Tensor]
 
 
 def in_strips(network: Any, x: Tensor) -> Tensor:
-    """What the autoencoder's encoder makes of ``[B, 3, H, W]``, or its decoder of ``[B, 4, h, w]``."""
+    """The output of the autoencoder's encoder for ``[B, 3, H, W]``, or of its decoder for ``[B, 4, h, w]``."""
     return torch.cat([_one(network, x[i : i + 1]) for i in range(len(x))])
 
 
@@ -59,7 +59,7 @@ def _resnet(block: ResnetBlock, x: Tensor) -> Tensor:
 
 
 def _upsample(layer: Upsample, x: Tensor) -> Tensor:
-    """Rows of the enlarged picture, each of which is every row of `x` twice, are made as they are read."""
+    """Rows of the enlarged picture, every row of `x` twice, computed as they are read."""
     height, width = 2 * x.shape[2], 2 * x.shape[3]
 
     def rows(a: int, b: int) -> Tensor:
@@ -82,7 +82,7 @@ def _activated(norm: nn.GroupNorm, x: Tensor) -> Rows:
 
 
 def _affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What each channel is multiplied by, and what is added, ``[1, C, 1, 1]``; sums are in fp64."""
+    """The factor and the offset of each channel, ``[1, C, 1, 1]``; sums are in fp64."""
     total = torch.zeros(2, norm.num_groups, dtype=torch.float64, device=x.device)
     for a, b in _strips(x):
         rows = x[:, :, a:b].double().reshape(norm.num_groups, -1)
@@ -96,8 +96,8 @@ def _affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(layer: Conv2d, rows: Rows, size: torch.Size) -> Tensor:
-    """A 3x3 convolution of a feature map of `size` that is given by its rows: one that keeps the size, or with
-    stride 2 the encoder's, which is padded right and below only."""
+    """A 3x3 convolution of a feature map of `size`, given by its rows. It keeps the size; with stride 2 it is
+    the encoder's, padded right and below only."""
     height, width = size
     stride = layer.stride[0]
     before = 1 if stride == 1 else 0
@@ -127,6 +127,6 @@ def _strips(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _cut(height: int, row: int) -> list[tuple[int, int]]:
-    """From which row to which each strip goes, where a row has so many numbers."""
+    """The first and last row of each strip, if a row has so many numbers."""
     step = max(1, STRIP // row)
     return [(a, min(a + step, height)) for a in range(0, height, step)]

@@ -1,11 +1,11 @@
-"""T2I-Adapter: a small network that sees a hint alone, and steers the U-Net by what it adds on the way down.
+"""T2I-Adapter: a small network that reads only a hint, and adds feature maps to the U-Net's way down.
 
-Mou et al. 2023 (arXiv:2302.08453), section 3.3. The hint's cells of 8 by 8 pixels become channels, and for each
-level of the U-Net there is one feature map, which is added to what leaves the level's last layer:
+Mou et al. 2023 (arXiv:2302.08453), section 3.3. The hint's cells of 8 by 8 pixels become channels. Each level
+of the U-Net gets one feature map, added to the output of its last layer:
 
     F_enc^i <- F_enc^i + omega * F_c^i
 
-It depends neither on the timestep nor on the prompt: it is asked once a run.
+It depends neither on the timestep nor on the prompt, so it runs once a run.
 """
 
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class AdapterResnet(nn.Module):
 
 
 class AdapterBlock(nn.Module):
-    """One level: a 1x1 convolution where the width changes, then residual blocks."""
+    """One level: a 1x1 convolution if the width changes, then residual blocks."""
 
     def __init__(self, entering: int, width: int, layers: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """TAESD: a small autoencoder on the latents of a large one (Bohan 2023, github.com/madebyollin/taesd).
 
-Plain residual blocks of one width, no norms and no attention: a picture in a fiftieth of the work, with
-less detail. Attributes carry diffusers' names (`AutoencoderTiny`).
+Plain residual blocks of one width, no norms and no attention: a picture for a fiftieth of the work, with less
+detail. Attributes have diffusers' names (`AutoencoderTiny`).
 """
 
 import torch
@@ -72,10 +72,10 @@ class TinyDecoder(Tapped):
 
 
 class TinyAutoencoder(Tapped):
-    """The small autoencoder in the place of the large one: its latents are those that the U-Net sees.
+    """The small autoencoder in place of the large one. Its latents are scaled as the U-Net sees them.
 
-    Images are ``[B, 3, H, W]`` in -1..1 with H and W multiples of 8. A file of the decoder alone makes
-    pictures, and takes none in.
+    Images are ``[B, 3, H, W]`` in -1..1 with H and W multiples of 8. A file with only the decoder cannot
+    encode pictures.
     """
 
     stepwise = branched = False

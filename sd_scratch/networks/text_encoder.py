@@ -2,7 +2,7 @@
 
 Radford et al. 2021 (arXiv:2103.00020), section 2.4; 12 layers, 12 heads and 768 channels for SD 1.x.
 Padding is the end token and is not masked: the U-Net was trained to look at it. SD 2.x has OpenCLIP's
-ViT-H/14 (Cherti et al. 2022, arXiv:2212.07143): 24 layers, of which the last is left out, 16 heads and 1024
+ViT-H/14 (Cherti et al. 2022, arXiv:2212.07143): 24 layers, of which the last is skipped, 16 heads and 1024
 channels, the exact GELU, and token 0 as padding.
 """
 
@@ -43,7 +43,7 @@ class Embeddings(Tapped):
 
 
 class CausalSelfAttention(MultiHead):
-    """Each token attends to itself and to those before it."""
+    """Each token attends to itself and to earlier ones."""
 
     causal = True
 
@@ -111,8 +111,8 @@ class TextEncoder(Tapped):
     def forward(self, token_ids: Tensor, clip_skip: int | Sequence[int] = 1) -> Tensor:
         """``[B, N]`` token ids -> context ``[B, N, hidden_size]``.
 
-        `clip_skip` counts layers from the end as A1111 does: 1 uses all of them, 2 leaves out the
-        last. The final LayerNorm is applied in either case. Each row may have a `clip_skip` of its own.
+        `clip_skip` counts layers from the end as A1111 does: 1 uses all of them, 2 skips the last. The final
+        LayerNorm is always applied. Each row can have its own `clip_skip`.
         """
         skips = {clip_skip} if isinstance(clip_skip, int) else set(clip_skip)
         depth = self.config.num_hidden_layers + 1 - min(skips)
@@ -130,9 +130,9 @@ class TextEncoder(Tapped):
 
 
 def at_end(x: Tensor, token_ids: Tensor) -> Tensor:
-    """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. A text ends with it
-    and is padded with it, so it is the last that is not OpenCLIP's padding; added tokens may have larger
-    ids."""
+    """The vectors at the first end token, CLIP's summary of the text: ``[B, C]``. The last id of a row that
+    is not OpenCLIP's padding is the end token's. (Added tokens may have larger ids, so it is not the
+    largest.)"""
     padding = (token_ids == PADDING).flip(1).int().cumprod(dim=1).sum(dim=1, keepdim=True)
     end = token_ids.gather(1, (token_ids.shape[1] - 1 - padding).clamp(min=0))
     first = (token_ids == end).int().argmax(dim=1)  # the first of several

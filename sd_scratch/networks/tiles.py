@@ -1,15 +1,15 @@
 """3x3 convolutions with a quarter of the multiplications, in tiles of 4x4 cells.
 
 A convolution multiplies polynomials, and so does interpolation: evaluate both factors at six points, multiply
-there, go back. Four outputs of a kernel of three cost 6 multiplications so, and not 12; in two dimensions 36, and
-not 144, for each pair of channels (Winograd, "Arithmetic Complexity of Computations", 1980; F(4x4, 3x3) of Lavin and
-Gray 2016, arXiv:1509.09308):
+there, go back. So four outputs of a kernel of three cost 6 multiplications instead of 12; in two dimensions
+36 instead of 144, for each pair of channels (Winograd, "Arithmetic Complexity of Computations", 1980; F(4x4,
+3x3) of Lavin and Gray 2016, arXiv:1509.09308):
 
     y = A^T [ (G w G^T) * (B^T x B) ] A           x 6x6, w 3x3, y 4x4; * is elementwise
 
-Over all channels the product becomes 36 matrix products, one for each pair of points, which is where the time goes.
-How precise it is depends on the points. 0, 1, -1, 2, -2 and infinity are the usual ones and lose a digit;
-those here were found by trying fractions (as Barabasz et al. 2018, arXiv:1803.10986, did) and are as precise as direct
+Over all channels the product becomes 36 matrix products, one for each pair of points, which take most of the
+time. The points decide the precision. The usual ones, 0, 1, -1, 2, -2 and infinity, lose a digit. Those here
+were found by trying fractions (as in Barabasz et al. 2018, arXiv:1803.10986) and are as precise as direct
 summation: both are off by 1e-6 of the numbers' spread in fp32.
 """
 

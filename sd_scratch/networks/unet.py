@@ -9,8 +9,8 @@ Rombach et al. 2022 (arXiv:2112.10752), section 3.3. The plan for SD 1.x at 512x
     3        8      1280      2 x  residual                       3 x  residual, up
     middle   8      1280      residual, transformer, residual
 
-Every block on the way down leaves its output on a stack; every residual block on the way up takes
-one back and concatenates it. Each transformer attends to its own positions, then to the text.
+Every block on the way down pushes its output on a stack; every residual block on the way up pops one and
+concatenates it. Each transformer attends to its own positions, then to the text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -87,8 +87,8 @@ class TransformerBlock(Tapped):
 
 
 class SpatialTransformer(Tapped):
-    """A transformer over all positions of a feature map, between two 1x1 convolutions (in SD 2.x
-    linear layers, which are the same but for the shape of their weights)."""
+    """A transformer over all positions of a feature map, between two 1x1 convolutions (in SD 2.x linear
+    layers, which differ only in the shape of their weights)."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
@@ -144,8 +144,8 @@ def mid_block(config: UNetConfig, time_dim: int) -> MidBlock:
 
 
 def up_blocks(config: UNetConfig, time_dim: int) -> Iterator[UpBlock]:
-    """The way up, from the coarsest level to the finest. Each residual block takes one tensor more from
-    the stack than the way down has blocks: what entered the level."""
+    """The way up, from the coarsest level to the finest. A level pops one tensor more than it has blocks on
+    the way down: the level's input."""
     widths, groups = config.block_out_channels, config.norm_num_groups
     stack = stack_widths(widths, config.layers_per_block)
     below = widths[-1]
@@ -169,11 +169,10 @@ def up_blocks(config: UNetConfig, time_dim: int) -> Iterator[UpBlock]:
 class UNet(Tapped):
     """The noisy latent, the timestep and the text to the model's prediction.
 
-    The prediction is eps or v, as ``ScheduleConfig.prediction_type`` says; its tensor is named `pred`
-    either way.
+    The prediction is eps or v by ``ScheduleConfig.prediction_type``; its tensor is always named `pred`.
 
-    `compiled_call` may hold another way to do a whole call, (x_t, t, context) -> prediction, or None for a call
-    that has to be done here.
+    `compiled_call` can hold another implementation of a whole call, (x_t, t, context) -> prediction, which
+    returns None for a call that must run here.
     """
 
     compiled_call: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None
@@ -202,7 +201,7 @@ class UNet(Tapped):
         [B, tokens, cross_attention_dim] -> prediction [B, out_channels, h, w].
 
         `control` is added to the stack, tensor by tensor, and its last to the middle's output; each of
-        `features` to what leaves the last layer of a level on the way down.
+        `features` to the last layer's output of a level on the way down.
         """
         if self.compiled_call is not None and not (control or features):
             whole = self.compiled_call(x_t, t, context)

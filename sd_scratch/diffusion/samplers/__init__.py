@@ -39,7 +39,7 @@ __all__ = ["SAMPLERS", "Denoiser", "Draw", "Sampler", "Step", "Steps", "get_samp
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler and what the command line and the pictures' metadata say about it."""
+    """A sampler, with its texts for the command line and the pictures' metadata."""
 
     name: str
     function: Callable[..., Steps]
@@ -51,17 +51,17 @@ class Sampler:
 
     @property
     def options(self) -> dict[str, object]:
-        """The function's own options and their defaults: all that is keyword-only."""
+        """The function's own options with their defaults: its keyword-only arguments."""
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def ladder(
         self, schedule: Schedule, steps: int | None, spacing: str | Ladder | None = None
     ) -> Ladder:
-        """The ladder of so many steps and that spacing for this sampler, or the one that is given.
+        """The ladder of so many steps and that spacing for this sampler, or the given one.
 
-        Raises `UsageError` for an unknown spacing, and for steps outside 1..T or other than the given
-        ladder has rungs.
+        Raises `UsageError` for an unknown spacing, for steps outside 1..T, and for steps that differ from the
+        given ladder's length.
         """
         if not isinstance(spacing, Ladder):
             steps, spacing = (
@@ -78,11 +78,10 @@ class Sampler:
     def run(
         self, model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, **options: object
     ) -> Steps:
-        """The sampler's steps, lazily; the arguments are those of every sampler function: a
-        variance-preserving sample that stands on the ladder's top rung, and what to do with it.
+        """The sampler's steps, lazily; the arguments are those of every sampler function, among them a
+        variance-preserving sample at the ladder's top level.
 
-        Raises `UsageError`, at once for an unknown option, and with the first step for an option's
-        bad value.
+        Raises `UsageError`: at once for an unknown option, with the first step for a bad value.
         """
         typed = {name: self.option(name, value) for name, value in options.items()}
         return self.function(model, x_t, ladder, draw, **typed)
@@ -173,6 +172,6 @@ def get_sampler(name: str) -> Sampler:
 
 
 def _did_you_mean(word: str, names: dict[str, str]) -> str:
-    """A question with the name that the spelling nearest to `word` stands for, or nothing."""
+    """A question with the sampler's name spelled most like `word`, or ""."""
     near = difflib.get_close_matches(word.lower(), names, n=1)
     return f" - did you mean {names[near[0]]}?" if near else ""

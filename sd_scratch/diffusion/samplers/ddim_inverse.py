@@ -1,8 +1,8 @@
-"""DDIM backwards: from a picture to the noise that DDIM makes it from.
+"""DDIM backwards: from a picture to the noise from which DDIM makes it.
 
 Without fresh noise a step of DDIM is one of an ordinary differential equation (Song et al. 2021,
-arXiv:2010.02502, section 4.3), which runs both ways. The way up goes from alpha_bar to alpha_bar',
-the noisier one, at whose timestep the network is asked about the sample that is there already:
+arXiv:2010.02502, section 4.3), which runs both ways. A step up goes from alpha_bar to the noisier alpha_bar'.
+The network predicts for the present sample at the timestep of alpha_bar':
 
     x' = sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar') eps
 
@@ -17,8 +17,8 @@ from sd_scratch.diffusion.schedule import Ladder
 
 
 def ddim_inverse(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
-    """Up the ladder from a picture's latent, where DDIM would end, at t = 0; the last `Step.x_next` is
-    its noise."""
+    """Up the ladder from a picture's latent at t = 0, where DDIM would end. The last `Step.x_next` is its
+    noise."""
     t, alpha_bar = 0.0, ladder.final_alpha_bar
     levels = zip(reversed(ladder.timesteps), reversed(ladder.alpha_bars), strict=True)
     for i, (t_next, alpha_bar_next) in enumerate(levels):

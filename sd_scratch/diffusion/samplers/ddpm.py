@@ -23,7 +23,7 @@ VARIANCES = ("fixed_small", "fixed_large")
 def ddpm(
     model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, variance: str = "fixed_small"
 ) -> Steps:
-    """Ancestral sampling; one model call a step, and noise in every step but the last.
+    """Ancestral sampling; one model call a step, and noise in every step except the last.
 
     `variance` is "fixed_small" or "fixed_large", section 3.2 of the paper.
     Raises `UsageError` for another variance.

@@ -1,7 +1,7 @@
 """DEIS: linear multistep like LMS, with polynomials in log sigma, where the slope bends less.
 
 Zhang and Chen 2022 (arXiv:2204.13902), the log-rho form of section 3. The polynomial through the last slopes
-eps is one of u = log sigma, and is integrated over the next step,
+eps is in u = log sigma, and is integrated over the next step,
 
     x' = x + sum_j w_j eps_j,    w_j = integral from sigma to sigma' of L_j(log s) ds
 
@@ -30,7 +30,7 @@ ORDERS = (1, 2, 3)
 def deis(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int = 2) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
-    `order`, 1 to 3, is how many slopes are used once there are so many. The last step takes one (Euler's method),
+    `order`, 1 to 3, is the number of slopes, once there are so many. The last step takes one (Euler's method),
     because log sigma has no value at its end, and the step before it two. Raises `UsageError` for another order.
     """
     choice("order", order, ORDERS)

@@ -1,13 +1,13 @@
-"""DPM-Solver-2: look half way ahead, and take the slope found there for the whole step.
+"""DPM-Solver-2: take the slope half way ahead for the whole step.
 
-Lu et al. 2022 (arXiv:2206.00927), algorithm 1, as Katherine Crowson's k-diffusion has it on sigmas. Half way is
+Lu et al. 2022 (arXiv:2206.00927), algorithm 1, on sigmas, as in Katherine Crowson's k-diffusion. Half way is
 half way in log sigma,
 
     sigma_mid = sqrt(sigma sigma')
     x_mid     = x + (sigma_mid - sigma) eps(x, sigma)
     x'        = x + (sigma' - sigma) eps(x_mid, sigma_mid)
 
-The ancestral form goes down to a level below sigma', and puts fresh noise back, as `euler_a` does.
+The ancestral form goes to a level below sigma' and adds fresh noise, like `euler_a`.
 """
 
 import math
@@ -28,7 +28,7 @@ def dpm2(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
 
 
 def dpm2_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0) -> Steps:
-    """The same with fresh noise in every step but the last.
+    """The same with fresh noise in every step except the last.
 
     `eta` is from 0 (`dpm2`) to 1. Raises `UsageError` for another eta.
     """

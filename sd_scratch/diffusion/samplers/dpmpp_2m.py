@@ -5,7 +5,7 @@ Lu et al. 2022 (arXiv:2211.01095), algorithm 2. With lambda = -log sigma and h t
     x' = (sigma' / sigma) x + (1 - sigma' / sigma) D
     D  = x0 + (x0 - x0 of the step before) h / (2 h of the step before)
 
-The first step, which has no step before it, and the last, where h is infinite, take D = x0.
+The first step, without a step before it, and the last, where h is infinite, take D = x0.
 """
 
 import math

@@ -1,12 +1,12 @@
-"""DPM-Solver++ in single steps: each cycle of 2 or 3 rungs starts again from where the cycle began.
+"""DPM-Solver++ in single steps: each step of a cycle of 2 or 3 levels starts from the cycle's first sample.
 
-Lu et al. 2022 (arXiv:2211.01095), appendix B, on a ladder's own rungs as diffusers has it. From the sample x at the
+Lu et al. 2022 (arXiv:2211.01095), appendix B, on a ladder's own levels, as in diffusers. From the sample x at the
 cycle's first sigma to the next level sigma', with h = log(sigma / sigma'),
 
     x' = (sigma' / sigma) x + phi_1 x0 + (phi_1 / 2 or phi_2) D1,    phi_1 = 1 - e^-h,    phi_2 = 1 - phi_1 / h
 
-x0 is the cycle's first answer. The first step of a cycle has D1 = 0; a later one takes the slope of the answers
-over log sigma, (x0 at the newest rung - x0) h / log(sigma / its sigma).
+x0 is the cycle's first prediction. The first step of a cycle has D1 = 0; a later one takes the slope of the
+predictions over log sigma, (x0 at the newest level - x0) h / log(sigma / its sigma).
 """
 
 import math
@@ -32,8 +32,8 @@ def dpmpp_2s(
 ) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
-    `order`, 2 or 3, is how many rungs a cycle has; the last step is Euler's. `solver`, "midpoint" or "heun", is what
-    the second step of a cycle takes, phi_1 / 2 or phi_2. Raises `UsageError` for other values.
+    `order`, 2 or 3, is the number of levels of a cycle; the last step is Euler's. `solver`, "midpoint" or
+    "heun", chooses phi_1 / 2 or phi_2 for the second step of a cycle. Raises `UsageError` for other values.
     """
     choice("order", order, ORDERS)
     choice("solver", solver, SOLVERS)

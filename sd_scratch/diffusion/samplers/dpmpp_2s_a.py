@@ -1,7 +1,7 @@
 """DPM-Solver++(2S) with ancestral noise: x0 half way ahead, then the linear part solved exactly with it.
 
-Lu et al. 2022 (arXiv:2211.01095), algorithm 1, with the noise of k-diffusion's ancestral samplers. With
-s = sqrt(sigma down) half way in log sigma, and "down" the level to which a step goes before noise is put back,
+Lu et al. 2022 (arXiv:2211.01095), algorithm 1, with the noise of k-diffusion's ancestral samplers. With s =
+sqrt(sigma down) half way in log sigma, and "down" the level to which a step goes before noise is added,
 
     x_mid = (s / sigma) x + (1 - s / sigma) x0(x, sigma)
     x'    = (down / sigma) x + (1 - down / sigma) x0(x_mid, s) + up z
@@ -19,7 +19,7 @@ from sd_scratch.diffusion.schedule import Ladder
 def dpmpp_2s_a(
     model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0
 ) -> Steps:
-    """Two model calls a step and one in the last, noise in every step but the last; ends at sigma = 0.
+    """Two model calls a step and one in the last, noise in every step except the last; ends at sigma = 0.
 
     `eta` is from 0 (no fresh noise) to 1. Raises `UsageError` for another eta.
     """

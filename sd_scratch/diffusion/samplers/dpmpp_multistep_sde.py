@@ -1,14 +1,14 @@
-"""DPM-Solver++ for the stochastic equation, from earlier answers: 2M SDE and 3M SDE.
+"""DPM-Solver++ for the stochastic equation, from earlier predictions: 2M SDE and 3M SDE.
 
 Lu et al. 2022 (arXiv:2211.01095), section 5; the third order is Katherine Crowson's k-diffusion. With
 h = log(sigma / sigma'), and H = (1 + eta) h the step that the equation with noise takes, the linear part is
-solved exactly and x0 is a polynomial through the last answers:
+solved exactly and x0 is a polynomial through the last predictions:
 
     x' = e^-H x + phi_1 x0 + phi_2 D1 - phi_3 D2 + sigma' sqrt(1 - e^(-2 eta h)) z
     phi_1 = 1 - e^-H,    phi_2 = 1 - phi_1 / H,    phi_3 = phi_2 / H - 1/2
 
-D1 and D2 are the polynomial's derivatives over a step, from differences of the answers. 2M SDE has
-phi_1 / 2 in the place of phi_2 in its "midpoint" form, and phi_2 itself in its "heun" form.
+D1 and D2 are the polynomial's derivatives over a step, from differences of the predictions. 2M SDE has phi_1
+/ 2 instead of phi_2 in its "midpoint" form, and phi_2 in its "heun" form.
 """
 
 import math
@@ -38,7 +38,7 @@ def dpmpp_2m_sde(
     eta: float = 1.0,
     solver: str = "midpoint",
 ) -> Steps:
-    """One model call a step, noise in every step but the last; ends at sigma = 0.
+    """One model call a step, noise in every step except the last; ends at sigma = 0.
 
     `eta` is from 0 (no fresh noise) to 1, `solver` "midpoint" or "heun".
     Raises `UsageError` for other values.
@@ -58,9 +58,9 @@ def dpmpp_3m_sde(
     solver: str = "heun",
     lower: bool = False,
 ) -> Steps:
-    """The same with a third answer. `eta` is from 0 to 1; `solver` is that of the steps which have two
-    answers, and `lower` says whether, on a ladder of less than 15 rungs, the last but one is such a step: both
-    are otherwise in diffusers than in k-diffusion. Raises `UsageError` for other values."""
+    """The same with a third prediction. `eta` is from 0 to 1. `solver` is that of the steps with two
+    predictions. `lower` says whether the last step but one of a ladder of less than 15 levels is such a step.
+    diffusers and k-diffusion differ in both. Raises `UsageError` for other values."""
     choice("solver", solver, SOLVERS)
     fraction("eta", eta)
     return _multistep(model, x_t, ladder, draw, eta, 3, solver == "midpoint", lower)

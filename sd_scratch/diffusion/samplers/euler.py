@@ -1,4 +1,4 @@
-"""Euler's method on dx / dsigma = eps: go straight ahead until the next sigma.
+"""Euler's method on dx / dsigma = eps: go straight to the next sigma.
 
 Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364) without its second-order correction and churn.
 On the schedule's own sigmas this is DDIM without noise, in other coordinates.

@@ -1,11 +1,11 @@
-"""Euler's method with ancestral noise: go down too far, then add fresh noise back up to the level.
+"""Euler's method with ancestral noise: go below the next level, then add fresh noise up to it.
 
-Katherine Crowson's k-diffusion. The noise that is put back has the variance of DDPM's posterior,
+Katherine Crowson's k-diffusion. The added noise has the variance of DDPM's posterior,
 
     up^2   = eta^2 sigma'^2 (sigma^2 - sigma'^2) / sigma^2
     down^2 = sigma'^2 - up^2
 
-so that eta = 1 on the schedule's own sigmas is DDPM with its small variance, in other coordinates.
+so eta = 1 on the schedule's own sigmas is DDPM with its small variance, in other coordinates.
 """
 
 from torch import Tensor
@@ -22,7 +22,7 @@ from sd_scratch.diffusion.schedule import Ladder
 
 
 def euler_a(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 1.0) -> Steps:
-    """One model call a step, and noise in every step but the last; ends at sigma = 0.
+    """One model call a step, and noise in every step except the last; ends at sigma = 0.
 
     `eta` is from 0 (Euler's method) to 1. Raises `UsageError` for another.
     """

@@ -1,4 +1,4 @@
-"""Heun's method on dx / dsigma = eps: look where Euler's step leads, and average both slopes.
+"""Heun's method on dx / dsigma = eps: average the slopes at both ends of Euler's step.
 
 Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364) without churn.
 """

@@ -1,6 +1,6 @@
-"""LCM: the sampler of latent consistency models, which answer with the end of the way at once.
+"""LCM: the sampler of latent consistency models, which predict the end of the path at once.
 
-Luo et al. 2023 (arXiv:2310.04378), algorithm 3. The network's x0 is mixed with x_t so that at t = 0 it is x_t
+Luo et al. 2023 (arXiv:2310.04378), algorithm 3. The network's x0 is mixed with x_t, so at t = 0 it is x_t
 itself (Song et al. 2023, arXiv:2303.01469, equation 5), and noised again to the next level:
 
     f  = c_skip x_t + c_out x0,    c_skip = d^2 / ((10 t)^2 + d^2),    c_out = 10 t / sqrt((10 t)^2 + d^2),    d = 1/2
@@ -19,9 +19,9 @@ TIME_SCALE = 10.0
 
 
 def lcm(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw) -> Steps:
-    """One model call a step, noise in every step but the last, which ends at the network's own answer.
+    """One model call a step, noise in every step except the last, which ends at the network's own prediction.
 
-    Wants a model that was distilled for it, 1 to 8 steps, and guidance 1 to 2.
+    It needs a model distilled for it, 1 to 8 steps, and guidance 1 to 2.
     """
     alpha_bars = (*ladder.signals, ladder.final_alpha_bar)
     for i, t in enumerate(ladder.timesteps):

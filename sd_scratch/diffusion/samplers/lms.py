@@ -1,7 +1,7 @@
-"""LMS: a linear multistep method in sigma, whose weights know that the steps are uneven.
+"""LMS: a linear multistep method in sigma, with weights for uneven steps.
 
-Adams and Bashforth's idea as Katherine Crowson's k-diffusion brought it to diffusion: put the
-polynomial of Lagrange through the last k slopes eps, and integrate it over the next step,
+Adams and Bashforth's method, from Katherine Crowson's k-diffusion: put the Lagrange polynomial through the
+last k slopes eps, and integrate it over the next step,
 
     x_{i+1} = x_i + sum_j w_j eps_{i-j}
     w_j     = integral from sigma_i to sigma_{i+1} of
@@ -24,7 +24,7 @@ ORDERS = (1, 2, 3, 4)
 def lms(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, order: int = 4) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
-    `order`, 1 to 4, is how many slopes are used once there are so many; order 1 is Euler's method.
+    `order`, 1 to 4, is the number of slopes, once there are so many; order 1 is Euler's method.
     Raises `UsageError` for another order.
     """
     choice("order", order, ORDERS)

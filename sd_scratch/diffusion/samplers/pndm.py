@@ -1,4 +1,4 @@
-"""PNDM: DDIM's step, taken along a noise that is extrapolated from the steps before.
+"""PNDM: DDIM's step along a noise that is extrapolated from earlier steps.
 
 Liu et al. 2022 (arXiv:2202.09778). DDIM without fresh noise is a transfer from one noise level to
 another along a given eps (equation 11; `transfer` below). A better eps makes a better step:
@@ -6,9 +6,9 @@ another along a given eps (equation 11; `transfer` below). A better eps makes a 
     linear multistep   Adams and Bashforth's weights on the last four eps (equation 12)
     Runge-Kutta        four model calls, two of them half way (equation 13)
 
-A multistep method lacks a past at first. The paper makes one in three Runge-Kutta steps
-(`prk=True`). SD 1.x ships the cheaper start of PLMS: one step of Heun's method, which calls the
-model twice, and then the second and third order until there are four answers.
+A multistep method has no history at the start. The paper makes one with three Runge-Kutta steps (`prk=True`).
+SD 1.x has the cheaper start of PLMS: one step of Heun's method, which calls the model twice, and then second
+and third order until there are four predictions.
 """
 
 import math
@@ -37,9 +37,9 @@ def pndm(
     """Deterministic: `draw` is never called. Ends at the ladder's `final_alpha_bar`.
 
     Model calls: steps + 1, or steps + 9 with `prk` (from 4 steps on); a single step takes one.
-    `mix` matters for a network that predicts v or x0. "eps" turns every answer into noise before
-    answers from different timesteps are combined, as the method has it; "output" combines the raw
-    answers and turns the result into noise, as diffusers does, which costs it its order.
+    `mix` matters for a network that predicts v or x0. "eps" converts every prediction to noise before it
+    combines those of different timesteps, as the method says. "output" combines the raw predictions and
+    converts the result, as diffusers does, which loses the order.
     Raises `UsageError` for another mix.
     """
     choice("mix", mix, MIXES)
@@ -72,7 +72,7 @@ def transfer(x_t: Tensor, eps: Tensor, here: float, there: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The network's answers in the form in which they are combined: as eps, or raw."""
+    """The network's predictions in the form in which they are combined: as eps, or raw."""
 
     model: Denoiser
     ladder: Ladder
@@ -87,14 +87,14 @@ class _Answers:
         return transfer(x_t, eps, here, there)
 
     def heun(self, x_t: Tensor, first: Tensor, i: int) -> Tensor:
-        """The mean of the answers at both ends of the step from rung i."""
+        """The mean of the predictions at both ends of the step from level i."""
         here, there = self.ladder.alpha_bars[i : i + 2]
         second = self.at(self.move(x_t, first, here, there), self.ladder.timesteps[i + 1], there)
         return (first + second) / 2
 
     def runge_kutta(self, x_t: Tensor, first: Tensor, i: int) -> Tensor:
-        """Equation 13, with the timestep half way rounded down; of raw answers the first move to it is rounded up,
-        as in diffusers, which leaves the sample beside the level that is asked about."""
+        """Equation 13, with the timestep half way rounded down. For raw predictions the first move to it is
+        rounded up, as in diffusers, so the sample is beside the level of the call."""
         t, t_next = self.ladder.timesteps[i : i + 2]
         here, there = self.ladder.alpha_bars[i : i + 2]
         t_mid = (t + t_next) // 2

@@ -1,4 +1,4 @@
-"""What goes into a sampler and what comes out of it at every step."""
+"""The input of a sampler, and its output at every step."""
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ class Step:
     next higher one.
 
     Samples are variance-preserving, as the network sees them, whatever space the sampler works in.
-    `eps` and `x0` are the network's own first answer of the step, at (`x_t`, `t`), or, where it climbs,
-    at `x_t` and the level that it goes to; a multistep method moves along a mixture of several answers.
-    The last step's `x_next` is the clean latent, where it climbs the noise.
+    `eps` and `x0` are the network's first prediction of the step, at (`x_t`, `t`), or in inversion at `x_t`
+    and the next level; a multistep method moves along a mixture of several predictions. The last step's
+    `x_next` is the clean latent, in inversion the noise.
     """
 
     index: int
@@ -49,8 +49,7 @@ in its place."""
 
 
 def walk(steps: Steps, change: Callable[[Step], Tensor]) -> Iterator[Step]:
-    """The sampler's steps, each going on from what `change` makes of it: `Step.x_next`, or another
-    sample."""
+    """The sampler's steps. Each continues from the sample that `change` returns: `Step.x_next`, or another."""
     step = next(steps, None)
     while step is not None:
         x_next = change(step)
@@ -63,7 +62,7 @@ def walk(steps: Steps, change: Callable[[Step], Tensor]) -> Iterator[Step]:
 
 
 def predict(model: Denoiser, x_t: Tensor, t: float, alpha_bar: float, ladder: Ladder) -> Prediction:
-    """Ask the network once, and read its answer as noise and clean image."""
+    """Call the network once, and return its prediction as noise and clean image."""
     config = ladder.schedule.config
     eps, x0 = interpret(model(x_t, t), x_t, alpha_bar, config.prediction_type)
     if config.thresholding:

@@ -1,4 +1,4 @@
-"""TCD: trajectory consistency distillation, which goes to a level below the next and adds noise back.
+"""TCD: trajectory consistency distillation, which goes below the next level and adds noise.
 
 Zheng et al. 2024 (arXiv:2402.19159), algorithm 4. With s the timestep (1 - eta) t' and alpha_bar_s its level,
 
@@ -15,10 +15,10 @@ from sd_scratch.diffusion.schedule import Ladder
 
 
 def tcd(model: Denoiser, x_t: Tensor, ladder: Ladder, draw: Draw, *, eta: float = 0.3) -> Steps:
-    """One model call a step, noise in every step but the last; ends at the schedule's `final_alpha_bar`.
+    """One model call a step, noise in every step except the last; ends at the schedule's `final_alpha_bar`.
 
-    `eta`, the paper's gamma, is from 0 (DDIM) to 1 (all noise is fresh). Wants a model that was distilled for
-    it. Raises `UsageError` for another eta.
+    `eta`, the paper's gamma, is from 0 (DDIM) to 1 (all noise is fresh). It needs a model distilled for it.
+    Raises `UsageError` for another eta.
     """
     fraction("eta", eta)
     alpha_bars = (*ladder.signals, ladder.final_alpha_bar)

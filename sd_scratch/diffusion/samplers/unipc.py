@@ -1,13 +1,13 @@
-"""UniPC: a multistep predictor, and a corrector that costs no call, because the next step's answer serves.
+"""UniPC: a multistep predictor, and a corrector without a call of its own: it uses the next step's.
 
 Zhao et al. 2023 (arXiv:2302.04867), algorithms 1 and 2 for x0, with B(h) = e^h - 1 (their B_2), or h (B_1). With
-lambda = -log sigma, h its step, and r_m the earlier answers' distances in units of h,
+lambda = -log sigma, h its step, and r_m the earlier predictions' distances in units of h,
 
     x' = (sigma' / sigma) x + (1 - e^-h) (x0 + sum_m a_m D_m),    D_m = (x0_m - x0) / r_m
 
 The a solve a small linear system that makes the formula exact for polynomials. The predictor uses earlier
-answers. Once the network has answered at the predicted x', the corrector takes the step again with that
-answer among the others, at r = 1, and the next step starts from there.
+predictions. After the call at the predicted x', the corrector repeats the step with that prediction among the
+others, at r = 1, and the next step starts from there.
 """
 
 import math
@@ -35,8 +35,8 @@ def unipc(
 ) -> Steps:
     """Deterministic: `draw` is never called. One model call a step; ends at sigma = 0.
 
-    `order`, 1 to 3, is the predictor's; the corrector adds one. The first steps have less, and the last ones
-    go back to it. `variant` is the paper's B: "bh2", or "bh1", which differs where one other answer is used.
+    `order`, 1 to 3, is the predictor's; the corrector adds one. The first and the last steps have less.
+    `variant` is the paper's B: "bh2", or "bh1", which differs with one earlier prediction.
     Raises `UsageError` for other values.
     """
     choice("order", order, ORDERS)
@@ -71,7 +71,7 @@ def _advance(
     variant: str,
     ahead: Tensor | None = None,
 ) -> Tensor:
-    """From rung i to the next with the answers there and before, and the one `ahead` where it is known."""
+    """From level i to the next with the predictions there and before, and the one `ahead` if it is known."""
     sigma, sigma_next = sigmas[i : i + 2]
     h = math.log(sigma / sigma_next)
     ratios = [-math.log(sigmas[i - m] / sigma) / h for m in range(1, len(images))]
@@ -92,7 +92,7 @@ def _advance(
 def weights(h: float, ratios: Sequence[float]) -> list[float]:
     """The a_m of equation 13: sum_m a_m r_m^(k-1) = k! phi_(k+1)(-h) / B(h) for k = 1, 2, ...
 
-    A single one is 1/2 whatever h, as the paper sets it for its B_2.
+    A single one is 1/2 for any h, as the paper sets it for its B_2.
     """
     if len(ratios) <= 1:
         return [0.5] * len(ratios)
