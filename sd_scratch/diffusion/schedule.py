@@ -89,8 +89,7 @@ class Ladder:
 
     @property
     def signals(self) -> tuple[float, ...]:
-        """The alpha_bars, with 0 where a schedule of zero terminal SNR has it. (`alpha_bars` has a small
-        number there, for samplers that divide by it.)"""
+        """The alpha_bars, with 0 at zero terminal SNR, where `alpha_bars` has a small number to divide by."""
         zero = SMALLEST_ALPHA_BAR if self.schedule.config.rescale_betas_zero_snr else 0.0
         return tuple(bar if bar > zero else 0.0 for bar in self.alpha_bars)
 
