@@ -12,6 +12,7 @@ PAG = (0.0, 100.0)  # scale of perturbed attention guidance
 SIDE = (8, 8192)  # pixels
 SEED = (0, 2**64 - 1)
 CLIP_SKIP = (1, 24)
+MAX_BATCH = 256  # pictures at a time
 LORA_SCALE = (-100.0, 100.0)
 
 RNGS = ("cpu", "nv")  # sources of noise, see `sd_scratch.diffusion.noise.Drawing`

@@ -10,8 +10,9 @@ from sd_scratch.cli.options import (
     integer,
 )
 from sd_scratch.cli.picture_options import add_picture_arguments, add_preview_arguments
+from sd_scratch.limits import MAX_BATCH
 
-MAX_PICTURES, MAX_BATCH = 100_000, 256
+MAX_PICTURES = 100_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many pictures (default 1)",
     )
     add(
-        "--batch-size", type=integer(1, MAX_BATCH), default=1, help="how many at a time (default 1)"
+        "--batch-size",
+        type=batch_size,
+        default=1,
+        metavar="N",
+        help="how many at a time, or auto: as many as fit into free memory (default 1)",
     )
     add(
         "-o",
@@ -56,6 +61,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save-latents", type=a_target, metavar="FILE", help="keep the latents, as .safetensors")
     add("--no-metadata", action="store_true", help="store no prompt and settings in the pictures")
     add("--json", action="store_true", help="print one JSON object, not paths")
+
+
+def batch_size(text: str) -> int:
+    """For argparse: 0 stands for as many as fit."""
+    return 0 if text == "auto" else integer(1, MAX_BATCH)(text)
 
 
 def run(args: argparse.Namespace) -> int:

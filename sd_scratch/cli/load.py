@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 
@@ -17,11 +18,13 @@ from sd_scratch.checkpoints.load import (
     weight_bytes,
     with_schedule,
 )
+from sd_scratch.checkpoints.memory import available_memory
 from sd_scratch.checkpoints.source import called
 from sd_scratch.cli.adapters import add_adapters, with_few_steps
 from sd_scratch.cli.machine import choose_device, choose_dtype, set_threads
 from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError, UsageError, log
+from sd_scratch.limits import MAX_BATCH
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
@@ -80,6 +83,7 @@ def read_weights(args: argparse.Namespace, found: Found, recipe: Recipe, batch: 
 
 
 COMPILERS = ("g++", "clang++", "cl")
+ROOM = 0.8  # the estimate is of what is needed at least
 
 
 def load_model(
@@ -98,6 +102,9 @@ def load_model(
     check_inputs(config, found.source, recipe.init_image is not None, recipe.mask is not None)
     check_clip_skip(config.text.num_hidden_layers, recipe.clip_skip or 1)
     batch = min(getattr(args, "batch_size", args.batch_count), args.batch_count)
+    if not batch:
+        batch = args.batch_size = largest_batch(args, found, recipe)
+        log.info(f"{batch} pictures at a time fit into memory")
     components = read_weights(args, found, recipe, batch)
     model = StableDiffusion(components).with_text_cleaning(recipe.text_cleaning or "")
     model, recipe = add_adapters(args, model, recipe)
@@ -109,6 +116,21 @@ def load_model(
     if args.compile:
         compile_unet(model.unet)
     return model, _with_identity(args, recipe, found.layout, components)
+
+
+def largest_batch(args: argparse.Namespace, found: Found, recipe: Recipe) -> int:
+    """How many pictures at a time fit into `ROOM` of what memory the weights leave free, `MAX_BATCH` at most."""
+    free = available_memory(found.device)
+    if free is None or recipe.width is None or recipe.height is None:
+        return 1
+    free -= weight_bytes(found.layout, found.dtype, args.low_memory)
+    scale = recipe.hires_scale or 1.0
+    size = (int(recipe.width * scale), int(recipe.height * scale))
+    fits = (
+        run_bytes(found.layout.config, *size, batch, found.dtype) < ROOM * free
+        for batch in range(1, min(args.batch_count, MAX_BATCH) + 1)
+    )
+    return max(1, sum(takewhile(bool, fits)))
 
 
 def check_size(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_scratch.cli.console import INTERRUPTED
-from sd_scratch.cli.generate import MAX_BATCH
 from sd_scratch.cli.options import (
     a_name,
     a_path,
@@ -17,7 +16,7 @@ from sd_scratch.cli.options import (
 )
 from sd_scratch.cli.picture_options import add_picture_arguments
 from sd_scratch.errors import log
-from sd_scratch.limits import DTYPES, are_digits, read_integer
+from sd_scratch.limits import DTYPES, MAX_BATCH, are_digits, read_integer
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 import sd_scratch
 from sd_scratch.cli import main
 from sd_scratch.cli.making import Latents, is_plain
+from sd_scratch.config import TINY
 from sd_scratch.dialects.stored_recipe import encode_picture, read_recipe
+from sd_scratch.pipeline.estimate import run_bytes
 from sd_scratch.pipeline.recipe import Recipe
 
 SMALL = ["--width=32", "--height=32", "--steps=2", "--seed=7"]
@@ -214,6 +216,21 @@ def test_picture_i_has_seed_plus_i_in_any_batch(generate, capsys) -> None:
     difference = pixels("8.png").astype(int) - pixels("second.png")
     assert np.abs(difference).max() <= 1
     assert [read_recipe(Path(f"{seed}.png"))[0].seed for seed in (7, 8, 9)] == [7, 8, 9]
+
+
+# Room is in pictures' activations.
+@pytest.mark.parametrize("room, expected", [(0, 1), (2.6, 2), (1000, 3)])
+def test_a_batch_may_be_as_large_as_memory(generate, monkeypatch, room, expected) -> None:
+    one = run_bytes(TINY, 32, 32, 1, torch.float32)
+    sizes = []
+    monkeypatch.setattr("sd_scratch.cli.load.weight_bytes", lambda *_: 10**6)
+    monkeypatch.setattr("sd_scratch.cli.load.available_memory", lambda _: 10**6 + room * one / 0.8)
+    monkeypatch.setattr(
+        "sd_scratch.cli.load.check_size", lambda *given: sizes.append(given[2]) or False
+    )
+    assert generate("a", *SMALL, "-b", "3", "--batch-size", "auto", "-o", "{seed}.png") == 0
+    assert sizes == [expected]
+    assert {path.name for path in Path().glob("*.png")} == {"7.png", "8.png", "9.png"}
 
 
 def test_json_is_all_that_is_printed(generate, capsys) -> None:
