@@ -6,12 +6,16 @@ Compiling takes minutes: an exported program that runs as it is takes the place 
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.func import functional_call
 
+from sd_scratch.cli.load import COMPILERS
+from sd_scratch.config import TINY
 from sd_scratch.networks.layers import make_seamless, prefer_convolutions
+from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline import stored_graphs
 from sd_scratch.pipeline.stored_graphs import StoredGraphs
 from tests.tiny import tiny_model
@@ -94,6 +98,22 @@ def test_a_graph_computes_the_same_with_weights_packed(again):
     assert "mid_block.resnets.0.conv1.weight" not in packed  # in tiles, as layer by layer
     calls = {node.target for node in PROGRAMS[0].graph.nodes}
     assert torch.ops.sd_scratch.convolve_in_tiles.default in calls
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler is installed")
+def test_a_graph_is_compiled_and_found_again(tmp_path, monkeypatch):
+    """By PyTorch's compiler, once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one_level = {"block_out_channels": (32,), "cross_attention": (False,)}
+    unet = UNet(replace(TINY.unet, **one_level)).eval().requires_grad_(False)
+    unet.mid_block.resnets[0].conv1.tile_cells = 1
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([1.0, 500.0]), torch.randn(2, 5, 32)
+    plain = unet(*inputs)
+    compiled = StoredGraphs(unet)(*inputs)
+    assert not torch.equal(compiled, plain)
+    assert (compiled - plain).abs().max() < 1e-5
+    monkeypatch.setattr(stored_graphs, "_make", None)
+    assert torch.equal(StoredGraphs(unet)(*inputs), compiled)
 
 
 def test_a_graph_is_found_again(again, monkeypatch):
