@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import new_folder, open_file, read_file, write_file
+from sd_scratch.files import new_folder, open_file, write_file
+from sd_scratch.json_file import read_json
 
 MANIFEST = "manifest.json"
 SHARD = 256_000_000  # bytes, about
@@ -165,13 +166,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(f"{folder} is no trace - it has no {MANIFEST}")
-    try:
-        manifest = json.loads(read_file(path, MAX_MANIFEST).decode())
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON, {error}") from None
-    if not isinstance(manifest, dict):
-        raise damaged(path, "no JSON object")
-    return manifest
+    return read_json(path, MAX_MANIFEST)
 
 
 def file_in(folder: Path, name: str) -> Path:

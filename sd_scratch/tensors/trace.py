@@ -61,13 +61,16 @@ class Kept:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> "Kept":
-        hw = plain["hw"]
-        return cls(
-            axes=tuple(plain["axes"]),
-            hw=None if hw is None else (int(hw[0]), int(hw[1])),
-            words=tuple(plain["words"]),
-            averaged=bool(plain["averaged"]),
-        )
+        match plain:
+            case {
+                "axes": list(axes),
+                "hw": None | [int(), int()] as hw,
+                "words": list(words),
+                "averaged": bool(averaged),
+            } if all(isinstance(text, str) for text in [*axes, *words]):
+                place = None if hw is None else (hw[0], hw[1])
+                return cls(tuple(axes), place, tuple(words), averaged)
+        raise ValueError(f"what is kept of a tensor: {plain!r:.80}")
 
 
 class Live(NamedTuple):
@@ -82,6 +85,13 @@ class Moment(NamedTuple):
 
     t: float
     sigma: float
+
+    @classmethod
+    def parse(cls, plain: Any) -> "Moment":
+        match plain:
+            case [float() | int() as t, float() | int() as sigma] if t == t and sigma == sigma:
+                return cls(t, sigma)
+        raise ValueError(f"the moment of a call: {plain!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,8 @@ class Recording:
         for axis in ("query", "position"):
             if axis in self.axes and self.hw is not None:
                 i, shape = self.axes.index(axis), self.tensor.shape
+                if math.prod(self.hw) != shape[i]:
+                    raise ScratchError(f"{self.name} has {shape[i]} positions, not {self.hw}")
                 return self.tensor.reshape(*shape[:i], *self.hw, *shape[i + 1 :])
         raise ScratchError(f"{self.name} has no row of positions - its axes are {self.axes}")
 
@@ -210,7 +222,7 @@ class Trace:
             trace = cls(
                 values=values,
                 kept={name: Kept.parse(each) for name, each in manifest["tensors"].items()},
-                moments={int(c): Moment(*map(float, m)) for c, m in manifest["steps"].items()},
+                moments={int(call): Moment.parse(m) for call, m in manifest["steps"].items()},
                 facts=dict(manifest["run"]),
                 edits=list(manifest["edits"]),
                 inputs=read_tensors(folder / INPUTS),
@@ -219,8 +231,10 @@ class Trace:
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise damaged(folder / MANIFEST, f"{type(error).__name__} {error}") from None
         values.check()
-        if unknown := set(trace.names) - trace.kept.keys():
-            raise damaged(folder / MANIFEST, f"it says nothing about {min(unknown)}")
+        if trace.branch is not None and any(a.branch not in ("", trace.branch) for a in values):
+            raise damaged(folder / MANIFEST, f"it has more than the branch {trace.branch!r:.40}")
+        if unknown := set(trace.names) ^ trace.kept.keys():
+            raise damaged(folder / MANIFEST, f"it knows {min(unknown)} in one place alone")
         return trace
 
     def gradient(self, address: str) -> Recording:
@@ -264,6 +278,8 @@ class Trace:
             tensor = by_call[0]
         else:
             tensor, axes = torch.stack(by_call), ("call", *axes)
+        if tensor.ndim != len(axes):
+            raise ScratchError(f"{wanted.name} has {tensor.ndim} axes, not {', '.join(axes)}")
         numbers = sorted(self.moments) if kept.averaged else [c for c in calls if c is not None]
         moments = [self.moments.get(call, Moment(math.nan, math.nan)) for call in numbers]
         return Recording(

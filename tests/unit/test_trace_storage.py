@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from contextlib import ExitStack
@@ -116,13 +117,32 @@ def damage_manifest(folder: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def damage_kept(folder: Path, **changes) -> None:
+    tensors = json.loads((folder / "manifest.json").read_text())["tensors"]
+    damage_manifest(folder, tensors={name: {**kept, **changes} for name, kept in tensors.items()})
+
+
 DAMAGES = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is no trace"),
-    "manifest cut": (lambda f: (f / "manifest.json").write_text('{"format": "sd_'), "no JSON"),
-    "not a trace": (lambda f: (f / "manifest.json").write_text("[]"), "no JSON object"),
+    "manifest cut": (
+        lambda f: (f / "manifest.json").write_text('{"format": "sd_'),
+        "not valid JSON",
+    ),
+    "not a trace": (lambda f: (f / "manifest.json").write_text("[]"), "not an object"),
+    "a key twice": (
+        lambda f: (f / "manifest.json").write_text('{"run": 1, "run": 2}'),
+        "appears twice",
+    ),
     "other version": (lambda f: damage_manifest(f, version=9), "another program or version"),
     "no steps": (lambda f: damage_manifest(f, steps=None), "damaged"),
     "wrong axes": (lambda f: damage_manifest(f, tensors={"unet.h": 3}), "damaged"),
+    "a moment of no time": (lambda f: damage_manifest(f, steps={"0": [math.nan, 1]}), "damaged"),
+    "a moment of texts": (lambda f: damage_manifest(f, steps={"0": ["1", "2"]}), "damaged"),
+    "a branch of several": (lambda f: damage_manifest(f, branch="cond"), "more than the branch"),
+    "no files": (lambda f: damage_manifest(f, files={}), "in one place alone"),
+    "a text for axes": (lambda f: damage_kept(f, axes="batch"), "what is kept of a tensor"),
+    "a number for words": (lambda f: damage_kept(f, words=[1]), "what is kept of a tensor"),
+    "null for a flag": (lambda f: damage_kept(f, averaged=None), "what is kept of a tensor"),
     "other folder": (lambda f: damage_manifest(f, files={"../x": ["unet.h"]}), "the file name"),
     "file missing": (lambda f: (f / "values-00001.safetensors").unlink(), "damaged"),
     "file cut": (
@@ -146,6 +166,17 @@ def test_a_damaged_folder_is_told_in_one_line(copy, damage):
     with pytest.raises(ScratchError, match=message) as error:
         Trace.load(copy)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [({"axes": ["batch"]}, "axes, not"), ({"hw": [9, 9]}, "positions, not")],
+)
+def test_axes_and_sizes_that_do_not_fit_their_tensor(copy, damage, message):
+    damage_kept(copy, **damage)
+    trace = Trace.load(copy)
+    with pytest.raises(ScratchError, match=message):
+        [trace[name].maps() for name in trace.names if ".probs" in name]
 
 
 # Replay ---------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from torch import nn
 from sd_scratch.checkpoints.pixel_model import PixelComponents, build_denoiser, save_pixel_model
 from sd_scratch.config import ContextUNetConfig
 from sd_scratch.errors import log
-from sd_scratch.files import write_file
+from sd_scratch.files import read_file, write_file
 from sd_scratch.training.pixels.datasets import DATA_SETS
 from sd_scratch.training.pixels.presets import PixelPreset
 
 OWN_PART = "## Figures\n"
 """From here on a card is written by people, and stays when the model is written again."""
+LIMIT, KEPT = 1 << 20, "surrogateescape"  # bytes; what is no UTF-8 comes out as it went in
 
 
 def write_model(
@@ -32,11 +33,11 @@ def write_model(
     path = (earlier or folder) / "README.md"
     figures = "Not measured yet.\n"
     if path.is_file():
-        _, found, own = path.read_text(encoding="utf-8").partition(OWN_PART)
+        _, found, own = read_file(path, LIMIT).decode("utf-8", KEPT).partition(OWN_PART)
         figures = own.lstrip("\n") if found else figures
     parameters = sum(value.numel() for value in network.state_dict().values())
     text = f"{_head(preset, parameters, step, seconds)}\n{OWN_PART}\n{figures}"
-    write_file(folder / path.name, text.encode(), overwrite=True)
+    write_file(folder / path.name, text.encode("utf-8", KEPT), overwrite=True)
     log.info("model written to %s", folder)
 
 
