@@ -2,12 +2,12 @@
 
 tapped       the tap in a network's forward pass, and the probe behind it
 names        the list of all names, found by a forward pass without numbers
-taps         the switchboard: who listens to what, in which call
-recordable   what a model offers whose tensors have names: `record` and `edit`
-record       `Recorder`; `reductions` make small what it keeps, and a `Trace` holds it
+taps the switchboard: which listener hears which tensor, in which call
+recordable `record` and `edit` of a model with named tensors
+record `Recorder`; `reductions` make its tensors smaller, and a `Trace` holds them
 edit         `Editor`; `edits` are ready-made ones
 storage      traces on disk
-unofficial   all that is used of PyTorch's insides
+unofficial every use of PyTorch's internals
 """
 
 from sd_scratch.tensors import edits, reductions

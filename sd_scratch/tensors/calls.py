@@ -1,4 +1,4 @@
-"""Which calls of the U-Net, and which of its branches, a person means."""
+"""Selections of the U-Net's calls and branches."""
 
 import sys
 from collections.abc import Container, Iterable
@@ -11,7 +11,7 @@ Calls = int | slice | Iterable[int] | None
 
 
 def plain_calls(calls: Any) -> int | slice | list[int] | None:
-    """What was given as calls, in Python's own numbers. Raises UsageError for what is no number."""
+    """The given calls as Python numbers. Raises UsageError for anything else."""
     if calls is None:
         return None
     if isinstance(calls, slice):
@@ -27,9 +27,9 @@ def plain_calls(calls: Any) -> int | slice | list[int] | None:
 
 
 def choose_calls(calls: int | slice | list[int] | None, count: int | None) -> Container[int]:
-    """The calls that are meant, of a run with `count` of them (None: as many as there will be).
+    """The selected calls of a run with `count` of them (None: not known yet).
 
-    Raises UsageError for calls that the run does not have.
+    Raises UsageError for calls outside the run.
     """
     total = sys.maxsize if count is None else count
     if calls is None or isinstance(calls, slice):

@@ -1,4 +1,4 @@
-"""Editing: an `Editor` puts other tensors in the place of named ones."""
+"""Editing: an `Editor` replaces named tensors."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +16,12 @@ from sd_scratch.tensors.words import Worded, WordKey, look_up
 
 @dataclass(frozen=True)
 class At:
-    """Where in a run an edited tensor stands.
+    """The place of an edited tensor in a run.
 
     Attributes:
-        name: of the tensor; `axes` says what each of its axes is.
+        name: of the tensor; `axes` names its axes.
         call: the U-Net's call, counted from 0; None for text and pictures. With it `t` and `sigma`.
-        branch: "cond" or "uncond", "" where there is none. An edit sees one at a time.
+        branch: "cond" or "uncond", or "" without branches. An edit sees one at a time.
         hw: height and width of the feature map that the tensor's positions belong to.
         prompts: one for each row of the batch.
     """
@@ -45,7 +45,7 @@ class At:
         )
 
     def positions(self, word: WordKey) -> list[list[int]]:
-        """For each row of the batch, where the word's tokens stand on the ``token`` axis."""
+        """For each row of the batch, the places of the word's tokens on the ``token`` axis."""
         return [list(look_up(prompt, word).positions) for prompt in self.prompts]
 
 
@@ -60,11 +60,11 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
     Args:
         globs: one, or several in a sequence.
         function: an `EditFunction`, or one of `sd_scratch.tensors.edits`.
-        calls, branch: where it acts; everywhere by default.
+        calls, branch: where it acts, by default everywhere.
 
     Raises:
-        ScratchError: a glob matches nothing or a tensor that is only shown; what the function returns
-            is not shaped like the tensor that it got.
+        ScratchError: a glob matches nothing or a tensor that is only shown; the function's result is not
+            shaped like its tensor.
     """
 
     on_path = True
@@ -102,7 +102,7 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
         self.taps.leave(self)
 
     def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """As JSON can say it, for a stored run; tensors are put into `tensors` and named."""
+        """As JSON, for a stored run; tensors go into `tensors` and are named."""
         if isinstance(self.calls, slice):
             calls: Any = {"slice": [self.calls.start, self.calls.stop, self.calls.step]}
         else:

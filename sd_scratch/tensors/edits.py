@@ -1,7 +1,7 @@
-"""Ready-made edits: plain data, so that a run can be stored with them and made again.
+"""Ready-made edits: plain data, so a run with them can be stored and repeated.
 
-Each is a function for `Editor`: ``with model.edit("unet.h", sd.edits.scale(1.2)): ...``. Edits that name a word
-look it up in the prompt of each picture, and act on the branch "cond" unless told otherwise.
+Each is a function for `Editor`: ``with model.edit("unet.h", sd.edits.scale(1.2)): ...``. Edits of a word look
+it up in the prompt of each picture, and act on the branch "cond" by default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ SPREAD = ("query", "height", "position", "key", "token")  # the axis that a mean
 @dataclass(frozen=True, eq=False)
 class ReadyEdit:
     """An edit that is data: its fields are numbers, texts, tensors, and lists of them. One of words acts on
-    the branch "cond" unless told otherwise."""
+    the branch "cond" by default."""
 
     default_branch: ClassVar[str | None] = None
 
@@ -34,7 +34,7 @@ class ReadyEdit:
         raise NotImplementedError
 
     def to_plain(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """As JSON can say it; tensors are put into `tensors` and named."""
+        """As JSON; tensors go into `tensors` and are named."""
         values = {f.name: _plain(getattr(self, f.name), tensors) for f in fields(self)}
         return {"edit": type(self).__name__, **values}
 
@@ -62,7 +62,7 @@ class Add(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Set(ReadyEdit):
-    """Put a number, or a tensor that broadcasts, in its place."""
+    """Replace it by a number, or a tensor that broadcasts."""
 
     value: float | Tensor
 
@@ -83,10 +83,10 @@ class Lerp(ReadyEdit):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ablate(ReadyEdit):
-    """Take away some heads, channels or words, or all of a tensor.
+    """Ablate some heads, channels or words, or all of a tensor.
 
-    ``by="zero"``, ``by="mean"`` (over all places of the same picture), or ``by="resample"``: what the
-    next picture of the batch has there.
+    ``by="zero"``, ``by="mean"`` (over all places of the same picture), or ``by="resample"``: the values of
+    the batch's next picture.
     """
 
     heads: Sequence[int] | None = None
@@ -129,8 +129,7 @@ class Ablate(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Patch(ReadyEdit):
-    """Put a recorded tensor where it was recorded: same name, call and branch. What was not recorded
-    stays."""
+    """Put a recorded tensor where it was recorded: same name, call and branch. The rest stays."""
 
     values: Mapping[str, Tensor]
 
@@ -141,7 +140,7 @@ class Patch(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Shift(ReadyEdit):
-    """Add what was recorded under the same name, call and branch, times `scale`."""
+    """Add the tensor recorded under the same name, call and branch, times `scale`."""
 
     values: Mapping[str, Tensor]
     scale: float = 1.0
@@ -156,10 +155,10 @@ class FreeU(ReadyEdit):
     """FreeU (Si et al. 2023, arXiv:2309.11497); for ``unet.up_blocks.0.concat.*`` and ``unet.up_blocks.1.concat.*``,
     for SD 1.x with (1.5, 0.9) and (1.6, 0.2).
 
-    Of what a residual block on the way up gets, half of the first `width` channels, which come from below,
-    times `backbone`; the lowest frequencies of the others, which come from the stack, times `skip`. Version 1
-    is diffusers'. In version 2, the authors' later one, `backbone` acts where the mean over the channels from
-    below is largest, and less where it is smaller, down to not at all.
+    In the input of a residual block on the way up, half of the first `width` channels, which come from below,
+    are multiplied by `backbone`, and the lowest frequencies of the others, the skip, by `skip`. Version 1 is
+    diffusers'. In version 2, the authors' later one, `backbone` acts fully where the mean over the channels
+    from below is largest, and not at all where it is smallest.
     """
 
     backbone: float
@@ -193,7 +192,7 @@ class FreeU(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class ScaleWord(ReadyEdit):
-    """A word's vectors times `factor`, away from zero, or from what the empty prompt has there."""
+    """A word's vectors times `factor`, away from zero, or from the empty prompt's vectors there."""
 
     default_branch = "cond"
     word: WordKey
@@ -213,9 +212,9 @@ class ScaleWord(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Reweight(ReadyEdit):
-    """Attention that each word gets, times a factor (Hertz et al. 2022, arXiv:2208.01626, equation 6).
+    """Attention to each word times a factor (Hertz et al. 2022, arXiv:2208.01626, equation 6).
 
-    With `renormalise` all attention adds up to one again.
+    With `renormalise` attention sums to 1 again.
     """
 
     default_branch = "cond"
@@ -252,10 +251,10 @@ class Swap(ReadyEdit):
 
 @dataclass(frozen=True, eq=False)
 class Follow(ReadyEdit):
-    """Pictures of a batch do as the first one does.
+    """Pictures of a batch follow the first one.
 
-    Without a matrix they take over its tensor. With one, ``[B - 1, M, M]``, they take over what its
-    tokens have, each as the matrix sends it to theirs, and keep `own` ``[B - 1, M]`` of what they have.
+    Without a matrix they take its tensor. With one, ``[B - 1, M, M]``, they take its tokens' values, mapped
+    by the matrix to theirs, and keep `own` ``[B - 1, M]`` of their own.
     """
 
     default_branch = "cond"
@@ -282,12 +281,12 @@ ablate, add, freeu, lerp, scale, set_to, swap = Ablate, Add, FreeU, Lerp, Scale,
 
 
 def patch(trace: Trace) -> Patch:
-    """What another run had at the same name, call and branch."""
+    """Another run's tensor at the same name, call and branch."""
     return Patch({_address(address): value for address, value in values_of(trace).items()})
 
 
 def shift(towards: Trace, away: Trace | None = None, scale: float = 1.0) -> Shift:
-    """What another run had, less what a third one had, added on top: a direction between two runs."""
+    """Add another run's tensor minus a third one's: a direction between two runs."""
     difference = {
         _address(address): value if away is None else value - away.values[address]
         for address, value in values_of(towards).items()
@@ -316,7 +315,7 @@ def reweight(factors: Mapping[WordKey, float], *, renormalise: bool = False) -> 
 
 
 def edit_from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ReadyEdit:
-    """The inverse of `ReadyEdit.to_plain`. Raises ScratchError for what is none."""
+    """The inverse of `ReadyEdit.to_plain`. Raises ScratchError for anything else."""
     kinds = {kind.__name__: kind for kind in ReadyEdit.__subclasses__()}
     try:
         kind = kinds[plain["edit"]]
@@ -360,7 +359,7 @@ def _address(address: Address) -> str:
 
 
 def _recorded(values: Mapping[str, Tensor], at: At) -> Tensor | None:
-    """What was recorded where the edit stands."""
+    """The tensor that was recorded at the edit's place."""
     for branch in (at.branch, ""):
         for call in (at.call, None):  # None: a mean over the calls, or a tensor that has none
             value = values.get(str(Address(at.name, call, branch)))

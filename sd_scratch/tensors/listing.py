@@ -1,4 +1,4 @@
-"""The list of tensors as people read it: a table, and a page that says what each one is."""
+"""The list of tensors for people: a table, and a page with the meaning of each."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -153,8 +153,7 @@ def table(infos: Iterable[TensorInfo]) -> str:
 
 
 def page(infos: Sequence[TensorInfo], titles: Mapping[str, str]) -> str:
-    """The same in Markdown, names that differ in numbers alone on one line, under the titles of their
-    networks."""
+    """The same in Markdown, under the titles of the networks; names that differ only in numbers share a line."""
     parts: dict[str, dict[str, list[TensorInfo]]] = {}
     for info in infos:
         rows = parts.setdefault(info.root, {})

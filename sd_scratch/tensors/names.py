@@ -1,4 +1,4 @@
-"""The names of all tensors, with their axes and shapes, found by a forward pass that computes nothing."""
+"""The names of all tensors, with axes and shapes, from a forward pass that computes nothing."""
 
 import copy
 import re
@@ -34,11 +34,10 @@ class TensorInfo:
         name: its module's path plus `leaf`.
         axes: what each axis is, the batch first.
         shape: for one picture and one branch.
-        hw: height and width of the feature map that it belongs to, also where its positions stand
-            in one row; None for text and time.
-        editable: false for tensors that are only shown, because nothing follows from them.
-        stepwise: whether it is made at every step of a run, not once.
-        branched: whether there is one with the prompt and one with its negative.
+        hw: height and width of its feature map, also if the positions are in one row; None for text and time.
+        editable: false for tensors that are only shown, because nothing is computed from them.
+        stepwise: whether it exists at every step of a run, not once.
+        branched: whether it exists with the prompt and with its negative.
     """
 
     name: str
@@ -62,15 +61,15 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        """Of one picture, one branch and one step."""
+        """Bytes of one picture, one branch and one step."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
     """The axes of tensor `leaf` of the module at `path`; one name for one meaning.
 
-    ``token`` is a place in the prompt, ``position`` one in a feature map. Attention goes from each
-    ``query`` to every ``key``, and where the keys are the prompt's, they are called ``token``.
+    ``token`` is a place in the prompt, ``position`` one in a feature map. Attention goes from each ``query``
+    to every ``key``; keys of the prompt are called ``token``.
     """
     text = path.startswith(("text", "clip.text_model"))
     key = "token" if text or path.endswith("attn2") else "key"
@@ -94,7 +93,7 @@ def axes_of(path: str, leaf: str, dims: int) -> tuple[str, ...]:
 
 
 class Surveyor(Probe):
-    """Writes down every tensor that its module shows."""
+    """Lists every tensor that its module shows."""
 
     def __init__(self, path: str, root: nn.Module, found: dict[str, TensorInfo]) -> None:
         super().__init__(())
@@ -131,10 +130,10 @@ class Surveyor(Probe):
 def survey(
     roots: Mapping[str, nn.Module], forward: Callable[[Mapping[str, nn.Module]], None]
 ) -> dict[str, TensorInfo]:
-    """All tensors that `forward` passes by, in the order in which they are made.
+    """All tensors of `forward`, in the order in which they are made.
 
-    `forward` gets copies of the networks without numbers, on the ``meta`` device, and calls them with
-    inputs on that device. Nothing is computed, and no memory is taken.
+    `forward` gets copies of the networks on the ``meta`` device, and calls them with inputs there. Nothing is
+    computed, and no memory is taken.
     """
     found: dict[str, TensorInfo] = {}
     copies = {root: meta_copy(network) for root, network in roots.items()}
@@ -160,9 +159,9 @@ def meta_copy(network: nn.Module) -> nn.Module:
 
 
 def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors that at least one glob matches, in the order of the table. ``*`` crosses dots.
+    """The tensors that at least one glob matches, in the list's order. ``*`` crosses dots.
 
-    Raises ScratchError for a glob that matches none, with the names nearest to it.
+    Raises ScratchError for a glob without a match, with the nearest names.
     """
     globs = tuple(globs)
     for glob in globs:
@@ -175,7 +174,7 @@ def match(globs: Iterable[str], table: Mapping[str, TensorInfo]) -> dict[str, Te
 
 
 def renamed_globs(globs: Iterable[str]) -> list[str]:
-    """Globs of an older recording or edit, with today's names in the place of old ones."""
+    """Globs of an older recording or edit, with old names replaced by today's."""
     found: list[str] = []
     for glob in globs:
         now = [new for old, new in OLD_NAMES.items() if "eps" in glob and fnmatchcase(old, glob)]

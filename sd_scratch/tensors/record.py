@@ -27,7 +27,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
 
     Args:
         globs: names with ``*`` (which crosses dots), ``?`` and ``[...]``.
-        calls: which calls of the U-Net, from 0: a number, a slice, several numbers; all by default.
+        calls: the U-Net's calls, from 0: a number, a slice, several numbers; all by default.
         branch: ``"cond"`` or ``"uncond"``; both by default, on an axis of their own.
         reduce: one reduction or several, in order, applied before anything is kept; see
             `sd_scratch.tensors.reductions`.
@@ -37,11 +37,11 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         when: "after" the edits of the same tensor, or "before" them.
         stop_after: end the run once this tensor was made: "unet.h" or "unet.h@3".
         gradients: keep the tensors' gradients too (`Trace.gradient`); needs a run with gradients, and
-            attention then writes down its probabilities, which changes its rounding.
+            attention then stores its probabilities, which changes its rounding.
 
     Raises:
-        ScratchError: a glob matches nothing, a word or an axis is not there, the recording would be
-            larger than its budget (all before the run starts), or a second run begins.
+        ScratchError: a glob matches nothing, a word or an axis does not exist, the recording would exceed its
+            budget (all before the run starts), or a second run begins.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
         self.kept_bytes = total if torch.device(self.to or device).type == device else 0
 
     def _reduced(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor without numbers, shaped as what is kept of this one."""
+        """A ``meta`` tensor, shaped like the part of this one that is kept."""
         with without_numbers():
             x = whole = torch.empty(shape, dtype=dtype, device=self.taps.device)
             try:
@@ -216,7 +216,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
             self._keep(name, branch, x)
 
     def _places(self, name: str, call: Call, batch: int) -> list[tuple[str, slice]]:
-        """The branches that are meant, and where in the batch they are."""
+        """The selected branches, and their places in the batch."""
         parts = call.parts(self.names[name], batch)
         return [part for part in parts if self.branch is None or part[0] in ("", self.branch)]
 
@@ -258,7 +258,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
 
 
 class _Stop(Member):
-    """Ends the run when a tensor was made."""
+    """Ends the run once a tensor was made."""
 
     order = 3
 

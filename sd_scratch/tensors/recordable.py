@@ -1,4 +1,4 @@
-"""`Recordable`: what a model offers whose tensors have names."""
+"""`Recordable`: recording and editing for a model with named tensors."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -18,7 +18,7 @@ Listening = TypeVar("Listening")
 def at_its_taps(
     make: Callable[Concatenate[Taps, Settings], Listening],
 ) -> Callable[Concatenate["Recordable", Settings], Listening]:
-    """A method of a model that makes such a listener at its `taps`, with the same settings."""
+    """A method of a model that creates such a listener at its `taps`, with the same settings."""
 
     def method(
         model: "Recordable", /, *args: Settings.args, **kwargs: Settings.kwargs
@@ -32,8 +32,8 @@ def at_its_taps(
 class Recordable:
     """A model with `taps` in its networks.
 
-    ``with model.record("unet.*.attn2.probs") as trace`` records the tensors that the globs match, and
-    ``with model.edit("unet.h", sd.edits.scale(1.1))`` puts other tensors in the place of named ones.
+    ``with model.record("unet.*.attn2.probs") as trace`` records the tensors that the globs match, and ``with
+    model.edit("unet.h", sd.edits.scale(1.1))`` replaces named tensors.
     """
 
     taps: Taps

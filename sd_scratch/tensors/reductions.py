@@ -1,8 +1,8 @@
-"""Making a recorded tensor small before it is kept.
+"""Reductions: make a recorded tensor smaller before it is stored.
 
-A reduction is bound to one tensor before the run, when the prompts are known; the bound function is
-what runs inside the forward pass. Any function of a tensor can serve too: it gets ``[B, ...]`` of one
-branch and returns what is to be kept.
+A reduction is bound to one tensor before the run, when the prompts are known; the bound function runs inside
+the forward pass. Any function of a tensor works, too: it gets ``[B, ...]`` of one branch and returns the part
+to keep.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ class Bound:
     """A reduction, ready for one tensor.
 
     Attributes:
-        axes: of the result; empty where they are not known.
-        by_rows: whether it may be applied to some of the queries at a time.
+        axes: of the result; empty if they are not known.
+        by_rows: whether it can be applied to some of the queries at a time.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -35,11 +35,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Subject:
-    """A tensor on its way through a chain of reductions.
+    """A tensor in a chain of reductions.
 
     Attributes:
-        axes: what is left of its axes by now.
-        prompts: one for each row of the batch; none where the branch is not one alone.
+        axes: its present axes.
+        prompts: one for each row of the batch; none if it has several branches.
     """
 
     info: TensorInfo
@@ -48,7 +48,7 @@ class Subject:
     device: torch.device
 
     def axis(self, *wanted: str) -> int:
-        """The index of the first of these axes that is there."""
+        """The index of the first of these axes that the tensor has."""
         for name in wanted:
             if name in self.axes:
                 return self.axes.index(name)
@@ -98,7 +98,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Words:
-    """The prompt's tokens put together into words: the sum of each word's tokens, or their mean."""
+    """The prompt's tokens joined into words: the sum of each word's tokens, or their mean."""
 
     words: tuple[WordKey, ...]
     mean: bool = False
@@ -125,7 +125,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Area:
-    """The mean over a box of the picture: top, left, bottom, right as parts of its sides, 0..1."""
+    """The mean over a box of the picture: top, left, bottom, right as shares of its sides, 0..1."""
 
     box: tuple[float, float, float, float]
 
@@ -158,8 +158,8 @@ def box_mask(box: tuple[float, float, float, float], hw: tuple[int, int]) -> Ten
 
 @dataclass(frozen=True)
 class OverCalls:
-    """The mean over the recorded calls, kept as it runs: one tensor, whatever the number of calls. It is the
-    last in a list of reductions."""
+    """The running mean over the recorded calls: one tensor for any number of calls. It is the last in a list
+    of reductions."""
 
 
 def words(*words: WordKey, mean: bool = False) -> Words:
@@ -173,7 +173,7 @@ def heads(*which: int) -> Mean | Pick:
 
 
 def area(top: float, left: float, bottom: float, right: float) -> Area:
-    """Keep the mean over a box of the picture; sides as parts of the whole, 0..1."""
+    """Keep the mean over a box of the picture; sides as shares of the whole, 0..1."""
     return Area((top, left, bottom, right))
 
 

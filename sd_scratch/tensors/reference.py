@@ -1,7 +1,7 @@
-"""Where diffusers and transformers make the tensors that have names here.
+"""The places in diffusers and transformers of the tensors that have names here.
 
-Their modules carry the same paths, so a table for each kind of module is enough: for each leaf the module
-below that path, and whether the tensor is what goes into it (``<``) or what comes out (``>``).
+Their modules have the same paths, so one table for each kind of module is enough: for each leaf the module
+below that path, and whether the tensor is its input (``<``) or its output (``>``).
 """
 
 import re
@@ -17,7 +17,7 @@ ATTENTION = {"q": "to_q>", "k": "to_k>", "v": "to_v>", "z": "to_out.0<", "out": 
 
 
 def _after(*leaves: str) -> dict[str, str]:
-    """Leaves that are what comes out of the modules of the same names."""
+    """Leaves that are the outputs of modules of the same names."""
     return {leaf: f"{leaf}>" for leaf in leaves}
 
 
@@ -61,8 +61,8 @@ PLACES: dict[str, dict[str, str]] = {
 
 
 def place(info: TensorInfo, modules: Iterable[str]) -> str | None:
-    """Where the tensor is in a network with modules at these paths: ``mid_block>``; None where no module
-    makes it alone."""
+    """The tensor's place in a network with modules at these paths: ``mid_block>``; None if no single module
+    makes it."""
     for pattern, table in PLACES.items():
         if re.fullmatch(rf"(.*\.)?{pattern}", info.path) and info.leaf in table:
             inside = info.path.partition(".")[2]
@@ -75,7 +75,7 @@ def place(info: TensorInfo, modules: Iterable[str]) -> str | None:
 
 
 def same_form(theirs: Tensor, info: TensorInfo) -> Tensor:
-    """Their tensor with heads, feature maps and halves as ours has them."""
+    """Their tensor with heads, feature maps and halves laid out like ours."""
     if info.leaf in ("value", "gate"):
         return theirs.chunk(2, dim=-1)[info.leaf == "gate"]
     if "head" in info.axes:
@@ -88,7 +88,7 @@ def same_form(theirs: Tensor, info: TensorInfo) -> Tensor:
 
 
 class Watcher(ExitStack):
-    """While entered, tells `hear` of every tensor in a network of theirs that has one of these names."""
+    """While entered, passes every tensor of their network with one of these names to `hear`."""
 
     def __init__(
         self,

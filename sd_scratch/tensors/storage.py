@@ -1,4 +1,4 @@
-"""A folder of tensors: safetensors files, and a `manifest.json` that says what they are. No pickle.
+"""A folder of tensors: safetensors files, and a `manifest.json` that describes them. No pickle.
 
 Written all or not at all; read a tensor at a time.
 """
@@ -43,7 +43,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Stored(MutableMapping[Key, Tensor]):
-    """Tensors that lie in files, and are read whenever they are asked for."""
+    """Tensors in files, read at each access."""
 
     def __init__(self, places: dict[Key, Path]) -> None:
         self.places = places  # the name inside the file is the key as a text
@@ -69,7 +69,7 @@ class Stored(MutableMapping[Key, Tensor]):
         return len(self.places)
 
     def check(self) -> None:
-        """Raise ScratchError unless every file is there, whole, and has the tensors it should have."""
+        """Raise ScratchError unless every file exists, is whole, and has its tensors."""
         for path in dict.fromkeys(self.places.values()):
             with opened(path) as file:
                 there = set(file.keys())
@@ -81,7 +81,7 @@ class Stored(MutableMapping[Key, Tensor]):
 
 
 class _File:
-    """A safetensors file that is read, never mapped: one that is cut while mapped kills the process."""
+    """A safetensors file that is read, never mapped: truncating a mapped file kills the process."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -118,7 +118,7 @@ class _File:
 
 @contextmanager
 def opened(path: Path) -> Iterator[_File]:
-    """A safetensors file for reading; what is wrong with it is said in one line."""
+    """A safetensors file for reading. Its errors are one line."""
     try:
         with open_file(path) as file:
             yield _File(file)
@@ -133,7 +133,7 @@ def write_folder(
 ) -> None:
     """Write tensors by file name, and the manifest, into a new folder: all of it, or nothing.
 
-    Raises ScratchError where something is there already, or cannot be written.
+    Raises ScratchError if the target exists, or cannot be written.
     """
     with new_folder(folder) as part:
         for name, tensors in files.items():
@@ -170,7 +170,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def file_in(folder: Path, name: str) -> Path:
-    """A file of the folder itself, and nowhere else."""
+    """A file of the folder itself, never elsewhere."""
     if Path(name).name != name or name.startswith("."):
         raise ValueError(f"the file name {name!r}")
     return folder / name

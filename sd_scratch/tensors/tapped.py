@@ -1,4 +1,4 @@
-"""The tap: the place in a network where a tensor shows itself, and where it can be replaced."""
+"""The tap: the place in a network where a tensor can be read and replaced."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Rows(NamedTuple):
-    """A tensor that the forward pass itself does not make, such as the probabilities that a fused
-    attention kernel never writes down. It can be had a piece at a time.
+    """A tensor that the forward pass itself does not make, such as the probabilities that a fused attention
+    kernel never stores. It is computed a piece at a time.
 
     Attributes:
         make: a slice of the batch and a slice of the rows (axis -2) -> that piece of the tensor.
         batch: the size of its first axis.
-        rows: how many rows it has.
-        width: how many numbers one row has, over all heads, for one element of the batch.
+        rows: its number of rows.
+        width: numbers of one row, over all heads, for one element of the batch.
     """
 
     make: Callable[[slice, slice], Tensor]
@@ -26,21 +26,21 @@ class Rows(NamedTuple):
 
 
 class Listener(Protocol):
-    """Whoever listens to named tensors: a recorder, an edit."""
+    """A listener to named tensors: a recorder, an edit."""
 
     @property
     def on_path(self) -> bool:
-        """Whether it needs the tensor that the forward pass goes on with, not a copy made beside it."""
+        """Whether it needs the tensor of the forward pass itself, not a copy made beside it."""
 
     def hear(self, name: str, x: Tensor) -> Tensor:
-        """Take notice of `x` and return it, or what shall stand in its place."""
+        """Hear `x`, and return it or its replacement."""
 
     def hear_rows(self, name: str, rows: Rows) -> None:
-        """Take notice of a tensor that has to be asked for."""
+        """Hear a tensor that is computed on request."""
 
 
 class Running(threading.local):
-    """Whose call of a network goes on in this thread: an owner of taps, or None outside of calls."""
+    """The owner of taps whose call is running in this thread, or None outside of calls."""
 
     owner: object | None = None
 
@@ -49,7 +49,7 @@ running = Running()
 
 
 class Ears(NamedTuple):
-    """The listeners of one owner at one module, and the thread that they listen in."""
+    """The listeners of one owner at one module, and their thread."""
 
     owner: object
     thread: int
@@ -57,17 +57,17 @@ class Ears(NamedTuple):
 
 
 class Probe:
-    """Sits at one module while somebody listens, and passes on the tensors of that module.
+    """Passes a module's tensors on to its listeners.
 
-    Models may share a module and threads may share a model: a tensor is heard by those alone whose call made
-    it, in the thread that entered them.
+    Models can share a module and threads a model: only listeners of the call that made a tensor hear it, in
+    the thread that entered them.
     """
 
     def __init__(self, ears: tuple[Ears, ...]) -> None:
         self.ears = ears
 
     def listeners(self, leaf: str) -> list[tuple[str, Listener]]:
-        """Who hears a tensor that is made here and now."""
+        """The listeners of a tensor that is made here and now."""
         if torch.compiler.is_compiling():  # a graph cannot ask who calls it: `Taps.calling` does
             return [pair for ear in self.ears for pair in ear.listeners.get(leaf, ())]
         owner, thread = running.owner, threading.get_ident()
@@ -92,7 +92,7 @@ class Probe:
             listener.hear_rows(name, rows)
 
     def given(self, leaf: str) -> Tensor | None:
-        """What a listener has (`instead`) for a tensor that then need not be made."""
+        """A listener's value (`instead`) for a tensor that then need not be computed."""
         for name, listener in self.listeners(leaf):
             instead = getattr(listener, "instead", None)
             x: Tensor | None = None if instead is None else instead(name)
@@ -108,12 +108,12 @@ class Probe:
 class Tapped(nn.Module):
     """A module that names tensors of its forward pass: ``x = self.tap("norm1", x)``.
 
-    A tensor's full name is the module's path plus the leaf. While nobody listens, `tap` returns its
-    argument after one attribute check. (A probe is an attribute, not a forward hook, because
-    compiled code sees attributes change and does not see hooks come and go.)
+    A tensor's full name is the module's path plus the leaf. Without listeners, `tap` returns its argument
+    after one attribute check. (A probe is an attribute, not a forward hook, because compiled code notices
+    changed attributes but not changed hooks.)
 
-    A network says how often it runs: at every step or once (`stepwise`), and with the prompt and its
-    negative or not (`branched`).
+    `stepwise` says whether a network runs at every step or once, `branched` whether it runs with the prompt
+    and its negative.
     """
 
     probe: Probe | None = None
@@ -121,12 +121,12 @@ class Tapped(nn.Module):
     branched = True
 
     def tap(self, leaf: str, x: Tensor) -> Tensor:
-        """Name a tensor that the forward pass goes on with; whoever listens may replace it."""
+        """Name a tensor of the forward pass; a listener can replace it."""
         probe = self.probe  # once: another thread may take it away
         return x if probe is None else probe.tap(leaf, x)
 
     def show(self, leaf: str, make: Callable[[], Tensor]) -> None:
-        """Name a tensor that leads nowhere: it is made when somebody listens, and only to be seen."""
+        """Name a tensor that nothing is computed from: it is made only for listeners, and cannot be replaced."""
         probe = self.probe
         if probe is not None:
             probe.show(leaf, make)

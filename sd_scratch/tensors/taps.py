@@ -1,4 +1,4 @@
-"""`Taps`: the switchboard between networks and those who listen to their tensors."""
+"""`Taps`: the switchboard between networks and listeners to their tensors."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ DryRun = Callable[[Mapping[str, nn.Module], HW | None], None]
 
 
 class StopRun(Exception):
-    """Ends a run early, at the wish of a recorder, which also catches it."""
+    """Ends a run early for a recorder, which also catches it."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One forward pass of a network, as far as listeners have to know of it.
+    """One forward pass of a network, as listeners see it.
 
     `index` counts the calls of a run from 0. `branches` are those in the batch, in order, each an equal share of
-    it; a branch None concerns nobody. `edits` is false where nobody may interfere.
+    it; a branch None has no listeners. `edits` is false if the call must not be edited.
     """
 
     index: int | None = None
@@ -40,7 +40,7 @@ class Call:
     edits: bool = True
 
     def parts(self, info: TensorInfo, batch: int) -> list[tuple[str, slice]]:
-        """Each branch that concerns a listener, and its place in the batch."""
+        """Each branch with listeners, and its place in the batch."""
         if not info.branched:
             return [("", slice(0, batch))]
         share = batch // len(self.branches)
@@ -59,7 +59,7 @@ class Run:
         hw: height and width of the latent.
         calls: how often the U-Net will be called.
         batch: how many pictures are made.
-        facts: what it takes to make the run again, as JSON can say it; `inputs` what that cannot.
+        facts: what is needed to repeat the run, as JSON; `inputs` are its tensors.
     """
 
     hw: HW | None = None
@@ -72,7 +72,7 @@ class Run:
 
 
 class _LazyRun:
-    """A run's description, which is put together when somebody wants it."""
+    """A run's description, built on first use."""
 
     def __init__(self, describe: Callable[[], Run]) -> None:
         self.describe = describe
@@ -86,7 +86,7 @@ Listening = TypeVar("Listening", bound="ByCalls")
 
 
 class ByCalls:
-    """What a person makes with ``calls=``, and may take for steps."""
+    """A listener with ``calls=``, which are not steps."""
 
     def __new__(cls: type[Listening], *args: object, **settings: object) -> Listening:
         if "steps" in settings:
@@ -97,15 +97,15 @@ class ByCalls:
 
 
 class Member:
-    """A listener that a `Taps` looks after. This one hears every call that may be edited, and plans and keeps
+    """A listener managed by a `Taps`. This one hears every call that can be edited, and plans and keeps
     nothing.
 
     Attributes:
-        names: what it listens to.
+        names: the tensors that it listens to.
         order: 0 records before the edits, 1 edits, 2 records after them.
         on_path: see `Listener`.
-        gradients: whether it wants to know gradients.
-        kept_bytes: what it will keep of the run that goes on, on the networks' device.
+        gradients: whether it needs gradients.
+        kept_bytes: what it will keep of the current run, on the networks' device.
     """
 
     names: Mapping[str, TensorInfo]
@@ -115,11 +115,11 @@ class Member:
     kept_bytes = 0
 
     def hears(self, root: str, but: Sequence[str] = ()) -> bool:
-        """Whether it listens to a tensor under `root`, apart from those named `but`."""
+        """Whether it listens to a tensor under `root`, except those named `but`."""
         return any(i.root == root and name not in but for name, i in self.names.items())
 
     def prepare(self, run: Run) -> None:
-        """A run begins: plan for it, or refuse."""
+        """At the start of a run: plan for it, or refuse."""
 
     def wants(self, call: Call) -> bool:
         """Whether it listens to this call."""
@@ -135,11 +135,11 @@ class Member:
         pass
 
     def collect(self, call: Call | None) -> None:
-        """The call is over: put away what was heard, or forget it where the call failed (None)."""
+        """At the end of a call: store what was heard, or drop it if the call failed (None)."""
 
 
 class _State(threading.local):
-    """What goes on in one thread: threads that share a model do not see each other's runs."""
+    """The state of one thread: threads that share a model do not see each other's runs."""
 
     def __init__(self) -> None:
         self.call = Call()
@@ -155,8 +155,8 @@ _attaching = threading.RLock()
 class Taps:
     """Names, recordings and edits of the tensors of some networks.
 
-    A recording or edit concerns the runs of the thread that entered it, and of this `Taps` alone: other models
-    on the same networks, and other threads, go on as if it were not there.
+    A recording or edit acts on runs of the thread that entered it, and of this `Taps` only: other models on
+    the same networks, and other threads, do not notice it.
 
     `roots` are the networks by the first part of their tensors' names; `dry_run` calls every one of them once.
     """
@@ -175,7 +175,7 @@ class Taps:
 
     @property
     def call(self) -> Call:
-        """The call that goes on in this thread."""
+        """The running call in this thread."""
         return self._here.call
 
     @property
@@ -216,7 +216,7 @@ class Taps:
 
     @contextmanager
     def joined(self, *members: Member) -> Iterator[None]:
-        """Further listeners for the calls inside; what they need to know of the run they know already."""
+        """More listeners for the calls inside; they are already planned for the run."""
         self._here.members.extend(members)
         try:
             yield
@@ -232,33 +232,34 @@ class Taps:
         return tuple(self._here.members)
 
     def wants(self, root: str, *but: str) -> bool:
-        """Whether anybody listens to a tensor under `root`, apart from those named `but`."""
+        """Whether any member listens to a tensor under `root`, except those named `but`."""
         return any(member.hears(root, but) for member in self._here.members)
 
     def edits(self, root: str, *but: str) -> bool:
-        """Whether anybody needs such a tensor on the path to the picture."""
+        """Whether any member needs such a tensor on the path to the picture."""
         return any(m.on_path and m.hears(root, but) for m in self._here.members)
 
     @property
     def gradients(self) -> bool:
-        """Whether anybody wants to know gradients."""
+        """Whether any member needs gradients."""
         return any(member.gradients for member in self._here.members)
 
     @property
     def kept_bytes(self) -> int:
-        """What the recordings of the run that goes on will keep on the networks' device."""
+        """What the recordings of the current run will keep on the networks' device."""
         return sum(member.kept_bytes for member in self._here.members)
 
     # Runs and calls -------------------------------------------------------------------------
 
     @property
     def run(self) -> Run:
-        """The run that goes on; without one, an empty description."""
+        """The current run; without one, an empty description."""
         return self._here.runs[-1].known if self._here.runs else Run()
 
     @contextmanager
     def running(self, describe: Callable[[], Run]) -> Iterator[None]:
-        """A run: every listener plans for it first, and may refuse it. Without any nothing is described."""
+        """A run: every listener plans for it first, and can refuse it. Without listeners nothing is
+        described."""
         mine = _LazyRun(describe)
         self._here.runs.append(mine)
         try:
@@ -269,7 +270,7 @@ class Taps:
             self._here.runs.remove(mine)  # not always the last: one that is given up may end late
 
     def finish(self, **facts: Callable[[], Any]) -> None:
-        """Add what is only known at the end to the description of the run, where there is one."""
+        """Add what is only known at the end to the description of the run, if there is one."""
         if self._here.runs and "known" in vars(self._here.runs[-1]):
             self.run.facts.update({key: value() for key, value in facts.items()})
 
@@ -282,9 +283,9 @@ class Taps:
         branches: Sequence[str | None] = ("",),
         edits: bool = True,
     ) -> Iterator[None]:
-        """One forward pass: says what it is, and puts away what was heard at its end.
+        """One forward pass: describe it, and store what was heard at its end.
 
-        Raises UsageError where a network is compiled, and another thread or model listens to its tensors.
+        Raises UsageError if a network is compiled, and another thread or model listens to its tensors.
         """
         before, running.owner = running.owner, self
         try:
@@ -295,8 +296,8 @@ class Taps:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Compiled code does not know whose call it is, so that all who listen would hear it, and their edits
-        act. While it is called nobody begins to listen."""
+        """Compiled code does not know whose call it is, so all listeners would hear it, and their edits act.
+        During a call no listener can start."""
         networks = [network for network in self.roots.values() if is_compiled(network)]
         if not networks:
             yield
@@ -335,7 +336,7 @@ class Taps:
             self._attach()
 
     def _attach(self) -> None:
-        """Put a probe at every module that somebody listens to now, and at no other."""
+        """Put a probe at every module with listeners, and at no other."""
         wanted = [m for m in self._here.members if m.wants(self._here.call)]
         wanted.sort(key=lambda member: member.order)
         if wanted == self._here.attached:
@@ -355,7 +356,7 @@ class Taps:
     def _hang(
         self, module: Tapped, listeners: Mapping[str, list[tuple[str, Listener]]] | None
     ) -> None:
-        """Put this thread's listeners at a module in the place of those that it has there."""
+        """Replace this thread's listeners at a module."""
         ears = () if module.probe is None else self._others(module.probe)
         if listeners is not None:
             ears = (*ears, Ears(self, threading.get_ident(), listeners))
@@ -365,7 +366,7 @@ class Taps:
             del module.probe  # not None: compiled code then finds the module as it was at first
 
     def _others(self, probe: Probe) -> tuple[Ears, ...]:
-        """The ears of other threads and models."""
+        """The listeners of other threads and models."""
         thread = threading.get_ident()
         return tuple(ear for ear in probe.ears if ear.owner is not self or ear.thread != thread)
 

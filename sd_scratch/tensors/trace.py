@@ -1,4 +1,4 @@
-"""`Trace`: what a recording holds, in memory or on disk, by name, call and branch."""
+"""`Trace`: the values of a recording, in memory or on disk, by name, call and branch."""
 
 import math
 from collections.abc import Mapping, MutableMapping
@@ -28,7 +28,7 @@ INPUTS = "inputs.safetensors"
 
 
 class Address(NamedTuple):
-    """Where one value comes from, written ``name@call:branch``; parts that it has not are left out.
+    """The address of one value, ``name@call:branch``, without the parts that it does not have.
 
     `call` counts the U-Net's calls in a run from 0. It is never the timestep: PNDM visits one twice.
     """
@@ -52,7 +52,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """What one recorded name keeps: its axes after the reductions, and what stands on them."""
+    """What one recorded name keeps: its axes after the reductions, and their labels."""
 
     axes: tuple[str, ...]
     hw: tuple[int, int] | None = None
@@ -81,7 +81,7 @@ class Live(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where in a run a call was: its timestep, and its noise relative to the signal."""
+    """A call's place in a run: its timestep, and its noise relative to the signal."""
 
     t: float
     sigma: float
@@ -99,11 +99,11 @@ class Recording:
     """One tensor over the recorded calls and branches.
 
     Attributes:
-        tensor: its axes are named by `axes`; ``call`` and ``branch`` come first where it has them.
-        calls: the call of each place on the ``call`` axis, with `t` and `sigma` beside it. For a
-            running mean there is no such axis, and these are the calls that went into it.
+        tensor: its axes are named by `axes`; ``call`` and ``branch`` come first if it has them.
+        calls: the call of each place on the ``call`` axis, with `t` and `sigma` beside it. A running mean has
+            no such axis, and these are its calls.
         hw: height and width of the feature map that its positions belong to.
-        words: what stands on the ``word`` axis.
+        words: the labels of the ``word`` axis.
     """
 
     name: str
@@ -128,10 +128,10 @@ class Recording:
 
 
 class Describable(Protocol):
-    """An edit that can say what it is."""
+    """An edit that can describe itself."""
 
     def describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """As JSON can say it; tensors are put into `tensors` and named."""
+        """As JSON; tensors go into `tensors` and are named."""
 
 
 @dataclass(eq=False, repr=False)
@@ -139,12 +139,12 @@ class Trace:
     """What was recorded: ``trace["unet.h"]``, ``trace["unet.h@3"]``, ``trace["unet.h@3:cond"]``.
 
     Attributes:
-        values: every value under its address; a trace from disk reads them when they are asked for.
+        values: every value by its address; a trace from disk reads them at access.
         moments: timestep and sigma of every recorded call.
-        facts: what makes the run again: prompts, seeds, sampler, weights, ...
-        edits: those that were active, as data.
-        inputs: tensors that the run needs beside the facts: its noise, those of its edits.
-        branch: the only one that was recorded, or None: then there is an axis for it.
+        facts: what repeats the run: prompts, seeds, sampler, weights, ...
+        edits: the active ones, as data.
+        inputs: tensors that the run needs beside the facts: its noise, and those of its edits.
+        branch: the only recorded one, or None: then it is an axis.
     """
 
     values: MutableMapping[Address, Tensor] = field(default_factory=dict)
@@ -177,7 +177,7 @@ class Trace:
     def save(self, folder: str | Path) -> Path:
         """Write the trace into a new folder, all of it or nothing.
 
-        Raises ScratchError where something is there already, or cannot be written.
+        Raises ScratchError if the target exists, or cannot be written.
         """
         inputs = dict(self.inputs)
         edits = [editor.describe(inputs) for editor in self.editors] or self.edits
@@ -199,7 +199,7 @@ class Trace:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Trace":
-        """Open a trace. Its tensors stay on disk, and are read when they are asked for.
+        """Open a trace. Its tensors stay on disk, and are read at access.
 
         Raises ScratchError for a folder that is no trace, damaged, or of another version.
         """

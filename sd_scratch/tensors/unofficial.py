@@ -1,4 +1,4 @@
-"""All that is used of PyTorch's insides, which it may change without a word: nothing public does the same."""
+"""Every use of PyTorch's internals, which may change without notice: nothing public does the same."""
 
 import sys
 import warnings
@@ -14,13 +14,13 @@ from torch.export import ExportedProgram
 
 
 def without_numbers() -> AbstractContextManager[object]:
-    """Inside, operations make shapes and types and no numbers, also of tensors that have some: on the public
-    ``meta`` device these could not be mixed in."""
+    """Inside, operations make shapes and types and no numbers, also from tensors with numbers, which the
+    public ``meta`` device cannot mix in."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
-    """The module inside what ``torch.compile`` returns, or the module itself."""
+    """The module inside the result of ``torch.compile``, or the module itself."""
     inner = getattr(network, "_orig_mod", network)
     return inner if isinstance(inner, nn.Module) else network
 
@@ -35,8 +35,8 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 def freeze_compiled_weights() -> None:
-    """Let whatever is compiled from now on take its weights for constants. As an option of ``torch.compile`` it
-    comes too late: the tracer has made inputs of the weights by then."""
+    """Let later compilations treat weights as constants. As an option of ``torch.compile`` it comes too late:
+    the tracer has made the weights inputs by then."""
     import torch._inductor.config as inductor  # loads the compiler
 
     inductor.freezing = True

@@ -1,4 +1,4 @@
-"""What this floor needs to know of prompts: where a word's tokens stand."""
+"""The part of prompts that this floor needs: the places of a word's tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from sd_scratch.errors import UsageError
 
 
 class Spelled(Protocol):
-    """A word, found: `positions` are the places of its tokens among the prompt's token ids."""
+    """A word of a prompt; `positions` are the places of its tokens among the token ids."""
 
     @property
     def text(self) -> str: ...

@@ -1,9 +1,10 @@
-"""Prompts that change on the way: ``[from:to:when]`` and ``[a|b]``, as AUTOMATIC1111 reads them.
+"""Prompts that change during the run: ``[from:to:when]`` and ``[a|b]``, as in AUTOMATIC1111.
 
 ``[from:to:when]`` is *from* up to step *when* and *to* after it; ``[to:when]`` and ``[from::when]`` leave
 one side out. A *when* with a point is a share of the steps, 0.5 or .5, one without counts steps. ``[a|b|c]``
-is another one at every step. What is neither is text, and its brackets are weights (see `syntax`); a bar
-outside of such brackets makes all of the prompt text, as there. In a second pass the shares go on above 1 and the counts behind the first pass's steps, as there.
+takes one after the other, step by step. Everything else is text, and its brackets are weights (see `syntax`);
+a bar outside of such brackets makes the whole prompt text. In a second pass shares go on above 1, and counts
+after the first pass's steps.
 """
 
 import re
@@ -27,7 +28,7 @@ class Switch(NamedTuple):
     when: str
 
     def last_step(self, steps: int, passed: int) -> int:
-        """The last of `steps` at which `before` stands, in a pass behind one of `passed` steps."""
+        """The last of `steps` with `before`, in a pass after one of `passed` steps."""
         number = max(-LATEST, min(LATEST, float(self.when)))
         if "." in self.when:
             return min(steps, int((number - bool(passed)) * steps))
@@ -46,8 +47,8 @@ Items: TypeAlias = "list[int | Switch | Turns]"
 
 @dataclass(frozen=True)
 class Changes:
-    """A prompt as a tree of what changes in it; `passed` are the steps of a pass before this one, 0 for none.
-    `stray` is the place of a bar that keeps it from changing."""
+    """A prompt as a tree of its changes; `passed` are the steps of an earlier pass, or 0. `stray` is the
+    place of a bar that keeps it from changing."""
 
     text: Cleaned
     items: Items
@@ -59,7 +60,7 @@ class Changes:
         return any(not isinstance(item, int) for item in self.items)
 
     def at(self, step: int, steps: int) -> Cleaned:
-        """What stands at a step, 1 to `steps`."""
+        """The text at a step, 1 to `steps`."""
         places = self._flatten(self.items, step, steps)
         text, spans = self.text
         return Cleaned("".join(text[i] for i in places), [spans[i] for i in places])
@@ -80,8 +81,8 @@ class Changes:
         return sorted(found)
 
     def at_call(self, call: int, steps: int) -> Cleaned:
-        """What the network is shown at step `call`, counted from 0: A1111 counts its steps from 0 here
-        and from 1 in the prompt, so what ends at step 3 is shown in the first four."""
+        """The text at step `call`, counted from 0: A1111 counts steps from 0 here and from 1 in the prompt,
+        so a text that ends at step 3 is used in the first four."""
         return self.at(next(end for end in self.ends(steps) if call <= end), steps)
 
     def _flatten(self, items: Items, step: int, steps: int) -> list[int]:
@@ -100,7 +101,9 @@ class Changes:
 
 
 def find_changes(text: Cleaned, passed: int = 0) -> Changes:
-    """The changes in a prompt, in a pass behind one of `passed` steps. Raises UsageError for brackets nested deeper than 100."""
+    """The changes in a prompt, in a pass after one of `passed` steps.
+
+    Raises UsageError for brackets nested deeper than 100."""
     stack: list[_Frame] = [_Frame("")]
     i = 0
     while i < len(text.text):
@@ -136,12 +139,12 @@ def find_changes(text: Cleaned, passed: int = 0) -> Changes:
 
 
 def _is_bar(text: str, i: int) -> bool:
-    """Whether a bar stands there, with an even number of backslashes before it."""
+    """Whether there is a bar, with an even number of backslashes before it."""
     return text[i] == "|" and (i - len(text[:i].rstrip("\\"))) % 2 == 0
 
 
 class _Frame:
-    """A bracket that is open: what stands in it so far, and where its colons and bars are."""
+    """An open bracket: its content so far, and the places of its colons and bars."""
 
     def __init__(self, bracket: str, place: int = 0) -> None:
         self.bracket, self.place, self.closable = bracket, place, True
@@ -171,7 +174,7 @@ class _Frame:
 
 
 def _give_back(stack: list[_Frame]) -> None:
-    """A bracket that is not closed, and what stands in it, to the text around it."""
+    """Return an unclosed bracket and its content to the text around it."""
     frame, outer = stack.pop(), stack[-1]
     offset = len(outer.items) + 1
     outer.marks += [offset + mark for mark in frame.marks]

@@ -1,6 +1,6 @@
 """A prompt of any length as chunks of 75 tokens, each read on its own (AUTOMATIC1111, ComfyUI).
 
-CLIP has 77 places. A longer prompt becomes several chunks, whose vectors stand one after the other.
+CLIP has 77 places. A longer prompt becomes several chunks, whose vectors are concatenated.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ def encode_prompt(
     steps: int = 1,
     passed: int = 0,
 ) -> Encoding:
-    """Read a prompt in one of `sd_scratch.text.syntax.SYNTAXES`, as it stands at a step from 0, in a pass
-    behind one of `passed` steps.
+    """Read a prompt in one of `sd_scratch.text.syntax.SYNTAXES`, at a step from 0, in a pass after one of
+    `passed` steps.
 
-    Plain text is one chunk, and cut where it is longer, as in diffusers. Raises UsageError for a text
-    that no tokenizer should be given, for what the syntax refuses, and for more than 40 chunks.
+    Plain text is one chunk, and cut if it is longer, as in diffusers. Raises UsageError for a text that no
+    tokenizer can read, for what the syntax refuses, and for more than 40 chunks.
     """
     if syntax == "plain":
         return tokenizer.encode(text)
@@ -82,8 +82,8 @@ def check_prompt(text: str, syntax: str) -> None:
 
 
 def _words(tokenizer: Tokenizer, piece: Piece, syntax: str) -> Iterator[list[Token]]:
-    """A piece's tokens with their weight and their place in the text as typed: all of them together,
-    or by what stands between white space, where words are kept whole."""
+    """A piece's tokens with their weight and their place in the typed text: all together, or split at white
+    space if words are kept whole."""
     text, spans = piece.text
     group: list[Token] = []
     before = 0
@@ -99,8 +99,8 @@ def _words(tokenizer: Tokenizer, piece: Piece, syntax: str) -> Iterator[list[Tok
 
 
 def _after_commas(words: Chunks, tokenizer: Tokenizer) -> Chunks:
-    """A1111's chunks: what stands behind a comma among the last 20 tokens goes on to the next. An added
-    phrase of several ids is not cut in two."""
+    """A1111's chunks: what follows a comma among the last 20 tokens moves to the next. An added phrase of
+    several ids is not cut in two."""
     room, comma = tokenizer.max_length - 2, tokenizer.vocab.get(",</w>", -1)
     added = {index for ids in tokenizer.added.values() for index in ids}
     chunks: Chunks = [[]]
@@ -128,7 +128,7 @@ def _after_commas(words: Chunks, tokenizer: Tokenizer) -> Chunks:
 
 
 def _whole_words(words: Chunks, room: int) -> Chunks:
-    """ComfyUI's chunks: a word that does not fit begins the next, one of 8 tokens and more is cut."""
+    """ComfyUI's chunks: a word that does not fit begins the next; one of 8 tokens and more is cut."""
     chunks: Chunks = [[]]
     for word in words:
         rest = word
@@ -142,7 +142,7 @@ def _whole_words(words: Chunks, room: int) -> Chunks:
 
 
 def changes_in(text: str, syntax: str) -> bool:
-    """Whether a prompt is another one at another step."""
+    """Whether a prompt changes from step to step."""
     return syntax == "a1111" and find_changes(whole(text)).any
 
 

@@ -1,11 +1,11 @@
-"""A prompt as CLIP reads it: repaired, unescaped, in lower case, and every character traced back.
+"""A prompt as CLIP reads it: repaired, unescaped, in lower case, with every character traced back.
 
 OpenAI cleaned the captions that CLIP was trained on (https://github.com/openai/CLIP,
 ``simple_tokenizer.py``): ftfy repairs broken Unicode and typographic characters, HTML entities are
-unescaped twice, everything becomes lower case. transformers 5 only composes characters (NFC) and
-lowers. Both are here, and both say for each character of the result where it stands in the original.
+unescaped twice, everything becomes lower case. transformers 5 only composes characters (NFC) and lowers. Both
+are supported, and both trace each character of the result to the original.
 
-Collapsing white space, which both do too, is left out: no token holds any.
+Collapsing white space, which both also do, is left out: no token holds any.
 """
 
 import functools
@@ -35,7 +35,7 @@ class Cleaned(NamedTuple):
 
 
 def check_text(text: str) -> None:
-    """Refuse what no tokenizer should be given.
+    """Refuse a text that no tokenizer can read.
 
     Raises ScratchError (bad usage) for more than 64 KB, a NUL, or a lone half of a surrogate pair.
     """
@@ -85,8 +85,8 @@ _compose = functools.partial(unicodedata.normalize, "NFC")
 
 
 def _lower(cleaned: Cleaned, style: str) -> Cleaned:
-    """Lower case, which makes some characters two. A final sigma depends on its neighbours for
-    OpenAI, who lower whole texts, and does not for transformers, which lowers characters."""
+    """Lower case, which makes some characters two. A final sigma depends on its neighbours in OpenAI's way,
+    which lowers whole texts, and not in transformers', which lowers characters."""
     lowered = [char.lower() for char in cleaned.text]
     text = cleaned.text.lower() if style == "openai" else "".join(lowered)
     spans = [span for char, span in zip(lowered, cleaned.spans, strict=True) for _ in char]
@@ -96,10 +96,10 @@ def _lower(cleaned: Cleaned, style: str) -> Cleaned:
 def _changes(
     text: str, start: int, change: Callable[[str], str], changed: str | None = None
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield ``(changed part, start, end)``, in order and gapless, in parts as small as can be told.
+    """Yield ``(changed part, start, end)``, in order and gapless, in parts as small as possible.
 
-    A text is cut in two wherever changing the halves gives the same as changing the whole, so the
-    result is right whatever `change` does; what cannot be cut stays one part.
+    A text is cut in two wherever changing the halves gives the same as changing the whole, so the result is
+    right for any `change`; a text that cannot be cut stays one part.
     """
     changed = change(text) if changed is None else changed
     cut = None if changed == text else _cut(text, changed, change)
@@ -112,7 +112,7 @@ def _changes(
 
 
 def _cut(text: str, changed: str, change: Callable[[str], str]) -> tuple[int, str] | None:
-    """Where to cut the text, near its middle and rather beside white space, and the changed left.
+    """Where to cut the text, near its middle and preferably beside white space, and the changed left.
 
     Never between a letter and its accents.
     """

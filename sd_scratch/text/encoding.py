@@ -1,4 +1,4 @@
-"""A prompt in tokens and in words, each of which says where in the prompt it stands."""
+"""A prompt in tokens and words, each with its place in the prompt."""
 
 import functools
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}\p{Cf}]*|[^\s\p{L}\p{N}\p{P}!
 
 
 class Token(NamedTuple):
-    """One token of a prompt: ``prompt[start:end]`` is what it was made of.
+    """One token of a prompt, made from ``prompt[start:end]``.
 
     Attributes:
         id: its row in the text encoder's embedding.
         text: what the model reads: cleaned, lower case, "\N{REPLACEMENT CHARACTER}" for a part of a
             character.
         start, end: characters of the original prompt. Tokens that share a character share its span.
-        position: where it stands in `Encoding.ids`, and so in the text encoder's output.
-        weight: what the prompt's syntax multiplies it by.
+        position: its place in `Encoding.ids`, and so in the text encoder's output.
+        weight: its factor by the prompt's syntax.
     """
 
     id: int
@@ -37,7 +37,7 @@ class Word(NamedTuple):
         text: ``prompt[start:end]``.
         start, end: characters of the original prompt.
         tokens: indices into `Encoding.tokens`.
-        positions: where those stand in `Encoding.ids`, and so in the text encoder's output.
+        positions: their places in `Encoding.ids`, and so in the text encoder's output.
     """
 
     text: str
@@ -54,11 +54,11 @@ class Encoding:
     Attributes:
         ids: `max_length` token ids for each chunk: start, text, end and padding (the end token again in
             Stable Diffusion 1.x).
-        tokens: those of the text alone.
-        text: the prompt as it was given.
+        tokens: those of the text only.
+        text: the prompt as given.
         cut: the part of `text` that did not fit, or "".
-        dropped: how many tokens that part has.
-        notes: what a user should be told about this prompt, a sentence each.
+        dropped: the number of tokens of that part.
+        notes: sentences for the user about this prompt.
         length: ids of a chunk.
     """
 
@@ -83,10 +83,10 @@ class Encoding:
 
     @functools.cached_property
     def words(self) -> tuple[Word, ...]:
-        """The prompt's words in order: what stands between white space and punctuation.
+        """The prompt's words in order: runs of characters between white space and punctuation.
 
-        A word covers whole tokens; what shares a token is one word. Words that were cut off are not
-        here, and one that was cut in the middle has the tokens that are left.
+        A word covers whole tokens; what shares a token is one word. Words that were cut off are missing, and
+        one that was cut in the middle has its remaining tokens.
         """
         words: list[Word] = []
         first = 0

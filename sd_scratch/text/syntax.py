@@ -1,12 +1,12 @@
-"""The prompt's own syntax: weights in brackets, BREAK, and what is not text at all.
+"""The prompt's syntax: weights in brackets, BREAK, and tags.
 
-Three ways of reading a prompt, `SYNTAXES`. Whatever is taken out of it, every character that is left
-knows where it stands in the text as typed.
+There are three ways of reading a prompt, `SYNTAXES`. Every remaining character keeps its place in the typed
+text.
 
 - ``"a1111"``, AUTOMATIC1111's: ``(a)`` weighs 1.1, ``[a]`` 1/1.1, ``(a:1.3)`` 1.3; nested weights
   multiply; ``BREAK`` begins a new chunk of tokens; ``\\(`` is a bracket and nothing more. A bracket that
   is never closed weighs all that follows, one that was never opened is text.
-- ``"comfy"``, ComfyUI's: round brackets alone, and a number is the weight whatever stands around it.
+- ``"comfy"``, ComfyUI's: only round brackets, and a number is the weight, whatever is around it.
 - ``"plain"``, diffusers': every character is text.
 """
 
@@ -37,17 +37,16 @@ SHOWN = 12  # characters of a prompt in a message
 
 
 class Piece(NamedTuple):
-    """A part of a prompt whose characters all weigh the same."""
+    """A part of a prompt with one weight."""
 
     text: Cleaned
     weight: float
 
 
 class Reading(NamedTuple):
-    """A prompt, read: what stands between two BREAKs is a section of pieces.
+    """A prompt, read: a section of pieces for each part between BREAKs.
 
-    `networks` are the ``<kind:name:weight>`` that were found in it, as typed; `notes` what a user
-    should be told, a sentence each.
+    `networks` are its ``<kind:name:weight>`` tags, as typed; `notes` are sentences for the user.
     """
 
     sections: list[list[Piece]]
@@ -63,7 +62,7 @@ class _Part(NamedTuple):
 
 
 def whole(text: str) -> Cleaned:
-    """A text of which nothing was taken out."""
+    """A text without tags."""
     return Cleaned(text, [(i, i + 1) for i in range(len(text))])
 
 
@@ -115,7 +114,7 @@ def _a1111(text: Cleaned, networks: tuple[str, ...]) -> Reading:
         parts[first:] = [p._replace(weight=p.weight * factor) for p in parts[first:]]
 
     def close(bracket: str) -> int | None:
-        """The first part inside of the last such bracket that is open."""
+        """The first part inside the last such open bracket."""
         for i in range(len(opened) - 1, -1, -1):
             if opened[i][0] == bracket:
                 return opened.pop(i)[1]
@@ -184,7 +183,7 @@ def _merge(pieces: list[Piece]) -> list[Piece]:
 
 
 def _comfy(text: Cleaned, weight: float, depth: int) -> list[Piece]:
-    """ComfyUI's reading: the outermost groups first, then what stands in each of them."""
+    """ComfyUI's reading: the outermost groups first, then the content of each."""
     if depth > DEEPEST:
         raise UsageError(f"brackets in the prompt are nested more than {DEEPEST} deep")
     pieces: list[Piece] = []

@@ -1,9 +1,9 @@
 """CLIP's tokenizer: byte-level byte pair encoding, with every token traced back to the prompt.
 
 Sennrich et al. 2016 (arXiv:1508.07909), section 3.2, on bytes as in GPT-2; Radford et al. 2021
-(arXiv:2103.00020), section 2.4. A text becomes ids in four steps: clean it, chop it into chunks (a run of letters, a digit, a
-run of signs), write each chunk as bytes, merge neighbouring symbols as the training of the
-vocabulary merged them.
+(arXiv:2103.00020), section 2.4. A text becomes ids in four steps: clean it, split it into chunks (a run of
+letters, a digit, a run of signs), write each chunk as bytes, and merge neighbouring symbols in the order of
+the vocabulary's training.
 """
 
 import functools
@@ -50,16 +50,16 @@ class Tokenizer:
     """Text to token ids and back.
 
     Args:
-        vocab: token strings to ids: all 256 byte symbols, each also with ``</w>``, whatever the
-            merges make, and the start and end tokens (`vocabulary.number_tokens` builds one).
+        vocab: token strings to ids: all 256 byte symbols, each also with ``</w>``, the result of every merge,
+            and the start and end tokens (`vocabulary.number_tokens` builds one).
         merges: pairs of token strings, in the order in which they are applied.
         max_length: ids per prompt, start and end included: 77 for CLIP.
         text_cleaning: ``"openai"``, as CLIP was trained, or ``"transformers"``, whose cleaning
             gives other ids for typographic quotes, ligatures, full-width letters and HTML entities.
-        added: phrases that stand for ids of their own, whatever their case, such as ``"<cat-toy>"``;
-            the longest is taken first, and one that begins or ends with a letter only as a whole word.
-        padding: the token that fills prompts up behind their end, by its string: the end token itself
-            in CLIP, ``"!"`` in Stable Diffusion 2.x.
+        added: phrases with their own ids, in any case, such as ``"<cat-toy>"``; the longest is taken first,
+            and one that begins or ends with a letter only as a whole word.
+        padding: the token that fills prompts after their end, by its string: the end token in CLIP, ``"!"``
+            in Stable Diffusion 2.x.
 
     Raises:
         ScratchError: no room for a token within `max_length`, an unknown `text_cleaning`, or a
@@ -102,7 +102,7 @@ class Tokenizer:
     @staticmethod
     @functools.lru_cache(maxsize=4)
     def clip(max_length: int = 77, text_cleaning: str = "openai") -> "Tokenizer":
-        """CLIP's own vocabulary of 49,408 tokens, which comes with the package; loaded once.
+        """CLIP's vocabulary of 49,408 tokens, shipped with the package; loaded once.
 
         Raises ScratchError when its file is missing or damaged.
         """
@@ -129,7 +129,7 @@ class Tokenizer:
         added: Mapping[str, tuple[int, ...]] | None = None,
         padding: str | None = None,
     ) -> "Tokenizer":
-        """The same tokenizer with some of it changed."""
+        """The same tokenizer with some settings changed."""
         return Tokenizer(
             self.vocab,
             self.merges,
@@ -150,7 +150,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Rows that an embedding needs: one more than the largest id."""
+        """The number of rows of an embedding: one more than the largest id."""
         return max(*self.vocab.values(), *itertools.chain(*self.added.values())) + 1
 
     def encode(self, text: str) -> Encoding:
@@ -221,7 +221,7 @@ class Tokenizer:
         return strings
 
     def tokens(self, text: str) -> Iterator[Token]:
-        """The tokens of a text of any length, without marks of start and end."""
+        """The tokens of a text of any length, without start and end token."""
         at = 0
         ids = list(self.added.values())
         for match in self._phrases.finditer(text) if self._phrases else ():
@@ -251,10 +251,10 @@ class Tokenizer:
                 at = after
 
     def _chunks(self, text: str, offset: int) -> Iterator[tuple[Cleaned, bool]]:
-        """Clean the text and chop it into what is merged on its own; say which are special tokens.
+        """Clean the text and split it into chunks that are merged separately; mark the special tokens.
 
         Both are found in the cleaned text by OpenAI, but special tokens in the raw one by
-        transformers, which then cleans what stands between them.
+        transformers, which then cleans the text between them.
         """
         raw_marks = self.text_cleaning == "transformers"
         for part in self._marks.split(text) if raw_marks else [text]:
@@ -284,7 +284,7 @@ class Tokenizer:
 
 
 def _any_of(phrases: Iterable[str]) -> regex.Pattern[str] | None:
-    """What finds the first of the phrases that fits, each in a group of its own, and words only whole."""
+    """A pattern that finds the first matching phrase, each in its own group, and words only whole."""
     edge = {True: r"\b", False: ""}
     patterns = [
         f"({edge[phrase[0].isalnum()]}{regex.escape(phrase)}{edge[phrase[-1].isalnum()]})"
@@ -303,8 +303,8 @@ def _to_bytes(string: str) -> bytes:
 def merge_symbols(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
 
-    The symbols form a linked list and the candidate pairs a heap, so that n symbols take n log n
-    steps: a prompt may be one word of 64 kB.
+    The symbols form a linked list and the candidate pairs a heap, so n symbols take n log n steps: a prompt
+    can be one word of 64 kB.
     """
     count = len(symbols)
     symbols = [*symbols, ""]  # nothing pairs with the empty string

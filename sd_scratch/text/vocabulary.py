@@ -1,7 +1,7 @@
 """The two tables of a byte-level BPE: token strings to ids, and the merges in the order of learning.
 
-CLIP's own come with the package. A checkpoint's folder brings them as ``vocab.json`` and
-``merges.txt``, or as the one ``tokenizer.json`` that transformers 5 saves.
+CLIP's are in the package. A checkpoint's folder has them as ``vocab.json`` and ``merges.txt``, or as the
+``tokenizer.json`` of transformers 5.
 """
 
 import gzip
@@ -52,9 +52,9 @@ def number_tokens(merges: Merges) -> Vocabulary:
 
 
 def shipped_merges() -> Merges:
-    """The 48,894 merges of CLIP that come with the package.
+    """The 48,894 merges of CLIP, shipped with the package.
 
-    Raises ScratchError when the installed file is missing or is not the one that was shipped.
+    Raises ScratchError if the installed file is missing or changed.
     """
     try:
         packed = SHIPPED.read_bytes()
@@ -91,7 +91,7 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Merges]:
 
 
 def read_added(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The phrases of a tokenizer's folder that have ids behind the vocabulary's own, such as
+    """The phrases of a tokenizer's folder with ids after the vocabulary's, such as
     ``"<cat-toy>"``: of added_tokens.json, tokenizer_config.json or tokenizer.json.
 
     Raises ScratchError, which names the file, for an entry that is damaged.
@@ -122,7 +122,7 @@ def read_padding(folder: Path) -> str | None:
     """The token that a tokenizer's folder fills prompts up with, of tokenizer_config.json or
     special_tokens_map.json; None for a folder that does not say.
 
-    Raises ScratchError, which names the file, for what is no text.
+    Raises ScratchError, which names the file, for anything but a text.
     """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if not (file := folder / name).is_file():
@@ -192,7 +192,7 @@ def parse_merges(text: str, where: str) -> Merges:
 
 
 def check_tables(vocab: Vocabulary, merges: Iterable[tuple[str, str]], where: str) -> None:
-    """Check that every text has ids: all bytes, whatever merges can make, the start and the end.
+    """Check that every text has ids: all bytes, the result of every merge, the start and the end.
 
     Raises ScratchError, which begins with `where`.
     """
