@@ -1,4 +1,4 @@
-"""The adapters of a recipe: by name and hash, never by path, as JSON and as A1111's texts say them."""
+"""The adapters of a recipe: by name and hash, never by path, in JSON and in A1111's texts."""
 
 import math
 import re
@@ -45,7 +45,7 @@ class EmbeddingUse(NamedTuple):
 
 class ControlUse(NamedTuple):
     """One ControlNet of a picture: its file's name without folder and ending, how it was used, and its
-    hash or "". `canny` is LOW:HIGH where the hint is a picture's edges, else ""."""
+    hash or "". `canny` is LOW:HIGH if the hint is a picture's edges, else ""."""
 
     name: str
     strength: float = 1.0
@@ -65,8 +65,7 @@ class ControlUse(NamedTuple):
 def take_tags(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
     """A prompt without its ``<lora:name:text scale:U-Net scale>``, and what they ask for.
 
-    As in A1111 one number is for both networks, and none is 1. Raises UsageError for a tag that says
-    something else.
+    As in A1111 one number is for both networks, and none means 1. Raises UsageError for another tag.
     """
     uses = tuple(_use(match) for match in TAG.finditer(prompt))
     return (TAG.sub("", prompt).strip() if uses else prompt), uses
@@ -113,7 +112,7 @@ def with_tags(prompt: str, loras: tuple[LoraUse, ...]) -> str:
 
 
 def show_hashes(uses: "tuple[LoraUse | EmbeddingUse, ...]") -> str | None:
-    """A1111's ``name: hash, name: hash``; None where no hash is known."""
+    """A1111's ``name: hash, name: hash``; None without a known hash."""
     return ", ".join(f"{use.name}: {use.hash}" for use in uses if use.hash) or None
 
 
@@ -164,7 +163,7 @@ def _uses(fields: Fields, key: str, rows: Any, kind: type[Use], wanted: str) -> 
 
 
 def _type(value: Any) -> type:
-    """A value's type, where a whole number is a number as any other."""
+    """A value's type; whole numbers count as numbers."""
     return float if type(value) is int else type(value)
 
 

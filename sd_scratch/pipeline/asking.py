@@ -1,4 +1,4 @@
-"""`Asking`: what a run asks of the U-Net at each call."""
+"""`Asking`: a run's calls of the U-Net."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Asking:
     """The U-Net's guided prediction at ``(x_t, t)``; all branches in one call, the prompt's the last.
 
     Attributes:
-        contexts: the text's vectors at each step, for all branches; there once the run has begun.
+        contexts: the text's vectors at each step, for all branches; set at the start of the run.
     """
 
     networks: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Asking:
             self._perturbing = [Perturbing(unet, scales.layers, len(scales.branches))]
 
     def begin(self, contexts: Sequence[Tensor]) -> None:
-        """Take the text's vectors, and show the hints to those networks that look once for the whole run."""
+        """Take the text's vectors, and run the networks that read their hint once a run."""
         self.contexts = contexts
         self.steering.look()
 
@@ -60,7 +60,7 @@ class Asking:
             return self.quick.guide(call, t, self.guidance, answer)
 
     def blame(self, what: str) -> NotFinite:
-        """The error that says where NaN or infinity comes from, judged by what the step asked first."""
+        """The error that names the source of NaN or infinity, from the step's first call."""
         assert self._first is not None
         step, x_t, t = self._first
         _, timestep, seen = self._inputs(x_t, t, self.quick.scales.branches)

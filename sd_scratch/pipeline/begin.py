@@ -1,4 +1,4 @@
-"""What a run begins with beside noise: a picture, encoded, or a canvas to paint on."""
+"""The start of a run from a picture: its latent, or a canvas to paint on."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ Beginning = Image.Image | ImageNoise | Canvas
 
 
 def fitted(picture: Image.Image, recipe: Recipe, name: str) -> Image.Image:
-    """A picture of the recipe's size; a warning says so where it is resized."""
+    """A picture of the recipe's size; resizing gives a warning."""
     size = (recipe.width or picture.width, recipe.height or picture.height)
     if picture.size == size:
         return picture
@@ -37,9 +37,9 @@ def begin_with(
     picture: Beginning | None,
     mask: Image.Image | Mask | None = None,
 ) -> tuple[ImageNoise | Canvas | None, Recipe]:
-    """What a run begins with beside noise, and the recipe with its strength, its size and its mask's settings.
+    """The start of a run from a picture, and the recipe with its strength, its size and its mask's settings.
 
-    Raises UsageError where a recipe wants a picture or a mask that was not given, or has margins and another
+    Raises UsageError if the recipe needs a picture or a mask that was not given, or has margins and another
     size.
     """
     use = recipe.mask
@@ -74,8 +74,8 @@ def begin_with(
 def _fitted(
     picture: Image.Image, mask: Image.Image | Mask | None, recipe: Recipe, config: ModelConfig
 ) -> tuple[Image.Image, Mask | None, Recipe]:
-    """Picture and mask in the run's size, margins included, or in the picture's own where only its masked part is
-    painted; and the recipe with the run's size."""
+    """Picture and mask in the run's size, margins included, or in the picture's own if only its masked part
+    is painted; and the recipe with the run's size."""
     name, margins = recipe.init_image or "the picture", recipe.mask.extend if recipe.mask else ()
     white = np.asarray(mask.convert("L")) >= HALF if isinstance(mask, Image.Image) else mask
     part = recipe.mask is not None and recipe.mask.padding is not None

@@ -1,8 +1,8 @@
-"""Two runs beside each other: which named tensor is the first that differs, and by how much.
+"""Two runs compared: the first named tensor that differs, and by how much.
 
-A run is kept as one `Sketch` for each tensor, branch and call: at most `SAMPLE` of its numbers, spread over all
-of it, and two figures of the whole. That of Stable Diffusion 1.x takes 0.2 GB a call, where the tensors
-themselves take 5; and the two models need not be in memory at once.
+A run is stored as one `Sketch` for each tensor, branch and call: at most `SAMPLE` of its numbers, spread over
+all of it, and two figures of the whole. For Stable Diffusion 1.x that is 0.2 GB a call, instead of 5 for the
+tensors. The two models need not be in memory at once.
 """
 
 import math
@@ -25,8 +25,8 @@ BESIDE = ("scores", "probs", "result")  # follow from q, k and v, and take most 
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is kept of a tensor ``[B, ...]``: its shape, some of its `numbers` fp32, the `largest` of all
-    and their `total`."""
+    """A sample of a tensor ``[B, ...]``: its shape, some of its `numbers` in fp32, the `largest` of all and
+    their `total`."""
 
     shape: tuple[int, ...]
     numbers: Tensor
@@ -50,9 +50,9 @@ Sketches = dict[Address, Sketch]
 
 @dataclass(frozen=True)
 class Parting:
-    """A tensor in which two runs differ. `largest` is the largest difference of two of the numbers that were
-    kept, None where one run lacks the tensor or has it in another shape, as `note` says; `scale` is the
-    largest number of the first run's tensor."""
+    """A tensor in which two runs differ. `largest` is the largest difference of the sampled numbers, None if
+    one run lacks the tensor or has it in another shape (`note`); `scale` is the largest number of the first
+    run's tensor."""
 
     address: str
     largest: float | None
@@ -77,7 +77,7 @@ class Parting:
 
 
 class Sketcher(Member):
-    """Keeps a sketch of every tensor that it is told to listen to; one of a model's `Taps`."""
+    """Keeps a sketch of every tensor that it listens to; one of a model's `Taps`."""
 
     order = 2
 
@@ -96,7 +96,7 @@ class Sketcher(Member):
 
 
 def choose_tensors(model: StableDiffusion, globs: Sequence[str]) -> dict[str, TensorInfo]:
-    """The tensors that the globs match; without any, all but those that follow from others and are large.
+    """The tensors that the globs match; without globs, all except large ones that follow from others.
     Raises UsageError for a glob that matches nothing."""
     chosen = model.taps.tensors(*globs)
     return {name: info for name, info in chosen.items() if globs or info.leaf not in BESIDE}
@@ -112,8 +112,8 @@ def sketch_run(
 ) -> Sketches:
     """Make a picture, decoding included, and keep a sketch of its tensors in the order in which they are made.
 
-    `settings` are those of `StableDiffusion.steps`. Raises as that does, and UsageError for a glob that
-    matches nothing.
+    `settings` are those of `StableDiffusion.steps`. Raises the same errors, and UsageError for a glob without
+    a match.
     """
     sketcher = Sketcher(model.taps, choose_tensors(model, globs))
     model.taps.enter(sketcher)
@@ -125,7 +125,8 @@ def sketch_run(
 
 
 def part(first: Sketches, second: Sketches, tolerance: float = 0.0) -> list[Parting]:
-    """Where two runs differ by more than `tolerance` of a tensor's largest number, in the order of the first."""
+    """The tensors in which two runs differ by more than `tolerance` of the largest number, in the first run's
+    order."""
     every = dict.fromkeys([*first, *(address for address in second if address not in first)])
     found = [_difference(str(key), first.get(key), second.get(key)) for key in every]
     return [d for d in found if d is not None and (d.relative > tolerance or d.note)]
@@ -145,7 +146,7 @@ def _difference(address: str, a: Sketch | None, b: Sketch | None) -> Parting | N
 
 
 def lines(first: Sketches, second: Sketches, tolerance: float = 0.0) -> list[str]:
-    """For people: the first tensor that differs, and the most that any does in each part of the run."""
+    """Lines for people: the first tensor that differs, and the largest difference in each part of the run."""
     found, every = part(first, second, tolerance), part(first, second)
     compared = f"{len(first):,} tensors of the run compared"
     within = f"by more than {tolerance:g} of its largest number" if tolerance else "in any bit"

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: which weights, or which layer, they come from."""
+"""The source of non-finite numbers: weights, or a layer."""
 
 from collections.abc import Mapping
 
@@ -23,8 +23,8 @@ def weights_at_fault(networks: Mapping[str, nn.Module]) -> str | None:
 
 @torch.no_grad()
 def layer_at_fault(network: nn.Module, *inputs: object) -> str | None:
-    """The name of the first layer whose output is not finite when the network is run on these inputs;
-    None where all are. Edits do not act: a copy is run, on the same weights."""
+    """The name of the first layer with a non-finite output for these inputs; None without one. Edits do not
+    act: a copy runs, on the same weights."""
     found: list[str] = []
     copy = sharing_copy(network)
 
@@ -45,8 +45,8 @@ def layer_at_fault(network: nn.Module, *inputs: object) -> str | None:
 def explain(
     what: str, networks: Mapping[str, nn.Module], part: str, run: nn.Module, *inputs: object
 ) -> NotFinite:
-    """The error for `what` (some numbers that are not finite): weights at fault in any of the networks, or
-    a layer of `run`, the network `part`, on these inputs; or neither, and then the guidance scale."""
+    """The error for `what` (some non-finite numbers). It blames weights of any of the networks, or a layer of
+    `run`, the network `part`, on these inputs; or else the guidance scale."""
     what = f"{what} not finite (NaN or infinity)"
     weight = weights_at_fault(networks)
     if weight is not None:

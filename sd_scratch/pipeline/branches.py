@@ -1,4 +1,4 @@
-"""What a run asks the U-Net at once, by name, and how strongly each steers."""
+"""The branches of a U-Net call, by name, and their scales."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ class Scales(NamedTuple):
     """How strongly a run is guided.
 
     Attributes:
-        guidance: classifier-free guidance's scale; `rescale` is how far its contrast is taken back.
+        guidance: classifier-free guidance's scale; `rescale` is how far its contrast is reduced.
         picture: the scale of InstructPix2Pix' picture; None for other models.
-        perturbed: that of perturbed attention in these `layers`, None for none; `adaptive` is how fast it fades.
+        perturbed: the scale of perturbed attention in these `layers`, or None; `adaptive` is how fast it
+        fades.
     """
 
     guidance: float
@@ -36,7 +37,8 @@ class Scales(NamedTuple):
         adaptive: float,
         layers: str,
     ) -> "Scales":
-        """Those of a run's settings, 0 for no perturbed attention; UsageError for what is no number."""
+        """The scales of a run's settings, with 0 for no perturbed attention; UsageError for anything but
+        numbers."""
         return cls(
             check_number("guidance", guidance),
             check_number("guidance_rescale", rescale),
@@ -48,7 +50,7 @@ class Scales(NamedTuple):
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """What the U-Net is asked, in the order of the batch; the prompt's own branch is the last."""
+        """The branches in the order of the batch; the prompt's own is the last."""
         asked: tuple[str, ...] = (UNCOND, COND)
         if self.picture is not None:
             asked = (COND,) if self.guidance == self.picture == 1.0 else (UNCOND, PICTURED, COND)
@@ -60,7 +62,7 @@ class Scales(NamedTuple):
 
     @property
     def facts(self) -> dict[str, float | str]:
-        """What a stored run says of them: guidance, and the others that are not 0."""
+        """The scales for a stored run: guidance, and the others that are not 0."""
         said = {
             "guidance_rescale": self.rescale,
             "pag": self.perturbed,
@@ -70,7 +72,7 @@ class Scales(NamedTuple):
         return {"guidance": self.guidance, **{name: n for name, n in said.items() if n}}
 
     def at(self, t: float) -> "Scales":
-        """Those at a timestep."""
+        """The scales at a timestep."""
         if self.perturbed is None or not self.adaptive:
             return self
         return self._replace(perturbed=faded(self.perturbed, self.adaptive, t))

@@ -1,8 +1,8 @@
-"""`Canvas`: the picture that a run paints on: what of it is kept, and what the U-Net is told of it.
+"""`Canvas`: the picture that a run paints on, its kept part, and the U-Net's inputs from it.
 
-Three ways to keep a part of a picture with a network that knows nothing of masks, by the tools that have
-them. m is 1 where the picture is painted anew, x0 the kept picture's latent, and x0 with the noise eps of
-the run's start at level alpha_bar is q(alpha_bar) = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps:
+Three ways to keep a part of a picture with a network without a mask input, by the tools that have them. m is
+1 where the picture is repainted, x0 is the kept picture's latent, and x0 with the noise eps of the run's
+start at level alpha_bar is q(alpha_bar) = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps:
 
     diffusers   after each step   x' <- m x' + (1 - m) q(alpha_bar')      (Lugmayr et al. 2022,
                                                                           arXiv:2201.09865, equation 8)
@@ -56,16 +56,16 @@ class Canvas:
 
     Attributes:
         picture: the picture's latent, at t = 0.
-        cells: ``[1 or B, 1, h, w]`` fp32, 1 where the picture is painted anew, 0 where it is kept; None
-            where all of it is painted.
-        told: ``[1 or B, C, h, w]``, what the U-Net takes beside the noisy latent, if it does: an
-            inpainting model the mask and the latent of the picture without what is under it; InstructPix2Pix
+        cells: ``[1 or B, 1, h, w]`` fp32, 1 where the picture is repainted, 0 where it is kept; None if all
+            of it is painted.
+        told: ``[1 or B, C, h, w]``, the U-Net's input beside the noisy latent, if it has one: for an
+            inpainting model the mask and the latent of the picture with grey under it; for InstructPix2Pix
             the picture's latent, not scaled.
         blend: how the kept part is kept, one of `BLENDS`.
-        noisy: whether what is painted anew begins as nothing but noise.
-        guidance: how strongly the picture steers, for InstructPix2Pix; None for other models.
-        original, weight: the picture itself, and how much of a new one is seen in each pixel ``[H, W]``.
-        region: the part of it that is painted on alone (left, top, right, bottom); None for all of it.
+        noisy: whether the repainted part starts as pure noise.
+        guidance: the picture's scale for InstructPix2Pix; None for other models.
+        original, weight: the picture itself, and the new picture's share of each pixel ``[H, W]``.
+        region: the only part that is painted (left, top, right, bottom); None for all of it.
     """
 
     picture: ImageNoise = field(repr=False)
@@ -90,8 +90,8 @@ class Canvas:
                 )
 
     def under(self, begun: ImageNoise, pure: ImageNoise, strength: float = 1.0) -> ImageNoise:
-        """Where a run starts: `begun`, the picture with noise, or under the mask `pure` noise; InstructPix2Pix
-        at full strength begins with nothing else, as it is told of the picture anyway."""
+        """The start of a run: `begun`, the picture with noise, or under the mask `pure` noise.
+        InstructPix2Pix at full strength starts from pure noise, as the picture is its input anyway."""
         if self.guidance is not None and strength == 1.0:
             return pure
         if not self.noisy or begun.t == 0 or self.cells is None:
@@ -100,8 +100,8 @@ class Canvas:
         return begun.with_latent(torch.where(cells > 0, pure.latent, begun.latent))
 
     def told_to(self, branches: Sequence[str], batch: int, like: Tensor) -> Tensor | None:
-        """What the U-Net takes beside x_t, ``[branches * B, C, h, w]``; of InstructPix2Pix's picture the
-        branch without it sees zeros."""
+        """The U-Net's input beside x_t, ``[branches * B, C, h, w]``; InstructPix2Pix's branch without the
+        picture gets zeros."""
         if self.told is None:
             return None
         told = self.told.to(like).expand(batch, -1, -1, -1)
@@ -118,7 +118,7 @@ class Canvas:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """All but the tensors, as JSON can say it."""
+        """Everything but the tensors, as JSON."""
         return {"blend": self.blend, "noisy": self.noisy, "guidance": self.guidance}
 
     @property
@@ -146,16 +146,16 @@ def make_canvas(
 
     Args:
         picture: its sides are multiples of the autoencoder's cell.
-        mask: where it is painted anew (white, True) and where it is kept; the whole by default.
-        blend: how the rest is kept on the way, one of `sd_scratch.pipeline.canvas.BLENDS`; by default
-            "diffusers", and "none" for a model that is told of the mask.
-        content: what is under the mask at first: the "original", the colours around it ("fill"), or
-            nothing but "noise", the default for a model that is told of the mask.
+        mask: where it is repainted (white, True) and where it is kept; by default all is repainted.
+        blend: how the rest is kept during the run, one of `sd_scratch.pipeline.canvas.BLENDS`; by default
+            "diffusers", and "none" for a model with a mask input.
+        content: what is under the mask at the start: the "original", the colours around it ("fill"), or only
+            "noise", the default for a model with a mask input.
         feather: how many pixels around the mask the new picture fades in; beyond, every pixel of
             `Canvas.finished` is the picture's own.
-        padding: paint in the mask's surroundings alone, so many pixels beyond it, enlarged to `size`, width and
-            height, by default the model's own; None for the whole picture, whose sides then matter.
-        guidance: of an InstructPix2Pix model, how strongly the picture steers, 1.5 by default.
+        padding: paint only the mask's surroundings, so many pixels beyond it, enlarged to `size`, width and
+            height, by default the model's own; None for the whole picture.
+        guidance: the picture's scale for an InstructPix2Pix model, 1.5 by default.
 
     Raises:
         UsageError: sizes that do not fit, unknown names, a picture or a mask that the model needs.
@@ -197,7 +197,7 @@ def make_canvas(
 def _cut(
     picture: Image.Image, white: Mask | None, size: tuple[int, int], padding: int
 ) -> tuple[Image.Image, Mask, tuple[int, int, int, int]]:
-    """The part of a picture around a mask, and the mask there, in another size; and where it was."""
+    """The part of a picture around a mask, and the mask there, in another size; and its place."""
     if white is None:
         raise UsageError("only the masked part of a picture without a mask - give a mask")
     left, top, right, bottom = region = region_around(white, size, padding)
@@ -206,8 +206,8 @@ def _cut(
 
 
 def _told(vae: AnyAutoencoder, picture: Image.Image, white: Mask | None) -> Tensor:
-    """What a U-Net takes beside the noisy latent: the mask and the latent of the picture without what is
-    under it, or, without a mask, the picture's latent as the encoder makes it."""
+    """A U-Net's input beside the noisy latent: the mask and the latent of the picture with grey under it, or,
+    without a mask, the picture's raw latent."""
     own = pictures_to_tensor(picture).to(next(vae.parameters()))
     if white is None:
         latent = encode(vae, own)  # not scaled, which TAESD's are
@@ -246,7 +246,7 @@ def network_inputs(
 
 
 def kinds_of(canvas: Canvas | None) -> tuple[bool, bool]:
-    """Whether a model gets a picture, and a mask with it, from what a run paints on."""
+    """Whether a model gets a picture, and a mask with it, from a run's canvas."""
     return canvas is not None, canvas is not None and canvas.cells is not None
 
 
@@ -258,8 +258,8 @@ def keeping(
     predict: Denoiser,
     change: Change | None,
 ) -> tuple[Denoiser, Change | None]:
-    """The network, and what is made of every step, where a run paints on a canvas; see `Keeping`. Raises UsageError
-    for noise of another size."""
+    """The network and the change of every step for a run on a canvas; see `Keeping`. Raises UsageError for
+    noise of another size."""
     if canvas is None:
         return predict, change
     own = canvas.picture
@@ -273,7 +273,7 @@ def keeping(
 
 
 class Keeping:
-    """A canvas in one run: keeps what is to be kept, in the way of its blend.
+    """A canvas in one run: holds the kept part by its blend.
 
     `noise` is the run's first, unit variance ``[B, 4, h, w]``; the ladder is the one that is walked.
     """
@@ -287,7 +287,7 @@ class Keeping:
         self.kind = ladder.schedule.config.prediction_type
 
     def predict(self, network: Denoiser) -> Denoiser:
-        """The network, its answer changed where the blend has it so."""
+        """The network, its prediction changed if the blend says so."""
         if self.blend not in ("a1111", "comfy"):
             return network
 
@@ -300,7 +300,7 @@ class Keeping:
         return kept
 
     def after_change(self, change: Change | None) -> Change:
-        """What `denoise` makes of every step: `change`, and then what is kept is put back."""
+        """The change of every step in `denoise`: `change`, and then the kept part is put back."""
         return lambda step: self._kept(step, step.x_next if change is None else change(step))
 
     def _kept(self, step: Step, x_next: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ class Keeping:
         return self._over(x, noised(self.x0, self.noise, alpha_bar))
 
     def _answer(self, x0: Tensor, x_t: Tensor, alpha_bar: float) -> Tensor:
-        """What the network would have said, had it meant `x0`."""
+        """The network's output for a predicted `x0`."""
         if self.kind == "sample":
             return x0
         eps = eps_from_x0(x0, x_t, alpha_bar)

@@ -1,4 +1,4 @@
-"""What a model can do and what not, checked before anything is computed."""
+"""Checks of a model's abilities before anything is computed."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_noise(noise: Any) -> ImageNoise:
-    """What a run begins with; UsageError for anything but an `ImageNoise` with a latent for each seed."""
+    """The start of a run; UsageError for anything but an `ImageNoise` with a latent for each seed."""
     if not isinstance(noise, ImageNoise):
         raise UsageError(
             f"noise: give an ImageNoise, such as model.noise(seed=7), not {type(noise).__name__} - a latent of"
@@ -52,13 +52,13 @@ def check_noise(noise: Any) -> ImageNoise:
 
 
 def check_kind(name: str, value: Any, kind: Any, how: str) -> None:
-    """UsageError for a value of another kind; `how` says how to come by one."""
+    """UsageError for a value of another type; `how` says how to get one."""
     if not isinstance(value, kind):
         raise UsageError(f"{name}: give {how}, not {value!r:.80}")
 
 
 def check_own_sampler(named: object, config: ModelConfig) -> None:
-    """Raise ScratchError where no sampler is `named`, and the checkpoint's own cannot be had."""
+    """Raise ScratchError if no sampler is `named`, and the checkpoint's own is not supported."""
     if named is None and config.sampler_lacks:
         raise ScratchError(
             f"{config.sampler_lacks[0]}, and any other would make another picture than the checkpoint asks for"
@@ -67,8 +67,8 @@ def check_own_sampler(named: object, config: ModelConfig) -> None:
 
 
 def inputs_beside(config: ModelConfig) -> str | None:
-    """What a model's U-Net takes beside the noisy latent, of `MASK` and `PICTURE`; None for nothing.
-    Raises UsageError for what is known to nobody."""
+    """A U-Net's input beside the noisy latent, `MASK` or `PICTURE`; None for nothing. Raises UsageError for
+    an unknown one."""
     channels, latent = config.unet.in_channels, config.vae.latent_channels
     kinds = {latent: None, 2 * latent + 1: MASK, 2 * latent: PICTURE}
     if channels not in kinds:
@@ -81,7 +81,7 @@ def inputs_beside(config: ModelConfig) -> str | None:
 def check_inputs(
     config: ModelConfig, source: str, picture: bool = False, mask: bool = False
 ) -> None:
-    """Raise for a model whose U-Net wants more than a noisy latent, and does not get it."""
+    """Raise for a model whose U-Net needs more than a noisy latent, and does not get it."""
     kind, channels = inputs_beside(config), config.unet.in_channels
     if kind == MASK and not (picture and mask):
         wanted = "a mask beside the picture" if picture else "a picture and a mask"

@@ -1,5 +1,5 @@
-"""The autoencoder in a run: what half precision cannot hold is computed once more in fp32, and what does not
-fit into memory whole goes in strips."""
+"""The autoencoder in a run: computed again in fp32 if half precision overflows, and in strips if memory does
+not suffice."""
 
 from copy import deepcopy
 
@@ -34,7 +34,7 @@ def decode(autoencoder: AnyAutoencoder, latent: Tensor) -> Tensor:
 
 
 def _finite(vae: AnyAutoencoder, x: Tensor, verb: str) -> Tensor:
-    """What the autoencoder makes of x, again in fp32 where that is not finite."""
+    """The autoencoder's output for x, again in fp32 if it is not finite."""
     weight = next(vae.parameters())
     x = x.to(weight.device, weight.dtype)
     made = _whole_or_in_strips(vae, x, verb)
@@ -54,7 +54,7 @@ def _finite(vae: AnyAutoencoder, x: Tensor, verb: str) -> Tensor:
 
 
 def _whole_or_in_strips(vae: AnyAutoencoder, x: Tensor, verb: str) -> Tensor:
-    """In strips, and said so, where memory does not suffice for the whole or ends."""
+    """In strips, with a warning, if memory does not suffice for the whole or runs out."""
     decodes = verb == "decode"
     if isinstance(vae, TinyAutoencoder):
         return vae.decode(x) if decodes else vae.encode(x).mean

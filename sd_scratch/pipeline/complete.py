@@ -1,4 +1,4 @@
-"""A recipe made whole: what was not said is what the model would do by itself."""
+"""Complete a recipe with the model's own defaults."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,8 +46,8 @@ BEGUN = 0.75  # strength of a run that begins with a picture
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with other tools' names of a sampler and a schedule read as ours. Raises UsageError for what
-    no model could do."""
+    """The recipe with other tools' names of a sampler and a schedule read as ours. Raises UsageError for
+    settings that no model can have."""
     if recipe.sampler is not None:
         sampler, spacing = find_sampler(recipe.sampler)
         get_sampler(sampler)
@@ -77,10 +77,10 @@ def complete(
     options: Mapping[str, str] | None = None,
     dtype: str = DTYPES[0],
 ) -> Recipe:
-    """Fill what was not said with the model's own defaults, all but the seed.
+    """Fill settings that are None with the model's own defaults, all except the seed.
 
-    `options` are the sampler's, still as text; they go over the recipe's. Raises ScratchError where the
-    model's own sampler cannot be had.
+    `options` are the sampler's, still as text; they go over the recipe's. Raises ScratchError if the model's
+    own sampler is not supported.
     """
     check_own_sampler(recipe.sampler, config)
     defaults = Recipe(
@@ -112,7 +112,7 @@ def complete(
 
 
 def _check_hires(recipe: Recipe) -> None:
-    """Raises UsageError for a second pass that cannot be had."""
+    """Raises UsageError for an impossible second pass."""
     if recipe.hires_scale is None:
         for name in ("hires_method", "hires_strength", "hires_steps"):
             if getattr(recipe, name) is not None:
@@ -137,8 +137,7 @@ def _with_hires(recipe: Recipe) -> Recipe:
 
 
 def with_picture(recipe: Recipe, config: ModelConfig, *, begun: bool = False) -> Recipe:
-    """The recipe with what was not said of a picture to begin with, which it names or which is `begun`, and
-    of its mask."""
+    """The recipe with defaults for its start picture, which it names or which is `begun`, and for its mask."""
     kind, use = inputs_beside(config), recipe.mask
     if recipe.image_guidance is not None and kind != PICTURE:
         raise UsageError(f"a picture's own guidance is for {PICTURE}, and {config.name} is none")
@@ -156,7 +155,7 @@ def with_picture(recipe: Recipe, config: ModelConfig, *, begun: bool = False) ->
 
 
 def advise(recipe: Recipe, config: ModelConfig) -> None:
-    """Warn about what will not come out well."""
+    """Warn about settings that give bad pictures."""
     sides = [side for side in (recipe.width, recipe.height) if side is not None]
     if config.sample_size >= 512 and (min(sides) < SD_SIDES[0] or max(sides) > SD_SIDES[1]):
         log.warning(
@@ -173,8 +172,8 @@ def advise(recipe: Recipe, config: ModelConfig) -> None:
 
 
 def with_seed(recipe: Recipe, count: int) -> Recipe:
-    """The recipe with a seed, drawn where none was said. Raises UsageError where the last of `count`
-    pictures would have none."""
+    """The recipe with a seed, drawn if it has none. Raises UsageError if the last of `count` pictures would
+    have none."""
     recipe = recipe if recipe.seed is not None else recipe.over(seed=drawn(-1))
     if recipe.subseed_strength and recipe.subseed is None:
         recipe = recipe.over(subseed=drawn(-1, "subseed"))
@@ -191,7 +190,7 @@ def with_seed(recipe: Recipe, count: int) -> Recipe:
 
 
 def drawn(seed: int, name: str = "seed") -> int:
-    """The seed; for -1 a random one, which is told by its name."""
+    """The seed; for -1 a random one, with a note that names it."""
     if seed != -1:
         return seed
     seed = random_seed()

@@ -1,4 +1,4 @@
-"""From texts to what the U-Net reads: encoding prompts, and one context for every step of a run."""
+"""From texts to the U-Net's context: encode prompts, one context for every step of a run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -48,8 +48,8 @@ class Conditioning:
         steps: int = 1,
         passed: int = 0,
     ) -> Prompt:
-        """A text with its vectors, as it stands at a step behind so many that passed. Raises UsageError for what cannot be read,
-        and for a clip skip that the encoder is too small for."""
+        """A text with its vectors, at a step after so many `passed` ones. Raises UsageError for an unreadable
+        text, and for a clip skip beyond the encoder's layers."""
         if not isinstance(text, str):
             raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
         clip_skip = check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
@@ -111,8 +111,8 @@ class Conditioning:
         return [made[text] if isinstance(text, str) else text for text in texts]
 
     def of_steps(self, rows: Rows, steps: int) -> tuple[Rows, list[Rows]]:
-        """The prompts of a run as a whole, and those of each of its steps; all with as many chunks as
-        the longest has: a shorter one is followed by empty chunks."""
+        """The prompts of a whole run, and those of each of its steps, all with as many chunks as the longest:
+        empty chunks follow a shorter one."""
         every = {id(p): p for prompts in rows.values() for p in prompts}
         stages = {key: self._stages(prompt, steps) for key, prompt in every.items()}
         chunks = max(len(p.encoding.chunks) for each in stages.values() for p in each)
@@ -134,7 +134,7 @@ class Conditioning:
         return whole, of_steps
 
     def _stages(self, prompt: Prompt, steps: int) -> list[Prompt]:
-        """What a prompt is at every step."""
+        """A prompt at every step."""
         if not prompt.changes:
             return [prompt] * steps
         whole, passed = prompt.counted or steps, prompt.passed
@@ -164,9 +164,9 @@ class Conditioning:
             return self.text.tap("context", context).to(dtype)
 
     def _encode_again(self, prompts: list[Prompt], context: Tensor) -> Tensor:
-        """Show the text encoder at work, which a prompt has been through before the run.
+        """Run the text encoder for listeners, although prompts were encoded before the run.
 
-        What comes out is used only where it was edited: another batch may change the last bits.
+        The result is used only if it was edited: another batch may change the last bits.
         """
         edited = self.taps.edits("text", "text.context")
         if any(prompt.by_hand for prompt in prompts):
@@ -191,7 +191,7 @@ class Conditioning:
 
 
 def check_clip_skip(layers: int, clip_skip: int) -> int:
-    """A whole number; UsageError unless a text encoder has as many layers as are to be counted."""
+    """A whole number; UsageError for more than the text encoder's layers."""
     number = whole(clip_skip)
     if number is None or not 1 <= number <= layers:
         raise UsageError(f"clip skip {clip_skip} is not in 1..{layers}")

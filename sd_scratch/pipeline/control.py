@@ -1,4 +1,4 @@
-"""What a run tells its ControlNets and T2I-Adapters, and what they answer at each call of the U-Net."""
+"""A run's ControlNets and T2I-Adapters: their hints, and their residuals at each call of the U-Net."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, for networks that see gr
 
 @dataclass(frozen=True)
 class Control:
-    """What one ControlNet or T2I-Adapter is told.
+    """The hint and the settings of one ControlNet or T2I-Adapter.
 
     Attributes:
         hint: a picture as large as the run's, or RGB ``[1 or B, 3, H, W]`` in 0..1.
-        strength: what its residuals are multiplied by.
+        strength: the factor of its residuals.
         start, end: the part of the run in which it acts, from 0 to 1.
-        guess: whether only the prompt's branch is steered, coarse levels more than fine ones, so that a
-            picture comes of the hint without a prompt.
+        guess: whether only the prompt's branch is steered, coarse levels more than fine ones, for pictures
+            from the hint without a prompt.
     """
 
     hint: Image.Image | Tensor
@@ -41,7 +41,7 @@ class Control:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """All but the hint, as JSON can say it."""
+        """Everything but the hint, as JSON."""
         return {name: value for name, value in vars(self).items() if name != "hint"}
 
 
@@ -53,7 +53,7 @@ def hint_tensor(hint: Image.Image | Tensor) -> Tensor:
 
 
 class Steering:
-    """The ControlNets of one run: checked once, then asked at every call.
+    """The ControlNets of one run: checked once, then run at every call.
 
     `roots` are the model's networks; `calls` says how often the U-Net will be called. Raises UsageError
     for a hint too few or too many, of another size, or values out of range.
@@ -89,8 +89,8 @@ class Steering:
     def residuals(
         self, x_t: Tensor, t: Tensor, context: Tensor, branches: Sequence[str], call: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """What to add to the U-Net's stack at a call, and to its levels on the way down: the sums over the
-        networks that act in it; nothing where none does. Inputs are the U-Net's, ``[branches * B, ...]``."""
+        """The residuals for the U-Net's stack at a call, and for its levels on the way down: sums over the
+        networks that act in it, or nothing. Inputs are the U-Net's, ``[branches * B, ...]``."""
         total: list[Tensor] = []
         features: list[Tensor] = []
         batch = len(x_t) // len(branches)
@@ -116,7 +116,7 @@ class Steering:
         return total, features
 
     def look(self) -> None:
-        """Show the hints to the T2I-Adapters, once for the whole run."""
+        """Run the T2I-Adapters on their hints, once for the whole run."""
         for number, (network, _, hint) in enumerate(self.rows):
             if isinstance(network, T2IAdapter):
                 self.features[number] = network(hint)
@@ -132,7 +132,7 @@ def controls_of(roots: Mapping[str, Any]) -> list[Any]:
 
 
 def control_name(index: int) -> str:
-    """What the tensors of a model's ControlNet number `index` begin with: control, control2, ..."""
+    """The root name of the tensors of ControlNet number `index`: control, control2, ..."""
     return CONTROL if index == 0 else f"{CONTROL}{index + 1}"
 
 

@@ -1,4 +1,4 @@
-"""`denoise`: the one loop, of latents and of pixels."""
+"""`denoise`: the one loop, for latents and pixels."""
 
 from collections.abc import Callable, Generator
 
@@ -22,18 +22,18 @@ def denoise(
     change: Change | None = None,
     blame: Callable[[str], NotFinite] = NotFinite,
 ) -> Generator[Step, None, Tensor]:
-    """From noise to picture, one `Step` at a time: ask the network, take the sampler's step, go on. Returns the
-    last sample.
+    """From noise to picture, one `Step` at a time: call the network, take the sampler's step, repeat. Returns
+    the last sample.
 
-    Who iterates owns everything else: progress, previews, and when it ends.
+    The caller owns everything else: progress, previews, and when to stop.
 
     Args:
-        predict: the network's answer at ``(x_t, t)``, guidance included.
-        x: the sample ``[B, C, h, w]`` that stands on the top rung of the way's ladder.
-        noise: where the fresh noise of stochastic samplers comes from.
-        sampling, watch: what shows the run's tensors to those who listen.
-        change: makes of every finished step the sample that the run goes on from.
-        blame: makes of "the sample ... is" the error that names where its NaN or infinity comes from.
+        predict: the network's prediction at ``(x_t, t)``, guidance included.
+        x: the sample ``[B, C, h, w]`` at the top level of the way's ladder.
+        noise: the source of fresh noise for stochastic samplers.
+        sampling, watch: show the run's tensors to listeners.
+        change: returns the sample from which the run continues after each step.
+        blame: turns "the sample ... is" into the error that names the source of its NaN or infinity.
 
     Raises:
         UsageError: an option that the sampler does not have.

@@ -9,7 +9,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloa
 
 
 def available_devices() -> list[str]:
-    """Devices that this machine and this build of PyTorch can use, the fastest first."""
+    """Devices that this machine and this build of PyTorch support, the fastest first."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
 
@@ -17,7 +17,7 @@ def available_devices() -> list[str]:
 def find_device(name: str | torch.device = "auto") -> torch.device:
     """The device of that name, or the fastest one for ``"auto"``.
 
-    Raises UsageError for a device that is not there: one that was asked for is never replaced.
+    Raises UsageError for a device that does not exist: the wish is never replaced.
     """
     available = available_devices()
     if name == "auto":

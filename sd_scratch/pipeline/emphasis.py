@@ -1,10 +1,10 @@
-"""Weights of words, put upon the text encoder's vectors: three ways, `EMPHASES`.
+"""Three ways to apply weights of words to the text encoder's vectors, `EMPHASES`.
 
 With z a token's vector, w its weight and e the empty prompt's vector at the same place:
 
 - ``"a1111"``: w z, and then everything times (mean of z / mean of w z), so that the chunk keeps its mean
   over all places and channels;
-- ``"comfy"``: e + w (z - e), away from what no words at all would give;
+- ``"comfy"``: e + w (z - e), away from the empty prompt;
 - ``"none"``: w z.
 """
 
@@ -32,9 +32,8 @@ def weigh(z: Tensor, empty: Tensor, weights: Mapping[int, float], how: str) -> T
         weights: those that are not 1, by the place among all ``chunks * N``.
         how: one of `EMPHASES`.
 
-    Returns ``[1, chunks * N, C]``. Where nothing has a weight these are the same numbers. A1111 takes
-    its mean over the batch, here it is that of one chunk of one prompt, so that no picture depends on
-    its neighbours.
+    Returns ``[1, chunks * N, C]``. Without weights these are the same numbers. A1111 takes its mean over the
+    batch; here it is that of one chunk of one prompt, so no picture depends on its neighbours.
     """
     check_emphasis(how)
     w = torch.ones(z.shape[0] * z.shape[1], dtype=z.dtype, device=z.device)

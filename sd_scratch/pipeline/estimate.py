@@ -1,10 +1,9 @@
-"""What a run's activations take, told from sizes alone, so that one that cannot fit is refused before
+"""The memory of a run's activations, estimated from sizes alone, so a run that cannot fit is refused before
 anything is loaded or allocated.
 
-Counted is what lives at once where a network needs most: the feature maps around one block, and what the
-way down has left for the way up. Convolutions' scratch space, a few latents and the finished pictures are
-left out, so that the figure is a lower bound, at most a fifth below what is taken. Attention is taken to run
-in the fused kernel, which never writes its probabilities down.
+The estimate counts a network's peak: the feature maps around one block, and the skips. It omits convolutions'
+scratch space, a few latents and the finished pictures, so it is a lower bound, at most a fifth below the real
+peak. Attention is assumed to run in the fused kernel, which never stores its probabilities.
 """
 
 import math
@@ -35,7 +34,7 @@ CONTEXT_UNET = 6  # widths on the finest level: four of the way up, beside the f
 
 
 def unet_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -> int:
-    """Numbers that live at once for one sample of that size, latent cells or pixels."""
+    """Numbers that are alive at once for one sample of that size, latent cells or pixels."""
     widths = config.block_out_channels
     most = 0
     for level, channels in enumerate(widths):
@@ -48,7 +47,7 @@ def unet_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -
 
 
 def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) -> int:
-    """What the way down leaves for the way up, and what a ControlNet adds to it."""
+    """The numbers of the skips, and of a ControlNet's residuals."""
     widths = config.block_out_channels
     stack = widths[0] * height * width
     for level, channels in enumerate(widths):
@@ -61,8 +60,8 @@ def stack_values(config: UNetConfig | PixelUNetConfig, height: int, width: int) 
 def gradient_values(
     config: UNetConfig | PixelUNetConfig | ContextUNetConfig, height: int, width: int
 ) -> int:
-    """Numbers of one sample that a call of the U-Net keeps for a backward pass to its inputs: what norms, SiLU
-    and convolutions read, and what attention multiplies in its fused form."""
+    """Numbers of one sample that a call of the U-Net keeps for a backward pass to its inputs: the inputs of
+    norms, SiLU and convolutions, and the factors of fused attention."""
     if isinstance(config, ContextUNetConfig):
         return CONTEXT_UNET_KEPT * config.features * height * width
     widths, layers = config.block_out_channels, config.layers_per_block
@@ -93,8 +92,8 @@ def kept_bytes(
     taps: Taps, config: UNetConfig | PixelUNetConfig | ContextUNetConfig, calls: int, x: Tensor,
     dtype: torch.dtype = torch.float32, gradients: bool = True,
 ) -> int:  # fmt: skip
-    """What a run keeps until its end: recorded tensors, and where `gradients` may be had and are wanted what each
-    of so many calls for x, all branches counted, leaves for the way back."""
+    """The bytes that a run keeps until its end: recorded tensors, and with `gradients` what each of so many
+    calls for x, in all branches, keeps for the backward pass."""
     kept, (batch, _, h, w) = taps.kept_bytes, x.shape
     if taps.gradients and gradients:
         kept += calls * batch * gradient_values(config, h, w) * dtype.itemsize
@@ -102,7 +101,7 @@ def kept_bytes(
 
 
 def decoder_values(config: AutoencoderConfig, height: int, width: int, strips: bool = False) -> int:
-    """The same for the autoencoder's decoder, whole or in strips; the picture's sides in pixels."""
+    """The same for the autoencoder's decoder, whole or in strips, with the picture's sides in pixels."""
     widths = config.block_out_channels
     most = 0
     for level, channels in enumerate(widths):
@@ -126,7 +125,7 @@ def run_bytes(
     controls: int = 0,
     strips: bool = False,
 ) -> int:
-    """Bytes of activations of a text-to-image run: the U-Net's or the decoder's, whichever are more.
+    """Bytes of activations of a text-to-image run: the U-Net's or the decoder's, whichever is larger.
 
     `width` and `height` in pixels; `branches` are 2 with guidance and 1 without. In `strips` pictures are
     decoded one after the other.
@@ -140,7 +139,7 @@ def run_bytes(
 
 
 def pixel_bytes(config: PixelModelConfig, batch: int, *, branches: int = 2) -> int:
-    """The same for a model of pixels, in fp32."""
+    """The same for a pixel model, in fp32."""
     network, side = config.network, config.network.sample_size
     if isinstance(network, ContextUNetConfig):
         values = CONTEXT_UNET * network.features * side * side
@@ -165,8 +164,8 @@ def check_run(
 ) -> None:
     """Raise MemoryShortage, in one line, for a run that cannot fit into what the device has free.
 
-    `weights` are the bytes of those that are yet to be loaded; without `strips` pictures have to be decoded
-    whole; `kept` are the bytes of what is recorded, and kept for gradients.
+    `weights` are the bytes that are not loaded yet; without `strips` pictures are decoded whole; `kept` are
+    the bytes of recordings, and for gradients.
     """
     needed = run_bytes(
         config, width, height, batch, dtype, branches=branches, controls=controls, strips=strips
@@ -185,7 +184,7 @@ def check_run(
 def check_pixel_run(
     config: PixelModelConfig, batch: int, device: torch.device, *, branches: int = 2, kept: int = 0
 ) -> None:
-    """The same for a model of pixels that is loaded."""
+    """The same for a loaded pixel model."""
     side = config.network.sample_size
     require_memory(
         pixel_bytes(config, batch, branches=branches) + kept,

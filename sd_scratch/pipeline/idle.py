@@ -1,4 +1,4 @@
-"""What a recipe says and its run has no use for."""
+"""Settings of a recipe without effect in its run."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from sd_scratch.pipeline.way import Way
 
 
 def idle_settings(recipe: Recipe, way: Way) -> Iterator[str]:
-    """A line for each setting of a complete recipe that changes nothing in a run that goes this way."""
+    """A line for each setting of a complete recipe without effect in a run of this `Way`."""
     if recipe.subseed is not None and not recipe.subseed_strength:
         yield f"subseed {recipe.subseed} has no effect at subseed strength 0"
     if recipe.ensd and not way.draws_noise:

@@ -22,14 +22,14 @@ from sd_scratch.pipeline.coding import AnyAutoencoder, decode
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """A batch of latents on the way between picture and noise.
+    """A batch of latents between picture and noise.
 
     Attributes:
         latent: ``[B, 4, h, w]`` fp32, scaled as the U-Net sees it (about unit variance).
-        t: the timestep that it stands at: 0 is a finished picture, the schedule's last is pure noise. A
-            run begins there, or at the next timestep below that its sampler visits.
+        t: its timestep: 0 is a finished picture, the schedule's last is pure noise. A run starts there, or at
+            the sampler's next timestep below.
         seeds: one seed per image; image i draws all its noise from seeds[i].
-        drawing: how.
+        drawing: how it draws.
     """
 
     latent: Tensor = field(repr=False)
@@ -53,15 +53,14 @@ class ImageNoise:
         return self.latent.shape[-2] * self.autoencoder.config.downscale
 
     def with_latent(self, latent: Tensor, t: float | None = None) -> "ImageNoise":
-        """The same seeds with another latent, at timestep `t` where it differs."""
+        """The same seeds with another latent, at timestep `t` if it differs."""
         return replace(self, latent=latent, t=self.t if t is None else t)
 
     def start(self, ladder: Ladder, *, climbs: bool = False) -> tuple[Tensor, Ladder]:
-        """Where a run begins: the sample ``[B, 4, h, w]``, and the part of the ladder to walk.
+        """The start of a run: the sample ``[B, 4, h, w]``, and the part of the ladder to walk.
 
-        Pure noise begins at the top, whatever the top's timestep; anything else at the rung that is at
-        `t` or the next one below. A sampler that `climbs` begins with a picture, at the bottom.
-        Raises `UsageError` where there is nothing to be done.
+        Pure noise starts at the top, at any timestep; anything else at the level of `t` or the next below. A
+        sampler that `climbs` starts from a picture, at the bottom. Raises `UsageError` if no step remains.
         """
         if climbs:
             if self.t != 0:
@@ -88,8 +87,8 @@ class ImageNoise:
         return self.with_latent(self._noised(self.schedule.alpha_bar_at(t)), t)
 
     def on(self, ladder: Ladder) -> "ImageNoise":
-        """A picture with the noise of a ladder's top rung added, drawn as in `noised`, so that a run goes
-        down that ladder."""
+        """A picture with the noise of a ladder's top level added, drawn as in `noised`, for a run down that
+        ladder."""
         latent, t = self._noised(ladder.alpha_bars[0]), ladder.timesteps[0]
         if t == len(self.schedule) - 1:
             latent = latent / ladder.noise_scale  # `start` takes it for pure noise of unit variance
@@ -103,12 +102,12 @@ class ImageNoise:
     def decode(self) -> Tensor:
         """The picture ``[B, 3, H, W]``, about -1..1 and not clamped.
 
-        In half precision the decoder may overflow; it is then run once more in fp32. Where memory does not
-        suffice for the whole, it is run in strips.
+        In half precision the decoder may overflow; it then runs again in fp32. If memory does not suffice for
+        the whole, it runs in strips.
 
         Raises:
-            NotFinite: the picture has values that are not numbers.
-            MemoryShortage: it takes more memory than there is.
+            NotFinite: the picture has non-finite values.
+            MemoryShortage: memory does not suffice.
         """
         return decode(self.autoencoder, self.latent)
 
@@ -123,9 +122,9 @@ Pictures = Image.Image | npt.NDArray[np.uint8] | Sequence[Image.Image | npt.NDAr
 
 
 def pictures_to_tensor(pictures: Pictures) -> Tensor:
-    """Pictures of one size to ``[B, 3, H, W]`` in -1..1, over white where they are transparent.
+    """Pictures of one size to ``[B, 3, H, W]`` in -1..1, on white where they are transparent.
 
-    Raises UsageError for none, for several sizes, and for what is no picture.
+    Raises UsageError for none, for several sizes, and for anything but pictures.
     """
     one_array = getattr(pictures, "ndim", 0) in (2, 3)
     if one_array or isinstance(pictures, Image.Image) or not isinstance(pictures, Iterable):

@@ -38,8 +38,7 @@ def load(
     `dtype` ``"float32"``, ``"float16"`` or ``"bfloat16"``, also ``"fp32"``, ``"fp16"``, ``"bf16"``; `tune`
     how the CPU's kernels are chosen, "quick", "full" or "off", see `sd_scratch.pipeline.tuning.tune`. With
     `vae_tiling` pictures are decoded and encoded in strips, in less memory. For the rest see
-    `sd_scratch.checkpoints.load_components`. Raises ScratchError for everything that is
-    wrong with one of them.
+    `sd_scratch.checkpoints.load_components`. Raises ScratchError for every fault of these.
     """
     if str(source) in list_pixel_models():
         raise UsageError(f"{source} is a model of pixels - load it with sd.load_pixels('{source}')")

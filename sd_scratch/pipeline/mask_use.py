@@ -1,4 +1,4 @@
-"""What a recipe says of a mask and of margins, so that a picture can be painted on again."""
+"""A recipe's settings of a mask and margins, from which a picture can be repainted."""
 
 import re
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ MAX_NAME = 255
 
 
 class MaskUse(NamedTuple):
-    """Where a picture was painted anew, and how the rest was kept. Empty words are the model's own way.
+    """Where a picture was repainted, and how the rest was kept. "" is the model's default.
 
-    `name` is the mask's file without its path, "" where there was none but the picture's own transparency
-    (`alpha`) or the margins; `hash` the first 10 hex digits of its sha256; `blend` and `content` one of
-    `BLENDS` and `CONTENTS`; `feather` and the margins `extend` (left, top, right, bottom) are in pixels, and so is
-    `padding`, around the mask where its surroundings alone are painted.
+    `name` is the mask's file without its path, "" for only the picture's transparency (`alpha`) or the
+    margins; `hash` the first 10 hex digits of its sha256; `blend` and `content` one of
+    `BLENDS` and `CONTENTS`; `feather` and the margins `extend` (left, top, right, bottom) are in pixels, and
+    so is `padding`, around the mask if only its surroundings are painted.
     """
 
     name: str = ""
@@ -34,7 +34,7 @@ class MaskUse(NamedTuple):
 
     @property
     def wants_file(self) -> bool:
-        """Whether a mask's file has to be named."""
+        """Whether a mask's file is needed."""
         return bool(self.name) and not self.alpha
 
 

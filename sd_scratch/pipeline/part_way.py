@@ -1,4 +1,4 @@
-"""How many steps a run takes that begins with a picture, and pictures enlarged between two such runs.
+"""The steps of a run that starts from a picture, and the enlargement before a second pass.
 
 Tools count the steps at a strength in three ways; A1111 and ComfyUI make two of them.
 """
@@ -20,8 +20,8 @@ NEARLY = 0.999  # what A1111 takes for a strength of 1
 
 
 class Part(NamedTuple):
-    """The part of a ladder that a run takes: the last `taken` of `levels` rungs. Of a ladder that has more or fewer
-    than it was asked for, those from the same one on, or, as ComfyUI does, as many: `counted_back`."""
+    """The part of a ladder that a run takes: the last `taken` of `levels`. Of a ladder with another number of
+    levels, those from the same one on, or, as in ComfyUI, as many (`counted_back`)."""
 
     levels: int
     taken: int
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def part_of(steps: int, strength: float, counted: str = STRENGTH_STEPS[0]) -> Part:
-    """The rungs of a run of so many `steps` at a strength above 0, up to 1.
+    """The levels of a run of so many `steps` at a strength above 0, up to 1.
 
     `counted` as in ``diffusers``: int(steps * strength) of the steps, one at least; as in ``a1111``:
     int(steps * strength) + 1 of them; as in ``comfy``: all of the steps, the last ones of a ladder of
@@ -55,8 +55,8 @@ class Upscaler:
     """A way to enlarge: latents by `mode` of `torch.nn.functional.interpolate`, or pictures.
 
     Attributes:
-        title: as A1111 calls it.
-        picture: how Pillow resizes; None for latents.
+        title: A1111's name.
+        picture: Pillow's filter; None for latents.
     """
 
     title: str
@@ -92,8 +92,8 @@ def larger(side: int, scale: float, cell: int) -> int:
 def enlarged(
     image: ImageNoise, scale: float, method: str, tiling: str = ""
 ) -> ImageNoise | list[Image.Image]:
-    """Finished pictures, larger by `scale`: as latents, or as pictures that are still to be encoded. On the axes
-    of `tiling` their edges go on at the opposite ones.
+    """Finished pictures, larger by `scale`: as latents, or as pictures to encode. On the axes of `tiling`
+    opposite edges fit.
 
     Raises UsageError for a method that is not one of `UPSCALERS`.
     """

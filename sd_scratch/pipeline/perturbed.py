@@ -1,6 +1,6 @@
-"""Perturbed attention guidance (Ahn et al. 2024, arXiv:2403.17377), an edit of two tensors: in a branch of its own
-the attention map of chosen self-attentions is the identity, so that every place sees itself alone. What the U-Net
-then says lacks structure, and guidance walks away from it (`sd_scratch.diffusion.guidance.perturb`)."""
+"""Perturbed attention guidance (Ahn et al. 2024, arXiv:2403.17377), an edit of two tensors: in a branch of
+its own the attention map of chosen self-attentions is the identity, so every place sees only itself. The
+prediction then lacks structure, and guidance moves away from it (`sd_scratch.diffusion.guidance.perturb`)."""
 
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,7 @@ LAYERS = "mid_block"  # as the paper has it for Stable Diffusion
 
 
 class Perturbing(Listening):
-    """Puts ``v`` in the place of ``z`` in the last branch but one of so many."""
+    """Replaces ``z`` by ``v`` in the last branch but one of so many."""
 
     def __init__(self, unet: UNet, layers: str, branches: int) -> None:
         paths = dict.fromkeys(p for layer in layers.split(",") for p in _paths(unet, layer.strip()))

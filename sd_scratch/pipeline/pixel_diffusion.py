@@ -33,7 +33,7 @@ BATCH = 100  # pictures that `generate` makes at once
 
 
 class PixelDiffusion(Recordable):
-    """A denoiser of pixels, its schedule, and the loop that joins them (Ho et al. 2020,
+    """A pixel denoiser, its schedule, and the loop that joins them (Ho et al. 2020,
     arXiv:2006.11239; classes by Ho and Salimans 2022, arXiv:2207.12598).
 
     Its tensors are named ``unet.*``, ``guidance.*`` and ``sampler.*``; `record` and `edit` work as on the
@@ -70,13 +70,13 @@ class PixelDiffusion(Recordable):
         """From noise to pictures, one `Step` at a time; the last `x_next` are the pictures.
 
         Args:
-            classes: one per picture or one for all, by its number or name; None for no class in particular.
-            seeds: one per picture, which draws all its noise from its own.
+            classes: one per picture or one for all, by number or name; None for no class.
+            seeds: one per picture, for all of its noise.
             sampler: a name from `sd_scratch.diffusion.samplers.SAMPLERS`.
-            steps: how many, 1 to the schedule's length.
-            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, or a ladder.
-            guidance: scale of classifier-free guidance: 1 is the class alone, 0 no class. A weight w
-                as in the paper of Ho and Salimans is the scale 1 + w.
+            steps: 1 to the schedule's length.
+            schedule: one of `sd_scratch.diffusion.spacing.SPACINGS`, or a ladder.
+            guidance: scale of classifier-free guidance: 1 is only the class, 0 no class. Ho and Salimans'
+                weight w is the scale 1 + w.
             options: the sampler's own, such as ``eta`` for DDIM.
 
         Raises:
@@ -140,7 +140,7 @@ class PixelDiffusion(Recordable):
         return ((x - low) * (2 / (1 - low)) - 1).clamp(-1, 1)
 
     def _dry_run(self, roots: Mapping[str, Any], hw: tuple[int, int] | None) -> None:
-        """How `Taps` finds the names. The size is the model's own."""
+        """`Taps` finds the names by it. The size is the model's own."""
         with torch.device("meta"):
             x, t = torch.zeros(1, *self.shape), torch.zeros(1)
             number = torch.zeros(1, dtype=torch.long)
@@ -173,7 +173,7 @@ class PixelDiffusion(Recordable):
             return predicted
 
     def _clip(self, raw: Tensor, x_t: Tensor, t: float) -> Tensor:
-        """The prediction after what it takes for the clean picture is cut to `low`..1."""
+        """The prediction after its clean picture is clipped to `low`..1."""
         kind = self.config.schedule.prediction_type
         alpha_bar = 1.0 / (1.0 + self.schedule.sigma_at(t) ** 2)
         x0 = interpret(raw, x_t, alpha_bar, kind).x0.clamp(self.config.low, 1.0)
@@ -202,5 +202,5 @@ def _seeds(given: Any) -> list[int]:
 
 
 def load_pixels(source: str) -> PixelDiffusion:
-    """Load a model of pixels: a shipped one by its name, or a folder."""
+    """Load a pixel model: a shipped one by its name, or a folder."""
     return PixelDiffusion(load_pixel_model(source))

@@ -1,7 +1,7 @@
-"""What a run will show, guessed from the latent alone: no decoder, a few multiplications a step.
+"""A preview from only the latent: no decoder, a few multiplications a step.
 
-A cell of a latent is nearly linear in the mean colour of the pixels that it stands for, so that four numbers and
-three factors each make a small picture.
+A cell of a latent is nearly linear in the mean colour of its pixels, so a linear map of its four numbers
+makes a small picture.
 """
 
 import torch
@@ -34,7 +34,7 @@ FACTORS: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 def colours(latent: Tensor, model: str) -> Tensor:
     """A latent ``[B, 4, h, w]`` as colours ``[B, 3, h, w]`` in -1..1; `model` is the configuration's name,
-    and all that is not `scenes` is taken for Stable Diffusion."""
+    and every other name than `scenes` counts as Stable Diffusion."""
     table = torch.tensor(FACTORS.get(model, FACTORS["sd"]))
     weights, added = table[:-1], table[-1]
     rgb = torch.einsum("bchw,cr->brhw", latent.detach().float().cpu(), weights)
@@ -42,8 +42,8 @@ def colours(latent: Tensor, model: str) -> Tensor:
 
 
 def preview(latent: Tensor, model: str, cell: int = 8) -> Image.Image:
-    """The guess for a batch as one picture, side by side; `cell` is how many pixels of a side a cell of the
-    latent stands for."""
+    """The preview of a batch as one picture, side by side; a cell of the latent becomes `cell` by `cell`
+    pixels."""
     rgb = colours(latent, model)
     large = F.interpolate(rgb, scale_factor=cell, mode="bilinear", align_corners=False)
     return grid(large, columns=len(large))

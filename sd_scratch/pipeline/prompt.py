@@ -1,6 +1,6 @@
 """`Prompt`: a text, its tokens and words, and the vectors that the U-Net reads.
 
-A prompt never changes: everything that one may do to it returns a new one.
+A prompt is immutable: every operation returns a new one.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ class Prompt:
     """A prompt as text and as vectors.
 
     Attributes:
-        text: what the user wrote.
+        text: as written.
         encoding: its token ids, tokens and words, with character spans into `text`.
         context: one vector per token, ``[1, tokens, channels]`` (77 for each chunk, and 768, for SD 1.x),
             the weights of words in it.
         empty: the same for the empty prompt, the origin of `scale(..., origin="empty")`.
         clip_skip: which layer of the text encoder the vectors come from (1: the last).
-        by_hand: whether the vectors are others than the text encoder's.
+        by_hand: whether the vectors are not the text encoder's.
         syntax: one of `sd_scratch.text.syntax.SYNTAXES`, by which the text was read.
-        emphasis: one of `sd_scratch.pipeline.emphasis.EMPHASES`, by which its weights were put upon it.
-        changes: whether it is another text at another step; `encoding` and `context` are the first's.
-        passed: how many steps a first pass took, behind which its changes go on; 0 in a first pass.
-        counted: of how many steps its changes are counted, 0 for those that a run takes.
+        emphasis: one of `sd_scratch.pipeline.emphasis.EMPHASES`, by which its weights were applied.
+        changes: whether its text changes during the run; `encoding` and `context` are the first text's.
+        passed: the steps of a first pass, after which its changes continue; 0 in a first pass.
+        counted: the number of steps that its changes count, 0 for those that a run takes.
     """
 
     text: str
@@ -50,12 +50,12 @@ class Prompt:
         return self.encoding.words
 
     def word(self, text: str, nth: int | None = None) -> Word:
-        """The word `text` of the prompt, whatever its case.
+        """The word `text` of the prompt, in any case.
 
-        Where it stands more than once, `nth` (1 for the first) says which one is meant.
+        If it occurs more than once, `nth` (1 for the first) chooses.
 
         Raises:
-            ScratchError: the word is not there, was cut off, or is ambiguous.
+            ScratchError: the word does not exist, was cut off, or is ambiguous.
         """
         wanted = text.strip().casefold()
         found = [word for word in self.words if word.text.casefold() == wanted]
@@ -82,7 +82,7 @@ class Prompt:
     def with_context(self, context: Tensor) -> "Prompt":
         """The same prompt with other vectors, shaped like its own.
 
-        Raises ScratchError for another shape, and for a prompt that changes on the way.
+        Raises ScratchError for another shape, and for a prompt that changes during the run.
         """
         if self.changes:
             raise ScratchError(
@@ -101,8 +101,8 @@ class Prompt:
     ) -> "Prompt":
         """Scale a word's vectors by `factor`, the thesis' adjustment with factor = 1 + lambda.
 
-        `origin` is what they are scaled away from: ``"zero"``, or ``"empty"`` for the vectors that
-        the empty prompt has at the same positions.
+        They are scaled away from `origin`: ``"zero"``, or ``"empty"``, the empty prompt's vectors at the same
+        positions.
         """
         if origin not in ("zero", "empty"):
             raise UsageError(f"unknown origin '{origin}' - use zero or empty")
@@ -117,7 +117,7 @@ class Prompt:
         return self.with_context(self.context.lerp(other.context, amount))
 
     def padded(self, chunks: int) -> "Prompt":
-        """The same with empty chunks behind it, `chunks` in all."""
+        """The same with empty chunks after it, `chunks` in total."""
         have, length = len(self.encoding.chunks), self.encoding.length
         if have >= chunks:
             return self
@@ -134,8 +134,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ChangingPrompt(Prompt):
-    """A prompt of a run that changes on the way, for those who look up words in it: what it is at each
-    step is in `stages`."""
+    """A prompt that changes during a run, for looking up words; `stages` has it at each step."""
 
     stages: tuple[Prompt, ...] = field(default=(), repr=False)
 
@@ -145,9 +144,9 @@ class ChangingPrompt(Prompt):
         return cls(**(values | {"changes": True}), stages=tuple(stages))
 
     def word(self, text: str, nth: int | None = None) -> Word:
-        """The word `text`, which has to stand at the same place at every step.
+        """The word `text`, which must have the same place at every step.
 
-        Raises UsageError where it does not.
+        Raises UsageError if it has not.
         """
         found = [stage.word(text, nth) for stage in self.stages]
         if any(word.positions != found[0].positions for word in found):

@@ -1,7 +1,7 @@
-"""`Recipe`: everything that makes a picture, so that it can be made again.
+"""`Recipe`: everything that makes a picture, so it can be repeated.
 
-It is stored inside the picture (see `png`) twice: as JSON, from which a run is repeated, and as the
-text that AUTOMATIC1111's web interface writes, which many other programs read.
+It is stored inside the picture (see `png`) twice: as JSON, which repeats a run, and as the text of
+AUTOMATIC1111's web interface, which many programs read.
 """
 
 import json
@@ -30,20 +30,20 @@ A1111_EMPHASES = {"none": "No norm"}  # what it writes where it is not its own d
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a picture was made, or is to be made. None leaves a value to the model's own default.
+    """How a picture was made, or will be made. None is the model's own default.
 
-    What each setting decides in a picture stands in `sd_scratch.pipeline.settings.SETTINGS`.
+    `sd_scratch.pipeline.settings.SETTINGS` says what each setting decides.
 
     Attributes:
-        sampler_options: what the sampler takes beside steps, such as ``eta``.
+        sampler_options: the sampler's own options, such as ``eta``.
         fast: approximations, as `sd_scratch.pipeline.fast` writes them.
         model: a shipped model's name, a hub id, or a file's or folder's name without its path; `revision` is
             the hub commit, for a hub id.
         model_hash, init_image_hash: the first 10 hex digits of the sha256 of the weights, and of the picture's file.
-        vae, text_encoder, init_image, init_noise: names without their paths; of the first two, what stood
-            in the place of the model's own.
-        prediction, zero_snr: where they were said in the checkpoint's place.
-        strength: the share of the steps that were taken from `init_image`, counted as `strength_steps` says.
+        vae, text_encoder, init_image, init_noise: names without their paths; of the first two, what replaced
+            the model's own.
+        prediction, zero_snr: if they override the checkpoint's.
+        strength: the share of the steps taken from `init_image`, counted by `strength_steps`.
         hires_scale: None for one pass; of the second, `hires_method` is one of
             `sd_scratch.pipeline.part_way.UPSCALERS`.
         rng, ensd, subseed, subseed_strength: see `sd_scratch.diffusion.noise.Drawing`.
@@ -98,7 +98,7 @@ class Recipe:
     image_guidance: float | None = None
 
     def over(self, **values: Any) -> "Recipe":
-        """The same with other values; a value that is None leaves what is there."""
+        """The same with other values; None leaves a value."""
         return replace(self, **{key: value for key, value in values.items() if value is not None})
 
     @property
@@ -108,7 +108,7 @@ class Recipe:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How its texts are read, as `StableDiffusion.prompt` wants it."""
+        """How its texts are read, as arguments of `StableDiffusion.prompt`."""
         return {
             "clip_skip": self.clip_skip or 1,
             "syntax": self.syntax or SYNTAXES[0],
@@ -124,7 +124,7 @@ class Recipe:
         return json.dumps({"version": __version__, **self.known}, ensure_ascii=False)
 
     def to_parameters(self) -> str:
-        """The text that AUTOMATIC1111 writes: the prompt, the negative prompt, one line of settings."""
+        """AUTOMATIC1111's text: the prompt, the negative prompt, one line of settings."""
         options = dict(self.sampler_options)
         size = f"{self.width}x{self.height}" if self.width and self.height else None
         settings = {
@@ -176,8 +176,8 @@ class Recipe:
 
 
 def recipe_from_json(text: str, where: str) -> Recipe:
-    """The inverse of `Recipe.to_json`, for text from strangers: every value's type and range is
-    checked, and keys that are not known are left out with a warning.
+    """The inverse of `Recipe.to_json`, for untrusted text: every value's type and range is checked, and
+    unknown keys are dropped with a warning.
 
     Raises ScratchError that names `where` and the key, also for one that holds no prompt.
     """
@@ -196,5 +196,5 @@ def recipe_from_json(text: str, where: str) -> Recipe:
 
 
 def _plain(value: object) -> str:
-    """A value that readers can split off: commas, colons and line ends mean something to them."""
+    """A value with underscores for commas, colons, quotes and line ends, at which readers split."""
     return "".join("_" if c in ',:"\n\r' else c for c in str(value)).strip()

@@ -1,4 +1,4 @@
-"""A stored trace, read as a run that can be made again."""
+"""A stored trace as a run that can be repeated."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -33,7 +33,7 @@ Read = TypeVar("Read")
 
 
 def one_line(read: Callable[Arguments, Read]) -> Callable[Arguments, Read]:
-    """For a method of `StoredRun`: a value of another kind than a trace holds is said in one line."""
+    """For a method of `StoredRun`: a value of another type is an error of one line."""
 
     @wraps(read)
     def typed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Read:
@@ -56,7 +56,7 @@ counted where it changes."""
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """What a trace says about its run. Every method raises ScratchError for what is missing."""
+    """The run of a trace. Every method raises ScratchError for a missing fact."""
 
     trace: Trace
     folder: str
@@ -143,7 +143,7 @@ class StoredRun:
 
     @one_line
     def canvas(self, noise: ImageNoise) -> Canvas | None:
-        """The picture that the run painted on; `noise` is what it started from."""
+        """The picture that the run painted on; `noise` is its start."""
         plain = self.trace.facts.get("canvas")
         if plain is None:
             return None
@@ -182,7 +182,7 @@ class StoredRun:
 
     @one_line
     def compare(self, latent: str, machine: dict[str, Any]) -> None:
-        """Refuse a picture that is not the stored one, on a machine that is."""
+        """Refuse another picture than the stored one, on the same machine."""
         same = all(self.fact(key) == machine[key] for key in SAME_MACHINE)
         if same and latent != self.fact("latent"):
             raise ScratchError(
@@ -191,10 +191,10 @@ class StoredRun:
 
 
 def replay(model: TextToImage, folder: str | Path) -> ImageNoise:
-    """Make the picture of a stored trace again, its edits included: bit for bit on one machine.
+    """Repeat the picture of a stored trace, its edits included: bit for bit on one machine.
 
-    Raises ScratchError for a damaged folder, for a trace of other weights or with edits that are
-    Python functions, and where the machine is the same and the picture is not.
+    Raises ScratchError for a damaged folder, for a trace of other weights or with edits that are Python
+    functions, and for another picture on the same machine.
     """
     stored = StoredRun.read(folder)
     model = model.with_tiling(stored.tiling)

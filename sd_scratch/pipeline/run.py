@@ -1,4 +1,4 @@
-"""`run`: a recipe to pictures, as the command line, the page and a script of your own make them."""
+"""`run`: a recipe to pictures, for the command line, the page and your own scripts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +29,9 @@ from sd_scratch.pipeline.text_to_image import TextToImage
 from sd_scratch.stop import Stop
 
 OnStep = Callable[[Step], object]
-"""Is told of every step as it ends."""
+"""Called with every finished step."""
 Ends = Callable[[Step], bool]
-"""The same, and says whether somebody wants the run to end there."""
+"""The same, and returns whether the run is to end there."""
 TEXTS = ("prompt", "negative")
 
 
@@ -44,7 +44,7 @@ class Made:
     canvas: Canvas | None = None
 
     def to_pil(self) -> list[Image.Image]:
-        """The pictures as 8-bit RGB, in the order of `recipes`; what was kept of a picture is its own."""
+        """The pictures as 8-bit RGB, in the order of `recipes`; the kept part of a picture is its own."""
         pictures = self.latents.to_pil()
         return pictures if self.canvas is None else self.canvas.finished(pictures)
 
@@ -67,27 +67,27 @@ def run(
     """The pictures of a recipe, a batch at a time.
 
     Args:
-        recipe: what makes the picture, or its prompt alone; what it leaves open is as the model would do
-            it. The recipes that come back leave nothing open.
+        recipe: what makes the picture, or just its prompt. None is the model's default; returned recipes have
+            every setting.
         count: how many pictures. Number i has the recipe's seed + i; a variation has its seed, and subseed
             + i.
         batch_size: how many at a time.
-        init_image: the picture that a recipe with a `strength` begins with, resized to the recipe's size;
-            or what `begin_with` made of it.
-        mask: where that picture is painted anew (white, True), resized likewise; the recipe's `mask` says how.
-        init_noise: the noise to begin with, ``[1, 4, h, w]``, such as `sd_scratch.mapping.inversion.invert`
-            finds; in the place of the seed's, all of whose pictures begin with it.
+        init_image: the start picture of a recipe with a `strength`, resized to the recipe's size; or the
+            result of `begin_with`.
+        mask: where that picture is repainted (white, True), resized likewise; the recipe's `mask` says how.
+        init_noise: the start noise of every picture, ``[1, 4, h, w]``, such as from
+            `sd_scratch.mapping.inversion.invert`, instead of the seed's.
         hints: one picture for each of the model's ControlNets.
-        prompt: in the place of the recipe's own, such as a place between several.
-        on_step: is told of every step.
-        stop: ends the run early once it is asked to, without the batch at hand. Leaving the loop over the
-            batches does the same between them.
-        share: (number, processes): this process makes every so-and-so-manieth batch, from that number on, and the
-            others the rest. Their pictures are those of one process.
+        prompt: instead of the recipe's own, such as one between several.
+        on_step: called with every step.
+        stop: ends the run early, without the current batch. Leaving the loop over the batches does the same
+            between them.
+        share: (number, processes): this process makes every `processes`-th batch, from `number` on, and the
+            others the rest. The pictures are those of one process.
 
     Raises:
-        UsageError: a recipe that this model cannot follow: adapters that it does not have, a picture that
-            was not given, values out of range.
+        UsageError: a recipe that this model cannot follow: missing adapters, a missing picture, values out of
+            range.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         if (whole(value) or 0) < 1:
@@ -168,7 +168,7 @@ def _fitting(noise: Tensor, latent: Tensor) -> Tensor:
 def _walk(
     model: TextToImage, noise: ImageNoise, settings: dict[str, Any], steps: int, ends: Ends
 ) -> ImageNoise | None:
-    """All steps of one pass; None where it was asked to stop before its end."""
+    """All steps of one pass; None if it was stopped before its end."""
     latent = noise.latent
     for step in model.steps(noise=noise, **settings):
         latent = step.x_next
@@ -185,7 +185,7 @@ def _remake(
     settings: dict[str, Any],
     ends: Ends,
 ) -> ImageNoise | None:
-    """A finished picture made anew as far as the recipe's strength, with the seeds of `pure` noise."""
+    """A finished picture run again at the recipe's strength, with the seeds of `pure` noise."""
     canvas = begun if isinstance(begun, Canvas) else None
     latent = (begun.picture if isinstance(begun, Canvas) else begun).latent
     picture = pure.with_latent(latent.expand_as(pure.latent), t=0)
@@ -213,7 +213,7 @@ def _enlarge(
     hints: Sequence[Image.Image],
     ends: Ends,
 ) -> ImageNoise | None:
-    """The second pass: the pictures enlarged, and made anew as far as the recipe says."""
+    """The second pass: the pictures enlarged, and run again at the recipe's strength."""
     passed, recipe = recipe.steps or 0, second_pass(model, recipe)
     scale, method = recipe.hires_scale or 1.0, recipe.hires_method or UPSCALED
     grown = enlarged(made, scale, method, model.tiling)
@@ -228,8 +228,8 @@ def _enlarge(
 
 
 def second_pass(model: TextToImage, recipe: Recipe) -> Recipe:
-    """A complete recipe's second pass as a recipe that begins with a picture. A1111, too, takes all of its
-    steps there."""
+    """A complete recipe's second pass as a recipe that starts from a picture. It takes all of its steps, also
+    in A1111."""
     cell, scale = model.config.vae.downscale, recipe.hires_scale or 1.0
     width, height = (larger(side or cell, scale, cell) for side in (recipe.width, recipe.height))
     counted = {"a1111": "comfy"}.get(recipe.strength_steps or "", recipe.strength_steps)
@@ -249,8 +249,8 @@ def settings_of(
     hints: Sequence[Image.Image] = (),
     prompt: Prompt | None = None,
 ) -> dict[str, Any]:
-    """A complete recipe as the arguments of `TextToImage.steps`, all but the noise. What the prompts'
-    readers noted is logged. A `prompt` stands in the place of the recipe's."""
+    """A complete recipe as the arguments of `TextToImage.steps`, except the noise. Notes on the prompts are
+    logged. A `prompt` replaces the recipe's."""
     prompts = [] if prompt is None else [prompt]
     texts = (("prompt", recipe.prompt), ("negative prompt", recipe.negative_prompt))
     for name, text in texts[len(prompts) :]:
@@ -277,7 +277,7 @@ def settings_of(
 
 
 def count_steps(model: TextToImage, recipe: Recipe) -> int:
-    """How many steps each batch of a complete recipe takes."""
+    """The number of steps of each batch of a complete recipe."""
     return sum(steps for steps, _ in _passes(model, recipe))
 
 
@@ -296,7 +296,7 @@ def _passes(model: TextToImage, recipe: Recipe) -> Iterator[tuple[int, int]]:
 
 
 def _taken(model: TextToImage, recipe: Recipe) -> int:
-    """How many rungs the first pass goes down."""
+    """The number of levels that the first pass takes."""
     if recipe.strength == 0.0:
         return 0
     counted = recipe.strength_steps or STRENGTH_STEPS[0]
@@ -317,8 +317,8 @@ def _controls(recipe: Recipe, hints: Sequence[Image.Image]) -> list[Control]:
 
 
 def _as_the_model_is(model: TextToImage, recipe: Recipe) -> Recipe:
-    """The recipe with what the model brings: its name, precision and adapters. Raises UsageError where the
-    recipe asks for other ones."""
+    """The recipe with the model's name, precision and adapters. Raises UsageError if the recipe has other
+    ones."""
     if recipe.dtype is not None and recipe.dtype != model.dtype_name:
         raise UsageError(
             f"the recipe computes in {recipe.dtype} and the model in {model.dtype_name} - load the model"

@@ -1,4 +1,4 @@
-"""What a run shows beside its networks: guidance's and the sampler's tensors, and its own description."""
+"""A run's named tensors beside its networks', guidance's and the sampler's, and its own description."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ FINGERPRINT_VALUES = 1024  # of each parameter
 
 
 class Guidance(Tapped):
-    """Classifier-free guidance with names. `pred` is what the network predicts: eps, v or x0."""
+    """Classifier-free guidance with named tensors. `pred` is the prediction: eps, v or x0."""
 
     branched = False  # the two of guidance are not, or no longer, apart
 
@@ -72,7 +72,7 @@ class Guidance(Tapped):
 
 
 class Sampling(Tapped):
-    """The sampler's tensors. What goes in and what a step hands on can be edited; the rest is shown."""
+    """The sampler's tensors. Its input and each step's result can be edited; the rest is only shown."""
 
     branched = False
 
@@ -83,7 +83,7 @@ class Sampling(Tapped):
         return self.tap("step_noise", noise)
 
     def step(self, step: Step, x_next: Tensor | None = None) -> Tensor:
-        """Show a step; returns the sample to go on from, `x_next` where it is another than the step's."""
+        """Show a step, and return the sample from which to continue: the step's, or an edited `x_next`."""
 
         def each(number: float) -> Tensor:
             return torch.full(step.x_t.shape[:1], number, device=step.x_t.device)
@@ -99,10 +99,10 @@ class Sampling(Tapped):
 
 
 class Watch:
-    """Tells the listeners where a run is.
+    """Tells the listeners the progress of a run.
 
-    Calls of the U-Net are counted from 0. What the sampler makes of it belongs to the first
-    call of the sampler's own step: PNDM's first calls the U-Net twice.
+    Calls of the U-Net are counted from 0. The sampler's tensors belong to the first call of its step: PNDM's
+    first step calls the U-Net twice.
     """
 
     def __init__(self, taps: Taps, schedule: Schedule) -> None:
@@ -133,8 +133,8 @@ class Watch:
 def unless_recorded(
     loop: Callable[Arguments, Iterator[Step]],
 ) -> Callable[Arguments, Iterator[Step]]:
-    """For a method of a model with `taps`: without gradients, unless a recording wants them; where memory
-    ends, in one line."""
+    """For a method of a model with `taps`: no gradients, unless a recording needs them; and one line if
+    memory runs out."""
 
     @wraps(loop)
     def steps(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Iterator[Step]:
@@ -153,7 +153,7 @@ def unless_recorded(
 def dry_run(
     config: ModelConfig,
 ) -> Callable[[Mapping[str, nn.Module], tuple[int, int] | None], None]:
-    """How `Taps` finds the names: every part is called once, on tensors without numbers."""
+    """`Taps` finds the names by it: every part is called once, on ``meta`` tensors."""
 
     def run(roots: Mapping[str, Any], hw: tuple[int, int] | None) -> None:
         cell = config.vae.downscale
@@ -229,7 +229,7 @@ def describe_run(
     settings: dict[str, Any],
     controls: Sequence[Control],
 ) -> Run:
-    """A run as those see it who listen to its tensors: what it takes to make it again."""
+    """A run's description for listeners: what is needed to repeat it."""
     facts = {
         "prompts": {branch: [describe_prompt(p) for p in rows[branch]] for branch in rows},
         "seeds": list(noise.seeds),
@@ -251,7 +251,7 @@ def describe_run(
 
 
 def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """What the last bit of a picture depends on, beside the run's own settings."""
+    """Everything that the last bit of a picture depends on, beside the run's settings."""
     unet: Any = networks["unet"]
     weight = unet.conv_in.weight
     return {
@@ -267,8 +267,8 @@ def describe_machine(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
 
 
 def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
-    """Whether linear layers run as convolutions; where some do, or convolutions run another way, ten hex digits that
-    tell which."""
+    """Whether linear layers run as convolutions; if some do, or convolutions run another way, ten hex digits
+    of the choice."""
     chosen = [
         bool(layer.by_convolution)
         for network in networks.values()
@@ -286,7 +286,7 @@ def chosen_kernels(networks: Mapping[str, nn.Module]) -> bool | str:
 
 
 def fingerprint(networks: Mapping[str, nn.Module]) -> str:
-    """Ten hex digits that tell weights apart: of a sample of every parameter, as it is computed with."""
+    """Ten hex digits that tell weights apart, from a sample of every parameter in the computing type."""
     total = hashlib.sha256()
     for root, network in networks.items():
         dtype = computing_type(network)

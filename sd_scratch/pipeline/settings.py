@@ -1,4 +1,4 @@
-"""The settings of a `Recipe`, one row each: what it may be, and what it decides in a picture.
+"""The settings of a `Recipe`, one row each: its values, and what it decides in a picture.
 
 Reading a stored recipe, checking one that is given and comparing two all follow from this table.
 """
@@ -42,10 +42,10 @@ class Setting:
 
     Attributes:
         decides: what it decides in a picture.
-        read: takes it out of a stored recipe; what does not fit raises ScratchError.
-        limits, choices: what a number or a text may be.
-        title: what a message calls it, where its name is not what it is called.
-        conventional: whether tools differ in it where people chose nothing.
+        read: reads it from a stored recipe; raises ScratchError for a bad value.
+        limits, choices: the allowed numbers or texts.
+        title: its name in messages, if that is another one.
+        conventional: whether tools have different defaults.
     """
 
     decides: str
@@ -56,7 +56,7 @@ class Setting:
     conventional: bool = False
 
     def check(self, name: str, value: Any) -> None:
-        """Raises UsageError for a number or a text that no model could do."""
+        """Raises UsageError for a number or a text that is not allowed."""
         name = self.title or name.replace("_", " ")
         if value is None:
             return

@@ -1,4 +1,4 @@
-"""`StableDiffusion`: a model as a person has it in hand, with adapters, recipes and stored runs."""
+"""`StableDiffusion`: a model with adapters, recipes and stored runs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sd_scratch.pipeline.text_to_image import TextToImage
 
 
 class StableDiffusion(TextToImage):
-    """`TextToImage` with all that is added from files. Use `load` to get one.
+    """`TextToImage` with everything from files. `load` makes one.
 
     `run` makes the pictures of a `Recipe`, `replay` that of a stored trace.
     """
@@ -22,8 +22,8 @@ class StableDiffusion(TextToImage):
     ) -> "StableDiffusion":
         """The same model with one more LoRA (or LoCon, LoHa, LoKr, DoRA) from a file.
 
-        `scale` is for the U-Net, and for the text encoder too unless `text_scale` is given. This model
-        stays as it is, to the bit; the two share every weight that the LoRA does not change. Raises
+        `scale` is for the U-Net, and for the text encoder, too, without `text_scale`. This model stays
+        unchanged, to the bit; the two share every weight that the LoRA does not change. Raises
         ScratchError for a file that is no LoRA for this model.
         """
         text_scale = scale if text_scale is None else text_scale
@@ -32,15 +32,15 @@ class StableDiffusion(TextToImage):
 
     def with_embedding(self, path: str | Path, token: str | None = None) -> "StableDiffusion":
         """The same model with a textual inversion's word (or words): a prompt reads it by its file's name,
-        by ``embedding:name``, or by its token; `token` gives it another. Raises ScratchError for a file
-        that is none for this model."""
+        by ``embedding:name``, or by its token; `token` gives it another. Raises ScratchError for a file that
+        does not fit this model."""
         return self.with_adapters(*self.adapters, *read_embeddings(path, self.base, token))
 
     def with_control(
         self, path: str | Path, *, global_pool: bool | None = None
     ) -> "StableDiffusion":
         """The same model with one more ControlNet, from a file or a folder. Its runs take one `Control` for
-        each, and add up what they say. `global_pool` is for networks of the kind "shuffle"."""
+        each, and add their residuals. `global_pool` is for networks of the kind "shuffle"."""
         return self.with_adapters(*self.adapters, read_control(path, self.base, global_pool))
 
     run = run

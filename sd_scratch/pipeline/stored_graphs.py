@@ -1,8 +1,8 @@
-"""The U-Net compiled once a machine, model and size of call, and found again by the next start.
+"""The U-Net, compiled once a machine, model and size of call, and stored for the next start.
 
-What is stored is code, 5 MB for Stable Diffusion 1.x, in the user's cache. It computes with the weights that the
-network has, but for convolutions': these are packed into oneDNN's order when a graph is loaded. A graph knows no
-named tensors: calls in which somebody listens are computed layer by layer, as are those with a control.
+The stored code, 5 MB for Stable Diffusion 1.x in the user's cache, uses the network's own weights, except
+convolutions', which are packed into oneDNN's order when a graph is loaded. A graph has no named tensors:
+calls with listeners are computed layer by layer, and so are those with a control.
 """
 
 import functools
@@ -41,7 +41,7 @@ class StoredGraphs:
         self._lock = threading.Lock()
 
     def __call__(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor | None:
-        """The prediction; None where somebody listens inside, or wants gradients."""
+        """The prediction; None with listeners inside or gradients."""
         gradients = torch.is_grad_enabled() and (x_t.requires_grad or context.requires_grad)
         if gradients or any(m.probe for m in self._unet.modules() if isinstance(m, Tapped)):
             return None
@@ -55,7 +55,7 @@ class StoredGraphs:
         return prediction
 
     def __deepcopy__(self, memo: object) -> None:
-        """A copy of the network may change its weights: it has no graphs."""
+        """A copy of the network has no graphs, as its weights may change."""
 
     @torch.no_grad()
     def _graph(self, identity: str, inputs: tuple[Tensor, ...]) -> Any:
@@ -83,7 +83,7 @@ class StoredGraphs:
 
 
 def _identity(unet: UNet, inputs: tuple[Tensor, ...]) -> str:
-    """All that a graph depends on beside weights."""
+    """Everything that a graph depends on beside weights."""
     kinds = [
         (m.wrap, m.tile_cells) if isinstance(m, Conv2d) else m.by_convolution
         for m in unet.modules()
@@ -101,13 +101,13 @@ def _identity(unet: UNet, inputs: tuple[Tensor, ...]) -> str:
 
 @functools.cache
 def _code() -> str:
-    """What the networks' own source says, as a number; read once, and not at every call."""
+    """A checksum of the networks' source; read once, not at every call."""
     files = sorted(Path(sd_scratch.networks.__path__[0]).glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _stored(path: Path, identity: str) -> Any:
-    """The graph in a file; None where there is none, and with a warning where it does not fit."""
+    """The graph in a file; None without one, or, with a warning, if it does not fit."""
     if not path.is_file():
         return None
     try:
@@ -140,8 +140,8 @@ def _make(unet: UNet, inputs: tuple[Tensor, ...], path: Path, identity: str) -> 
 
 
 def _copy(unet: UNet) -> UNet:
-    """A network with the same weights to which nobody listens. A linear layer that runs as a convolution has a
-    convolution's weights, so that they can be packed, too."""
+    """A network with the same weights and no listeners. A linear layer that runs as a convolution has a
+    convolution's weights, so these can be packed, too."""
     copy = empty(UNet, unet.config)
     copy.load_state_dict(unet.state_dict(), assign=True)
     for ours, its in zip(unet.modules(), copy.modules(), strict=True):

@@ -114,7 +114,7 @@ class TextToImage(Recordable):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in; latents between the steps are always fp32."""
+        """The networks' computing type; latents between the steps are always fp32."""
         return self.unet.conv_in.weight.dtype
 
     @property
@@ -122,13 +122,13 @@ class TextToImage(Recordable):
         return str(self.dtype).removeprefix("torch.")
 
     def with_adapters(self: Model, *adapters: Adapter) -> Model:
-        """The same model with these adapters and no others; with none it is as it was loaded."""
+        """The same model with only these adapters; with none it is as it was loaded."""
         return type(self)(self.base, adapters, self.tiling)
 
     def with_tiling(self: Model, axes: str) -> Model:
         """The same model for pictures whose opposite edges fit: "x" the left and the right one, "y" the upper
-        and the lower, "xy" both, "" none. Its networks are its own on the same weights, and go on at the
-        opposite edge where others pad with zeros. Raises UsageError for other axes."""
+        and the lower, "xy" both, "" none. Its networks share the weights, and pad with the opposite edge
+        instead of zeros. Raises UsageError for other axes."""
         if axes not in TILINGS:
             raise UsageError(f"tiling {axes!r} is unknown - use x, y or xy")
         if axes == self.tiling:
@@ -137,7 +137,7 @@ class TextToImage(Recordable):
         return type(self)(self.base, self.adapters, axes)
 
     def with_text_cleaning(self: Model, style: str) -> Model:
-        """The same model, its tokenizer cleaning prompts in that style of `sd_scratch.text.cleaning`."""
+        """The same model with prompts cleaned in that style of `sd_scratch.text.cleaning`."""
         old = self.base.tokenizer
         if style == old.text_cleaning:
             return self
@@ -161,13 +161,12 @@ class TextToImage(Recordable):
         """Encode a text.
 
         Args:
-            clip_skip: counts the text encoder's layers from the end (2 leaves out the last), as A1111.
-            syntax: what brackets and the like mean in it, one of `sd_scratch.text.syntax.SYNTAXES`;
-                "plain" for none.
+            clip_skip: counts the text encoder's layers from the end (2 skips the last), as in A1111.
+            syntax: the meaning of brackets, one of `sd_scratch.text.syntax.SYNTAXES`; "plain" for none.
             emphasis: how weights act, one of `sd_scratch.pipeline.emphasis.EMPHASES`.
 
         Raises:
-            UsageError: what the syntax does not know, or a text that no tokenizer should be given.
+            UsageError: bad syntax, or a text that no tokenizer can read.
         """
         return self.conditioning.prompt(text, clip_skip, syntax, emphasis)
 
@@ -180,9 +179,8 @@ class TextToImage(Recordable):
     ) -> ImageNoise:
         """Pure noise for one seed or several; width and height in pixels, the model's own by default.
 
-        Each image has numbers of its own, made on the CPU, so that it depends neither on the batch nor,
-        up to rounding, on the device. `drawing` says how: with which generator, and turned towards
-        which other seed.
+        Each image has its own numbers, made on the CPU, so it depends neither on the batch nor, up to
+        rounding, on the device. `drawing` chooses the generator, and another seed to turn towards.
         """
         drawing = Drawing() if drawing is None else drawing
         several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
@@ -224,8 +222,8 @@ class TextToImage(Recordable):
         steps: int | None = None,
         schedule: str | Ladder | None = None,
     ) -> ImageNoise:
-        """A picture, from `encode`, with so much noise that a run of these settings goes on from it for the
-        share `strength` of its steps (Meng et al. 2021, arXiv:2108.01073), 0 to 1; 0 is the picture itself.
+        """A picture, from `encode`, with the noise from which a run of these settings takes the share
+        `strength` of its steps (Meng et al. 2021, arXiv:2108.01073), 0 to 1; 0 is the picture itself.
         `counted` says how many these are, see `sd_scratch.pipeline.part_way.part_of`: int(steps * strength),
         as diffusers counts, and one at least. For "comfy" the run has `Part.levels` as its steps.
         Raises `UsageError` outside 0..1."""
@@ -271,22 +269,22 @@ class TextToImage(Recordable):
         Args:
             prompt: one for all images, or one per image; a text is encoded with the defaults of `prompt`.
             noise: where to start: pure, from `noise`, or half way, from `ImageNoise.noised`.
-            negative: what to steer away from, likewise; the empty prompt by default.
+            negative: the prompt to steer away from, likewise; the empty prompt by default.
             sampler: one of `sd_scratch.diffusion.samplers.SAMPLERS`, by name, or one of your own.
             steps: how many, 1 to the length of the model's schedule, counted from pure noise: a run
                 from half way takes the last of them.
-            schedule: how they are spread, one of `sd_scratch.diffusion.spacing.SPACINGS`, the model's own
-                by default; or a ladder of your own, from ``model.schedule.ladder_of_sigmas``.
-            guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is the
-                prompt alone and 0 the negative prompt alone, each at half the cost.
-            guidance_rescale: how far guidance's contrast is taken back, 0 to 1 (Lin et al. 2023,
+            schedule: one of `sd_scratch.diffusion.spacing.SPACINGS`, the model's own by default; or a ladder
+                of your own, from ``model.schedule.ladder_of_sigmas``.
+            guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598); 1 is only the
+                prompt and 0 only the negative prompt, each at half the cost.
+            guidance_rescale: how far guidance's contrast is reduced, 0 to 1 (Lin et al. 2023,
                 arXiv:2305.08891).
             pag: perturbed attention guidance's scale (Ahn et al. 2024, arXiv:2403.17377), 0 for none, 3 is usual.
                 `pag_layers` are the parts of the U-Net, with commas, whose self-attention is perturbed, and
-                `pag_adaptive_scale` is what the scale loses with every timestep on the way.
-            control: what each of the model's ControlNets is told.
+                `pag_adaptive_scale` is the loss of the scale with every timestep.
+            control: hint and settings for each of the model's ControlNets.
             canvas: a picture to paint on, from `canvas`.
-            change: makes of every finished step the sample that the run goes on from.
+            change: returns the sample from which the run continues after each step.
             fast: approximations by name, of `sd_scratch.pipeline.fast`; none by default.
             options: the sampler's own, such as ``eta`` for DDIM.
 
@@ -333,8 +331,8 @@ class TextToImage(Recordable):
         schedule: str | Ladder | None = None,
         options: Mapping[str, Option] | None = None,
     ) -> Way:
-        """The sampler, options and ladder that settings mean; what is None is the model's own. Raises
-        ScratchError where that cannot be had."""
+        """The sampler, options and ladder of these settings; None is the model's own. Raises ScratchError if
+        that is not supported."""
         chosen = self._sampler(sampler)
         given = dict(options or {})
         if chosen.name == self.config.sampler:
@@ -353,8 +351,8 @@ class TextToImage(Recordable):
         return own or get_sampler(str(sampler or self.config.sampler))
 
     def _check_memory(self, shape: Sequence[int], branches: int = 1, kept: int = 0) -> None:
-        """Raise MemoryShortage for latents ``[B, C, h, w]`` that this device cannot take, unless `force` was said
-        when the model was loaded."""
+        """Raise MemoryShortage for latents ``[B, C, h, w]`` that do not fit on this device, unless the model
+        was loaded with `force`."""
         if not self.components.force:
             (batch, _, h, w), cell = shape, self.config.vae.downscale
             heard = (name for member in self.taps.members for name in member.names)
@@ -376,9 +374,9 @@ class TextToImage(Recordable):
     def tensors(
         self, *globs: str, width: int | None = None, height: int | None = None
     ) -> list[TensorInfo]:
-        """The tensors of a run that the globs match, all by default, in the order in which they are
-        made: names, axes, shapes, bytes. Nothing is run. Sizes are those of a picture of that width and
-        height. Raises ScratchError for a glob that matches nothing."""
+        """The tensors of a run that the globs match, all by default, in the order in which they are made:
+        names, axes, shapes, bytes, for a picture of that width and height. Nothing runs. Raises ScratchError
+        for a glob without a match."""
         cell = self.config.vae.downscale
         hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
         return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())

@@ -1,8 +1,8 @@
 """The fastest kernels for a model on this machine, measured once and remembered.
 
 The choice is kept in the user's cache under the processor, PyTorch, the number of threads and the shapes, and not
-measured again: the same machine gives the same bits from the first picture on. Small models, other devices and
-half precision go by a fixed rule.
+measured again: the same machine gives the same bits from the first picture on. Small models, other devices
+and half precision follow a fixed rule.
 """
 
 import contextlib
@@ -41,9 +41,9 @@ SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor p
 
 @dataclass
 class Choices:
-    """What was measured: whether each shape is faster as a convolution, and, so that a model's shapes need not
-    be found again, the same for its layers in order; by the middle's channels, for how many cells a convolution is
-    faster another way."""
+    """Measured choices: whether each shape is faster as a convolution, and the same for a model's layers in
+    order, to save finding its shapes; by the middle's channels, for how many cells a convolution is faster
+    another way."""
 
     shapes: dict[Shape, bool] = field(default_factory=dict)
     models: dict[str, list[bool]] = field(default_factory=dict)
@@ -64,10 +64,11 @@ def tune(
 ) -> None:
     """Choose the kernels of a model's layers for pictures of this size, the model's own by default.
 
-    `effort` is "quick" (what is not known yet is measured, in two seconds), "full" (all is measured anew,
-    thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). Where the machine is too busy to say, and
-    where nothing can be remembered, the rule is followed, too: a choice that comes out otherwise next time would
-    change the last bit of a picture. What is missing is measured the next time. To be called before a model is made of the components. Raises UsageError for another effort.
+    `effort` is "quick" (measure what is unknown, in two seconds), "full" (measure everything anew,
+    thoroughly) or "off" (the rule of `sd_scratch.networks.kernels`). The rule also applies if the machine is
+    too busy to measure, or if nothing can be stored: a different choice next time would change the last bit
+    of a picture. Missing choices are measured the next time. Call it before a model is made of the
+    components. Raises UsageError for another effort.
     """
     if effort not in TUNING:
         raise UsageError(f"tuning {effort!r} is unknown - use {', '.join(TUNING)}")
@@ -100,7 +101,7 @@ def _measure(
     width: int | None,
     height: int | None,
 ) -> None:
-    """Measure what is not known yet, and add what the times agree on: the model's layers together."""
+    """Measure what is unknown, and add what the times agree on: the model's layers together."""
     (rounds, seconds), began = EFFORTS[effort], perf_counter()
     channels = components.config.unet.block_out_channels[-1]
     if channels not in known.cells:
@@ -129,7 +130,7 @@ def linears(components: Components) -> list[Linear]:
 
 
 def model_key(components: Components, width: int | None, height: int | None) -> str:
-    """What the shapes of a model's calls depend on, as ten hex digits."""
+    """Ten hex digits of what the shapes of a model's calls depend on."""
     text = repr(
         (components.config, list(components.networks), len(linears(components)), width, height)
     )
@@ -139,8 +140,8 @@ def model_key(components: Components, width: int | None, height: int | None) -> 
 def shapes_of(
     components: Components, width: int | None, height: int | None
 ) -> dict[Shape, list[Linear]]:
-    """The linear layers of text encoder and U-Net by the shapes of a guided call. The autoencoder has a handful,
-    called once a picture."""
+    """The linear layers of text encoder and U-Net by the shapes of a guided call. The autoencoder's few run
+    once a picture."""
     config = components.config
     h, w = ((side or config.sample_size) // config.vae.downscale for side in (height, width))
     tokens = config.text.max_position_embeddings
@@ -148,7 +149,7 @@ def shapes_of(
 
 
 def this_machine() -> dict[str, Any]:
-    """What a measured choice holds for."""
+    """The machine and settings for which a measured choice holds."""
     return {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -169,13 +170,13 @@ def processor() -> str:
 
 
 def choices_file() -> Path:
-    """One for each machine that shares the user's home. Raises RuntimeError where nobody's home is known."""
+    """One file for each machine that shares the user's home. Raises RuntimeError if the home is unknown."""
     key = hashlib.sha256(json.dumps(this_machine()).encode()).hexdigest()[:10]
     return cache_file().with_name(f"kernels-{key}.json")
 
 
 def read_choices() -> Choices:
-    """What was measured on this machine; nothing where the file is damaged or of another machine."""
+    """The choices measured on this machine; nothing if the file is damaged or of another machine."""
     damage = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
     with contextlib.suppress(*damage):
         data = json.loads(choices_file().read_text(encoding="utf-8"))
@@ -191,7 +192,7 @@ def read_choices() -> Choices:
 
 
 def write_choices(choices: Choices) -> bool:
-    """Remember; returns whether that was possible."""
+    """Store them; returns whether that was possible."""
     data = {
         "machine": this_machine(),
         "convolution": {

@@ -1,4 +1,4 @@
-"""`Way`: how a run gets from noise to picture."""
+"""`Way`: a run's path from noise to picture."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,11 +17,10 @@ of the sampler. A mask keeps a part of a picture so."""
 
 @dataclass(frozen=True)
 class Way:
-    """A sampler, its own options, and the ladder that it goes down.
+    """A sampler, its own options, and its ladder.
 
     Attributes:
-        schedule: how the ladder was asked for: the spacing's name, None for the sampler's own, or the
-            ladder itself as JSON can say it.
+        schedule: the spacing's name, None for the sampler's own, or the ladder itself as JSON.
     """
 
     sampler: Sampler
@@ -31,7 +30,7 @@ class Way:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As JSON can say it."""
+        """As JSON."""
         return {
             "sampler": self.sampler.name,
             "sampler_options": dict(self.options),
@@ -40,12 +39,12 @@ class Way:
         }
 
     def run(self, predict: Denoiser, x: Tensor, draw: Draw) -> Steps:
-        """The sampler at work, from a sample on the top rung."""
+        """The sampler's steps, from a sample at the top level."""
         return self.sampler.run(predict, x, self.ladder, draw, **self.options)
 
     @property
     def calls(self) -> int:
-        """How often the network is called."""
+        """The number of calls of the network."""
         return len(self.timesteps)
 
     @property
@@ -55,12 +54,11 @@ class Way:
 
     @property
     def draws_noise(self) -> bool:
-        """Whether any fresh noise is drawn on the way."""
+        """Whether the run draws fresh noise."""
         return self._rehearse()[1] > 0
 
     def _rehearse(self) -> tuple[list[float], int]:
-        """The sampler run with a network that answers zero: the timesteps that it asks at, and how often it
-        draws noise."""
+        """A run with a network that predicts zero: the timesteps of its calls, and the number of its draws."""
         called: list[float] = []
         noise, drawn = torch.zeros(1, 1), 0
 

@@ -1,18 +1,18 @@
-"""Approximations that leave out a part of a run's work, each by name and alone. The picture is another one.
+"""Approximations that skip a part of a run's work, each by its name. They change the picture.
 
-    interval   guidance in the middle of the schedule alone, the prompt's branch elsewhere: a wrapper of the loop
+    interval   guidance only in the middle of the schedule, the prompt's branch elsewhere: a wrapper of the loop
                (Kynkaanniemi et al. 2024, arXiv:2404.07724, equation 6)
-    delta      the prompt's branch alone in most calls; what guidance adds goes on as it went: a wrapper of the loop
+    delta      only the prompt's branch in most calls; the effect of guidance is forecast: a wrapper of the loop
                (Lv et al. 2024, arXiv:2410.19355, section 3.3, there without a forecast)
-    deepcache  what comes up from below is kept between calls, and the U-Net's last layers alone are computed
+    deepcache  features from below are kept between calls, and only the U-Net's last layers are computed
                (Ma et al. 2023, arXiv:2312.00858, section 3.3): `unet.up_blocks.*.concat.*`, kept
     tgate      cross-attention's outputs are kept once they have settled, their mean over both branches, and
                guidance ends (Zhang et al. 2024, arXiv:2404.02747, algorithm 1): an edit of `attn2.out`
-    tome       of the finest places the most alike are merged in front of self-attention and parted behind it
+    tome       the most similar of the finest places are merged before self-attention, parted after it
                (Bolya and Hoffman 2023, arXiv:2303.17604, section 3): an edit of `norm1` and `attn1.out`
 
-A run is planned call by call before it begins (`plan`), which also says what it will not have. `shallow` is the
-U-Net's last layers alone, `edits` listen to named tensors and put others in their place, `merge` merges places.
+A run is planned call by call before it starts (`plan`), which also says what will be missing. `shallow` runs
+only the U-Net's last layers, `edits` record and replace named tensors, `merge` merges places.
 """
 
 import math
@@ -25,7 +25,7 @@ from sd_scratch.errors import UsageError
 
 @dataclass(frozen=True)
 class Interval:
-    """Guidance where the noise level sigma is above `low` and not above `high`."""
+    """Guidance only for noise levels sigma above `low` and not above `high`."""
 
     low: float = 0.28
     high: float = 5.42
@@ -33,8 +33,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Delta:
-    """Both branches in one call in `every` (beside `deepcache` in whole calls alone); in the others their
-    difference is forecast along a polynomial of `order` through the last ones that are known."""
+    """Both branches in one call in `every` (with `deepcache` only in whole calls); in the others their
+    difference is forecast along a polynomial of `order` through the last known ones."""
 
     every: int = 3
     order: int = 1
@@ -42,9 +42,9 @@ class Delta:
 
 @dataclass(frozen=True)
 class DeepCache:
-    """One call in `every` is whole; the others compute the last `layers` layers of the way up. What comes from
-    below goes on there along a polynomial of `order` through the last whole calls (Liu et al. 2025,
-    arXiv:2503.06923): 0 keeps it as it was."""
+    """One call in `every` is whole; the others compute the last `layers` layers of the way up. There the
+    features from below are forecast along a polynomial of `order` through the last whole calls (Liu et al.
+    2025, arXiv:2503.06923): 0 keeps the last ones."""
 
     every: int = 3
     layers: int = 1
@@ -53,7 +53,7 @@ class DeepCache:
 
 @dataclass(frozen=True)
 class TGate:
-    """Cross-attention is kept from this share of the calls on."""
+    """Cross-attention is reused from this share of the calls on."""
 
     gate: float = 0.4
 
@@ -92,7 +92,7 @@ Fast = str | Sequence[Approximation]
 def read_fast(fast: Fast) -> tuple[Approximation, ...]:
     """``deepcache:every=5,tome`` as data; "best" is `BEST`, and nothing is exact.
 
-    Raises UsageError for a name, an option or a value that is not known, and for a name given twice.
+    Raises UsageError for an unknown name, option or value, and for a name given twice.
     """
     if not isinstance(fast, str):
         found: list[Any] = list(fast) if isinstance(fast, Sequence) else [fast]
@@ -108,7 +108,7 @@ def read_fast(fast: Fast) -> tuple[Approximation, ...]:
 
 
 def show_fast(fast: Sequence[Approximation]) -> str:
-    """The inverse of `read_fast`, with every option said."""
+    """The inverse of `read_fast`, with every option."""
     return ",".join(
         ":".join([NAMES[type(each)], *(f"{f.name}={getattr(each, f.name)}" for f in fields(each))])
         for each in fast

@@ -1,4 +1,4 @@
-"""Listeners that keep named tensors of some calls and put others in the place of named tensors."""
+"""Listeners that keep named tensors of some calls and replace named tensors in others."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ class Listening(Member):
 
 
 def _info(name: str) -> TensorInfo:
-    """As much of it as tells where it is made."""
+    """The part of it that tells where it is made."""
     leaf = ".".join(name.rsplit(".", 2)[-2:]) if ".concat." in name else name.rpartition(".")[2]
     return TensorInfo(name, leaf, (), (), torch.float32)
 
@@ -52,8 +52,8 @@ class KeepBelow(Listening):
 
 
 class Settled(Listening):
-    """Keeps the output of every cross-attention, the mean of both branches; once it is `given`, it stands in
-    for them, and they are not computed."""
+    """Keeps the output of every cross-attention, the mean of both branches; once `given`, it replaces them,
+    and they are not computed."""
 
     def __init__(self, unet: UNet) -> None:
         paths = [n for n, _ in unet.named_modules() if n.endswith("attn2")]
@@ -71,7 +71,7 @@ class Settled(Listening):
 
 
 class MergePlaces(Listening):
-    """Merges places in front of the finest self-attentions and parts them behind."""
+    """Merges places before the finest self-attentions and parts them after."""
 
     def __init__(self, unet: UNet, ratio: float, hw: tuple[int, int]) -> None:
         paths = finest_blocks(unet)

@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 class Match:
-    """Which places ``[B, N, C]`` of a map of `hw` are merged into which.
+    """A matching of places ``[B, N, C]`` of a map of `hw` for merging.
 
-    One place of every 2x2 stays (paper, section 3.2, there at random, here the upper left); of the others
-    the `ratio` of all that are most like one of these, by the cosine, go into it.
+    One place of every 2x2 stays (paper, section 3.2, there at random, here the upper left). Of the others,
+    the `ratio` of all that are most like one of these, by the cosine, are merged into it.
     """
 
     def __init__(self, x: Tensor, hw: tuple[int, int], ratio: float) -> None:
@@ -25,8 +25,8 @@ class Match:
         self.into = nearest[..., None].gather(1, self.gone)  # [B, count, 1], among those that stay
 
     def merge(self, x: Tensor) -> Tensor:
-        """``[B, N, C]`` -> ``[B, N - count, C]``: those that are left, then those that stay, each the mean of
-        what went into it."""
+        """``[B, N, C]`` -> ``[B, N - count, C]``: the unmerged places, then those that stay, each the mean of
+        its merged places."""
         others, width = x[:, self.others], x.shape[-1]
         gone = others.gather(1, self.gone.expand(-1, -1, width))
         left = others.gather(1, self.left.expand(-1, -1, width))
@@ -34,7 +34,7 @@ class Match:
         return torch.cat([left, x[:, self.to].scatter_reduce(1, into, gone, "mean")], dim=1)
 
     def part(self, y: Tensor) -> Tensor:
-        """The way back: what was merged has what it was merged into."""
+        """The inverse: merged places get the value of their mean."""
         width, count = y.shape[-1], self.left.shape[1]
         left, stays = y[:, :count], y[:, count:]
         others = y.new_empty(y.shape[0], len(self.others), width)

@@ -34,8 +34,8 @@ FEW_CALLS = 20  # below it the pictures of the shipped model fall apart
 
 @dataclass(frozen=True)
 class Planned:
-    """What one call of the U-Net computes: these branches; all levels, or the last layers alone (`deep`);
-    cross-attention, or what was kept of it (`settled`)."""
+    """The work of one call of the U-Net: its branches; all levels, or only the last layers (`deep`);
+    cross-attention, or its kept output (`settled`)."""
 
     branches: tuple[str, ...]
     deep: bool = True
@@ -46,7 +46,8 @@ class Planned:
 class FastRun:
     """One run's approximations: what each call computes, and what is kept between them.
 
-    `scales` say how it is guided, `sigmas` are the noise levels of its calls. Without approximations it is the exact run.
+    `scales` are its guidance, `sigmas` the noise levels of its calls. Without approximations it is the exact
+    run.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class FastRun:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a stored run says of it."""
+        """The plan for a stored run."""
         return {"fast": show_fast(self.fast)} if self.fast else {}
 
     def _plan(self, sigmas: Sequence[float]) -> tuple[Planned, ...]:
@@ -105,7 +106,7 @@ class FastRun:
         return self.plan[call] if self.plan else Planned(self.whole)
 
     def guide(self, call: int, t: float, guidance: Guidance, predictions: Tensor) -> Tensor:
-        """The guided prediction, by what was forecast where the prompt's branch was asked alone."""
+        """The guided prediction, with the forecast if only the prompt's branch was computed."""
         now = self.planned(call)
         if now.branches == self.whole:
             if self.delta is not None and len(now.branches) > 1:
@@ -121,7 +122,7 @@ class FastRun:
     # What a call does -------------------------------------------------------------------------
 
     def members(self, call: int, hw: tuple[int, int]) -> list[Listening]:
-        """Those who listen to the call's tensors, to keep some and to put others in their place."""
+        """The call's listeners, which keep and replace tensors."""
         if not self.plan:
             return []
         now, listening = self.planned(call), list[Listening]()
@@ -148,7 +149,7 @@ class FastRun:
         control: Sequence[Tensor],
         features: Sequence[Tensor] = (),
     ) -> Tensor:
-        """The U-Net's prediction at a call, or what its last layers make of what was kept."""
+        """The U-Net's prediction at a call, or that of its last layers from kept tensors."""
         now = self.planned(call)
         if now.deep:
             whole: Tensor = self.unet(x_t, t, context, control, features)
@@ -159,13 +160,13 @@ class FastRun:
     # What there is not ------------------------------------------------------------------------
 
     def tell(self, members: Sequence[Member]) -> None:
-        """Say which tensors those who listen will not hear, and where; nothing of an exact run."""
+        """Warn of tensors that listeners will miss, and where; nothing for an exact run."""
         heard = dict.fromkeys(name for member in members for name in member.names)
         for line in self.missing(list(heard)) if self.plan else ():
             log.warning(line)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """For people: which of these tensors do not exist in which calls; a line for each reason."""
+        """Lines for people: which of these tensors do not exist in which calls, by reason."""
         lines = []
         shallow_calls = [i for i, now in enumerate(self.plan) if not now.deep]
         alone = [i for i, now in enumerate(self.plan) if len(now.branches) < len(self.whole)]
@@ -210,7 +211,7 @@ class FastRun:
 def plan_run(
     fast: Fast, unet: UNet, scales: Scales, schedule: Schedule, way: Way, members: Sequence[Member]
 ) -> FastRun:
-    """The approximations of a run; says what those who listen will not hear of it."""
+    """The approximations of a run; warns of tensors that listeners will miss."""
     chosen = read_fast(fast)
     sigmas = [schedule.sigma_at(t) for t in way.timesteps] if chosen else []
     run = FastRun(chosen, unet, scales, sigmas)

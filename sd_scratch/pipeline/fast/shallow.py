@@ -1,4 +1,4 @@
-"""The U-Net's last layers alone, and what goes on from the calls before."""
+"""Only the U-Net's last layers, and forecasts from earlier calls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ def shallow(
     below: Tensor,
     first: int,
 ) -> Tensor:
-    """`UNet.forward` from layer number `first` of the last level on the way up, where `below`
-    ``[B, C, h, w]`` enters: as many layers of the way down as it takes skips."""
+    """`UNet.forward` from layer number `first` of the last level on the way up, where `below` ``[B, C, h,
+    w]`` enters, with as many layers of the way down as it needs skips."""
     x_t, t, context = unet.tap("x", x_t), unet.tap("t", t), unet.tap("context", context)
     time = timestep_embedding(t, unet.config.block_out_channels[0]).to(x_t.dtype)
     time = unet.tap("time_embedding", unet.time_embedding(unet.tap("time_proj", time)))
