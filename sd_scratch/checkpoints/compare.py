@@ -14,9 +14,7 @@ from sd_scratch.checkpoints.pickle_file import HeldTensor
 from sd_scratch.checkpoints.safetensors_file import StoredTensor
 
 SHOWN = 20
-PIECE = (
-    1 << 15
-)  # numbers that are read and compared at a time: they do not leave the processor's cache
+PIECE = 1 << 15  # numbers that are compared at a time: they do not leave the processor's cache
 
 
 @dataclass(frozen=True)

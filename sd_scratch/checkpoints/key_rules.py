@@ -175,9 +175,8 @@ WORD = re.compile(
     r"(?:input|output)_blocks|time_embed|middle_block|(?:in|emb|out)_layers|skip_connection|transformer_blocks"
     r"|attn[12]|norm[123]|norm|to_out|to_[qkv]|proj_in|proj_out|proj|ff|net|op|conv|out|weight|bias|\d"
 )
-COUNTED = re.compile(
-    r"((?:input|output)_blocks)(\d+)(\d)"
-)  # the block, and what in it, which is one digit
+# The block, and what in it, which is one digit.
+COUNTED = re.compile(r"((?:input|output)_blocks)(\d+)(\d)")
 
 
 def of_average(key: str) -> str:

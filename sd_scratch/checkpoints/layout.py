@@ -36,9 +36,7 @@ class Layout:
     unknown: tuple[str, ...] = ()  # keys that belong to none of the networks
     notes: tuple[str, ...] = ()  # remarks for the summary line
     warnings: tuple[str, ...] = ()  # what the checkpoint says that is not followed
-    lacks: tuple[
-        str, ...
-    ] = ()  # of these, what a run can only do when its prediction type is named
+    lacks: tuple[str, ...] = ()  # what a run can only do when its prediction type is named
     tokenizer: Path | None = None  # a tokenizer's folder, where the checkpoint brings one
     padding: str | None = None  # the token that fills prompts up, where it is not the end token
 

@@ -20,7 +20,7 @@ from sd_scratch.cli.options import NO_ADAPTER, split_lora
 from sd_scratch.config import ModelConfig
 from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.files import at_home
-from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, take_tags
+from sd_scratch.pipeline.adapters import EmbeddingUse, LoraUse, compare_hashes, take_tags
 from sd_scratch.pipeline.recipe import Recipe
 from sd_scratch.pipeline.stable_diffusion import StableDiffusion
 
@@ -48,7 +48,7 @@ def load_loras(
     for path, use in zip(_lora_paths(args, uses), uses, strict=True):
         lora = read_lora(path, base)
         log.info(lora.summary)
-        _compare(f"a LoRA {use.name}", use.hash, lora.hash)
+        compare_hashes(f"a LoRA {use.name}", use.hash, lora.hash)
         loaded.append(AppliedLora(lora, use.scale, use.text_scale))
         known.append(use._replace(name=path.stem, hash=lora.hash))
     return loaded, tuple(known)
@@ -84,7 +84,7 @@ def add_adapters(
         found = read_embeddings(path, model.base, words[i].token or None)
         for embedding in found:
             log.info(embedding.summary)
-        _compare(f"an embedding {words[i].name}", words[i].hash, found[0].hash)
+        compare_hashes(f"an embedding {words[i].name}", words[i].hash, found[0].hash)
         words[i] = words[i]._replace(hash=found[0].hash)
         adapters += found
     controls, recipe = load_controls(args, model.base, recipe)
@@ -140,13 +140,6 @@ def with_few_steps(args: argparse.Namespace, recipe: Recipe, config: ModelConfig
     name, settings = best
     log.info(f"{name} is {settings} - where nothing else is said")
     return settings.over(config)
-
-
-def _compare(what: str, theirs: str, ours: str) -> None:
-    if theirs and theirs != ours:
-        log.warning(
-            f"the picture was made with {what} of hash {theirs}, and the file has {ours}: it will differ"
-        )
 
 
 def _embeddings(

@@ -10,7 +10,7 @@ from sd_scratch.cli.options import refuse_flags
 from sd_scratch.errors import UsageError, log
 from sd_scratch.pictures.hints import low_high
 from sd_scratch.pictures.read import read_picture
-from sd_scratch.pipeline.adapters import ControlUse
+from sd_scratch.pipeline.adapters import ControlUse, compare_hashes
 from sd_scratch.pipeline.recipe import Recipe
 
 OF_NETS = "--control-strength --control-start --control-end --control-guess --control-pool --canny"
@@ -74,11 +74,7 @@ def load_controls(
     for path, use in zip(args.control_net, recipe.controls or (), strict=True):
         control = read_control(path, base, True if use.pool else None)
         log.info(control.summary)
-        if use.hash and use.hash != control.hash:
-            log.warning(
-                f"the picture was steered by a ControlNet of hash {use.hash}, and {path} has"
-                f" {control.hash}: it will differ"
-            )
+        compare_hashes("a ControlNet", use.hash, control.hash, str(path))
         loaded.append(control)
         uses.append(use._replace(hash=control.hash))
     return loaded, recipe.over(controls=tuple(uses) if uses else None)

@@ -26,6 +26,7 @@ from sd_scratch.cli.request import DEFAULT_MODEL
 from sd_scratch.errors import ScratchError, UsageError, log
 from sd_scratch.limits import MAX_BATCH
 from sd_scratch.networks.unet import UNet
+from sd_scratch.pipeline.adapters import compare_hashes
 from sd_scratch.pipeline.checks import check_inputs
 from sd_scratch.pipeline.complete import advise, complete
 from sd_scratch.pipeline.conditioning import check_clip_skip
@@ -200,11 +201,7 @@ def _with_identity(
     source = called(components.source, ending=False)
     # The hub's cache keeps every commit in a folder of that name.
     cached = layout.path.parent.name == "snapshots"
-    if recipe.model_hash is not None and recipe.model_hash != components.hash:
-        log.warning(
-            f"the picture was made by a model with hash {recipe.model_hash}, and {source} has "
-            f"{components.hash}: it will differ"
-        )
+    compare_hashes("a model", recipe.model_hash, components.hash, source)
     revision = layout.path.name if cached else None
     vae = args.vae if args.vae != "none" else None
     return replace(

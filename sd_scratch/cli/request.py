@@ -72,9 +72,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
             )
         args.schedule = args.schedule or named
         if options or args.sampler != recipe.sampler:
-            recipe = replace(
-                recipe, sampler_options=dict(options)
-            )  # without those of another sampler
+            # Without those of another sampler.
+            recipe = replace(recipe, sampler_options=dict(options))
     if given is not None:
         recipe = replace(recipe, syntax=None)  # a new text is read in the usual way
     if args.like is not None:

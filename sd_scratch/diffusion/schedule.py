@@ -71,9 +71,8 @@ class Ladder:
         if not len(self.timesteps) == len(self.alpha_bars) == len(self.sigmas) > 0:
             raise UsageError("a ladder needs a timestep, an alpha_bar and a sigma for each rung")
         for above, here in pairwise(zip(self.sigmas, self.timesteps, strict=True)):
-            if not (
-                above[0] > here[0] and above[1] >= here[1]
-            ):  # beyond the schedule's ends t stays
+            # Beyond the schedule's ends t stays.
+            if not (above[0] > here[0] and above[1] >= here[1]):
                 raise UsageError(
                     f"the ladder does not fall: sigma {here[0]:g} (t = {here[1]:g}) comes after"
                     f" {above[0]:g} (t = {above[1]:g}) - give each level once, the noisiest first"

@@ -80,7 +80,6 @@ def bar_chart(
     top: float,
     *,
     width: int = 340,
-    colour: Colour = BAR,
 ) -> Image.Image:
     """One bar a line, `top` as long as the chart is wide, with its number behind it, all to as many
     places as `top` has with three digits."""
@@ -94,7 +93,7 @@ def bar_chart(
         y = line * i + line // 2
         length = room * value / top if top > 0 else 0
         draw.text((left - 6, y), label, INK, face, anchor="rm")
-        draw.rectangle((left, y - 7, left + length, y + 7), colour)
+        draw.rectangle((left, y - 7, left + length, y + 7), BAR)
         draw.text((left + length + 5, y), f"{value:.{places}f}", INK, font(11), anchor="lm")
     draw.line((left, 0, left, page.height), RULE)
     return page
@@ -229,11 +228,9 @@ class Curve:
         return [v + side * s for v, s in zip(self.values, self.spread, strict=True)]
 
 
-def line_chart(
-    curves: Sequence[Curve], across: str, up: str, size: tuple[int, int] = (640, 360)
-) -> Image.Image:
+def line_chart(curves: Sequence[Curve], across: str, up: str) -> Image.Image:
     """Curves over 1, 2, ..., each with a paler band of its spread; one scale for all."""
-    width, height = size
+    width, height = size = (640, 360)
     left, top, right, bottom = 64, 24, width - 16, height - 44
     low = min((value for curve in curves for value in curve.edge(-1)), default=0.0)
     high = max((value for curve in curves for value in curve.edge(1)), default=1.0)

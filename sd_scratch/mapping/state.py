@@ -60,9 +60,9 @@ class State:
         data = {key: value.contiguous() for key, value in tensors.items()}
         write_file(self.path(name), save(data, {"settings": self.mark}), overwrite=True)
 
-    def clear(self, start: str = "") -> None:
-        """Remove the parts whose names begin with `start`."""
-        for name in self.names(start):
+    def clear(self) -> None:
+        """Remove all parts."""
+        for name in self.names(""):
             self.path(name).unlink()
 
     def path(self, name: str) -> Path:

@@ -210,11 +210,8 @@ def words_report(
     given = sum(float(row[0].sum()) for row in bars) / sum(map(len, labels))
     lost = "" if special else f", {1 - given:.0%} here to the start token, which is left out"
     which = "all layers" if not layers else f"layers {', '.join(map(str, chosen))}"
-    mean = (
-        "all heads"
-        if len(heads) == reads[0].probs.shape[1]
-        else f"heads {', '.join(map(str, heads))}"
-    )
+    every = len(heads) == reads[0].probs.shape[1]
+    mean = "all heads" if every else f"heads {', '.join(map(str, heads))}"
     figure = sheet(
         "How much attention each word gets",
         rows,

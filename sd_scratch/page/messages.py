@@ -22,7 +22,7 @@ from sd_scratch.page.edits import (
     only,
     read_edit,
 )
-from sd_scratch.pipeline.adapters import LoraUse, loras_from_json, take_tags
+from sd_scratch.pipeline.adapters import LoraUse, take_tags, uses_from_json
 from sd_scratch.pipeline.mask_use import MAX_NAME
 from sd_scratch.pipeline.recipe import Recipe, recipe_from_json
 
@@ -307,7 +307,7 @@ def _tensor(fields: Fields) -> TensorWish:
 
 
 def _plane(fields: Fields) -> PlaneWish:
-    loras = loras_from_json(fields, fields.data.get("loras", []))
+    loras = uses_from_json(fields, "loras", LoraUse)
     if len(loras) > LORAS_LIMIT:
         raise UsageError(f"{len(loras)} LoRAs - the page takes {LORAS_LIMIT}")
     return PlaneWish(_prompts(fields), loras)

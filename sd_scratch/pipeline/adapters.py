@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from sd_scratch.errors import UsageError
+from sd_scratch.errors import UsageError, log
 from sd_scratch.json_file import Fields
 from sd_scratch.limits import LORA_SCALE
 
@@ -129,28 +129,20 @@ def embeddings_in(hashes: str) -> tuple[EmbeddingUse, ...]:
     return tuple(EmbeddingUse(name, "", _hash(value)) for name, value in dict(rows).items())
 
 
-def loras_from_json(fields: Fields, value: Any) -> tuple[LoraUse, ...]:
-    """Every LoRA of a stored recipe, its types and ranges checked."""
-    return _uses(fields, "loras", value, LoraUse, "a list of [name, scale, text scale, hash]")
-
-
-def embeddings_from_json(fields: Fields, value: Any) -> tuple[EmbeddingUse, ...]:
-    """Every textual inversion of a stored recipe, checked."""
-    return _uses(fields, "embeddings", value, EmbeddingUse, "a list of [name, token, hash]")
-
-
-def controls_from_json(fields: Fields, value: Any) -> tuple[ControlUse, ...]:
-    """Every ControlNet of a stored recipe, checked."""
-    return _uses(
-        fields, "controls", value, ControlUse, "a list of [name, strength, start, end, ...]"
-    )
+def compare_hashes(what: str, theirs: str | None, ours: str, file: str = "the file") -> None:
+    """Warn where a picture was made with other weights than are used."""
+    if theirs and theirs != ours:
+        log.warning(
+            f"the picture was made with {what} of hash {theirs}, and {file} has {ours}: it will differ"
+        )
 
 
 Use = TypeVar("Use", LoraUse, EmbeddingUse, ControlUse)
 
 
-def _uses(fields: Fields, key: str, rows: Any, kind: type[Use], wanted: str) -> tuple[Use, ...]:
-    """Lists of values to uses, each of its type and within its range."""
+def uses_from_json(fields: Fields, key: str, kind: type[Use]) -> tuple[Use, ...]:
+    """A stored recipe's list of lists of values, each of its type and within its range."""
+    wanted, rows = f"a list of [{', '.join(kind._fields)}]", fields.data.get(key, [])
     types, uses = list(get_type_hints(kind).values()), []
     for row in rows if isinstance(rows, list) and len(rows) <= MAX_USES else [None]:
         if not isinstance(row, list) or [_type(value) for value in row] != types:

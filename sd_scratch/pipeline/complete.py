@@ -31,16 +31,8 @@ TWO_STARTS = (
 )
 # What is not checked where it is used, or would be late there.
 CHECKED = (
-    *(
-        "rng",
-        "tiling",
-        "text_cleaning",
-        "guidance",
-        "guidance_rescale",
-        "pag",
-        "pag_adaptive_scale",
-    ),
-    *("clip_skip", "subseed", "subseed_strength", "strength", "strength_steps"),
+    *("rng", "tiling", "text_cleaning", "clip_skip", "strength", "strength_steps"),
+    *("guidance", "guidance_rescale", "pag", "pag_adaptive_scale", "subseed", "subseed_strength"),
 )
 BEGUN = 0.75  # strength of a run that begins with a picture
 

@@ -109,9 +109,8 @@ def run(
     for line in idle_settings(recipe, way):
         log.warning(line)
     settings = settings_of(model, recipe, hints, prompt)
-    if len(way.ladder) < (
-        recipe.steps or 0
-    ):  # what changes in a prompt is counted of all that were asked for
+    # What changes in a prompt is counted of all steps that were asked for.
+    if len(way.ladder) < (recipe.steps or 0):
         settings |= {name: replace(settings[name], counted=recipe.steps) for name in TEXTS}
     settings["canvas"] = canvas = begun if isinstance(begun, Canvas) else None
     first, varied = recipe.seed or 0, bool(recipe.subseed_strength)
@@ -197,9 +196,8 @@ def _remake(
     if canvas is not None:
         noise = canvas.under(noise, pure, recipe.strength)
     part = part_of(recipe.steps or 0, recipe.strength, counted)
-    if (
-        counted == "a1111"
-    ):  # where what changes in a prompt is counted of all steps, from the first taken
+    # Where what changes in a prompt is counted of all steps, from the first taken.
+    if counted == "a1111":
         texts = {name: replace(settings[name], counted=part.levels) for name in TEXTS}
         settings = {**settings, **texts}
     return _walk(model, noise, {**settings, "steps": part.levels}, _taken(model, recipe), ends)

@@ -26,7 +26,7 @@ from sd_scratch.limits import (
     UPSCALER_NAMES,
     real,
 )
-from sd_scratch.pipeline.adapters import controls_from_json, embeddings_from_json, loras_from_json
+from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse, uses_from_json
 from sd_scratch.pipeline.emphasis import EMPHASES
 from sd_scratch.pipeline.mask_use import mask_from_json
 from sd_scratch.text.cleaning import STYLES
@@ -92,6 +92,10 @@ def _rows(decides: str, parse: Callable[[Fields, Any], Any]) -> Setting:
     return Setting(decides, lambda fields, key: parse(fields, fields.data[key]))
 
 
+def _uses(decides: str, kind: type[LoraUse | EmbeddingUse | ControlUse]) -> Setting:
+    return Setting(decides, lambda fields, key: uses_from_json(fields, key, kind))
+
+
 def _options(fields: Fields, value: Any) -> dict[str, Option]:
     if not isinstance(value, dict) or not all(
         isinstance(v, str | bool) or real(v) is not None for v in value.values()
@@ -132,9 +136,9 @@ SETTINGS: dict[str, Setting] = {
     "ema": _flag("which copy of the weights"),
     "prediction": _choice("what the network's answer is taken for", PREDICTION_TYPES),
     "zero_snr": _flag("whether the schedule ends in pure noise"),
-    "loras": _rows("what is added to the weights", loras_from_json),
-    "embeddings": _rows("what words are added to the vocabulary", embeddings_from_json),
-    "controls": _rows("what steers beside the prompt", controls_from_json),
+    "loras": _uses("what is added to the weights", LoraUse),
+    "embeddings": _uses("what words are added to the vocabulary", EmbeddingUse),
+    "controls": _uses("what steers beside the prompt", ControlUse),
     "syntax": _choice(
         "what brackets, BREAK and length do to the prompt", SYNTAXES, conventional=True
     ),

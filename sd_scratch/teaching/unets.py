@@ -63,16 +63,16 @@ def _row(
     return model, level, channels, side, count, 4 * channels * side**2
 
 
-def toy_parameters(widths: tuple[int, ...], image: int = 3) -> int:
+def toy_parameters(widths: tuple[int, ...]) -> int:
     """The tutorial's U-Net: a 3x3 convolution a level down and in the middle, and on the way up a 4x4 one that
     enlarges and a 3x3 one on twice the channels."""
 
     def convolution(inputs: int, outputs: int, kernel: int) -> int:
         return outputs * inputs * kernel**2 + outputs
 
-    down = sum(convolution(a, b, 3) for a, b in zip((image, *widths), widths, strict=False))
+    down = sum(convolution(a, b, 3) for a, b in zip((3, *widths), widths, strict=False))
     middle = convolution(widths[-1], widths[-1], 3)
-    ends = (image, *widths[:-1])
+    ends = (3, *widths[:-1])
     up = sum(
         convolution(w, e, 4) + convolution(2 * w, e, 3) for w, e in zip(widths, ends, strict=True)
     )

@@ -19,13 +19,7 @@ def trigger_words(metadata: Mapping[str, Any]) -> list[str]:
         counts = Counter[str]()
         for tags in folders.values():
             counts.update({tag.strip()[:LONGEST]: int(count) for tag, count in tags.items()})
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ):  # a stranger's text
-        return []
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return []  # a stranger's text
     common = [(tag, count) for tag, count in counts.most_common(MOST) if tag]
     return [tag for tag, count in common if 2 * count >= common[0][1]]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from sd_scratch.cli.score import table
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,12 +32,10 @@ def row(
 
 def as_text(settings: Mapping[str, object], rows: Sequence[Row]) -> str:
     """The settings, and a table in Markdown."""
-    lines = [", ".join(f"{key} {value}" for key, value in settings.items()), ""]
-    lines += ["| | ours | diffusers | ratio | |", "|---|---|---|---|---|"]
+    cells = []
     for row in rows:
         theirs = "" if row.theirs is None else f"{row.theirs:.4g} {row.unit}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        lines.append(
-            f"| {row.what} | {row.ours:.4g} {row.unit} | {theirs} | {ratio} | {row.note} |"
-        )
-    return "\n".join(lines)
+        cells.append((row.what, f"{row.ours:.4g} {row.unit}", theirs, ratio, row.note))
+    head = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f"{head}\n\n{table(('', 'ours', 'diffusers', 'ratio', ''), cells)}"

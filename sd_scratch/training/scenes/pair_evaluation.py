@@ -32,18 +32,14 @@ class PairRow:
     gate: float
 
 
-def evaluate_pair(
-    clip: ClipModel, *, count: int = COUNT, unseen: str | None = None
-) -> list[PairRow]:
+def evaluate_pair(clip: ClipModel, *, count: int = COUNT) -> list[PairRow]:
     """Score a pair on `count` scenes: retrieval among 64, and captions that are wrong in one
     detail.
 
-    The plain sentence is asked with; it names the place only against a wrong place. `unseen` takes
-    scenes with something held out (`sample_scene`). The last questions are one for each kind of
-    detail.
+    The plain sentence is asked with; it names the place only against a wrong place. The last questions
+    are one for each kind of detail.
     """
-    kind = {"pair": "one", "triple": "two"}.get(unseen or "")
-    scenes = [sample_scene(CHECK_SEED, i, kind, unseen=unseen) for i in range(count)]
+    scenes = [sample_scene(CHECK_SEED, i) for i in range(count)]
     images = picture_vectors(clip, scenes)
     rows = _retrieval(clip, images, [full_caption(scene) for scene in scenes])
     return rows + _falsehoods(clip, images, scenes)
