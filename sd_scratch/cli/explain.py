@@ -42,5 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(value: object) -> str:
     if value is None or value in ("", ()):
         return "not said"
+    if isinstance(value, tuple):  # of adapters
+        value = ", ".join(":".join(str(part) for part in use) for use in value)
     text = " ".join(str(value).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

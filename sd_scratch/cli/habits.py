@@ -68,6 +68,7 @@ INSTEAD = {
     **dict.fromkeys(("--config", "--yaml"), "what a checkpoint is, is read from it; --prediction"),
     "--taesd": "--vae FILE, for decoding; previews need no network",
     "--diffusion-model": _UNET,
+    "--styles": "a style's words belong into the prompt",
     "--upscale": "--hires with --hires-scale, or --extend",
     "--freeu": _EDITS,
     "--pag": "it is for generate and trace",

@@ -69,7 +69,7 @@ def seed(text: str) -> int:
         return integer(*SEED)(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is not a seed: give -1 for a random one, or 0 to 2^64-1"
+            f"{text[:40]!r} is not a seed: give -1 for a random one, or 0 to 2^64-1, from which -b counts up"
         ) from None
 
 

@@ -168,6 +168,10 @@ def _parse(template: str, fields: Sequence[str], suffix: str) -> list[tuple[str,
     if not template.lower().endswith(suffix):
         kind = suffix[1:].upper()
         raise fail(f"what is made here is written as {kind}: end the name with {suffix}")
+    if other := re.search(r"\[(?:seed|prompt|steps|cfg|width|height|index)\]|%0?\d*d", template):
+        raise fail(
+            f"{other[0]} would stand in the name as it is: write {{seed}}, {{index}} and the like"
+        )
     try:
         parts = [
             (text, name, f"!{conversion}" if conversion else spec or "")

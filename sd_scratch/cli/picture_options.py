@@ -1,6 +1,7 @@
 """Arguments of the commands that make pictures. Imports nothing heavy."""
 
 import argparse
+import re
 
 from sd_scratch.cli.options import (
     LORAS,
@@ -39,7 +40,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     """What a picture shows, and how it is made."""
     picture = parser.add_argument_group("picture")
     add = picture.add_argument
-    add("prompt", nargs="?", metavar="PROMPT", help="what to show")
+    add("prompt", nargs="?", metavar="PROMPT", help="what to show; - reads it from standard input")
     add("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
     add_prompt_arguments(picture)
     add("-n", "--negative-prompt", metavar="PROMPT", help="what to steer away from")
@@ -163,6 +164,7 @@ def add_hires_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hires-scale", type=number(*HIRES_SCALE), metavar="X", help="how much larger (default 2)")
     add(
         "--hires-upscaler",
+        type=lambda name: re.sub("[^a-z]+", "-", name.casefold()).strip("-"),  # A1111's names, too
         choices=UPSCALER_NAMES,
         metavar="NAME",
         help="how it is enlarged: latent (default) or lanczos; and "

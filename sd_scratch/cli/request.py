@@ -1,6 +1,7 @@
 """What a person asks ``generate`` for: flags over a picture's own recipe over the model's defaults."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
@@ -55,6 +56,8 @@ def read_request(args: argparse.Namespace) -> Recipe:
     if args.prompt is not None and args.prompt_option is not None:
         raise UsageError("the prompt was given twice: in its place and with -p")
     given = args.prompt if args.prompt is not None else args.prompt_option
+    if given == "-":
+        given = sys.stdin.read(FILE_LIMIT).strip()
     begun = args.prompt_file, args.from_image, args.init_noise
     if given is None and begun == (None, None, None):
         raise UsageError('no prompt: sd-scratch generate "a red circle"')
@@ -88,9 +91,16 @@ def read_request(args: argparse.Namespace) -> Recipe:
         hires_method=args.hires_upscaler,
         zero_snr=args.zsnr or None,
     )
-    if args.like in SPREAD and recipe.sampler is not None and args.schedule == recipe.schedule:
+    if args.like in SPREAD and args.schedule == recipe.schedule:
+        if recipe.sampler is None and args.schedule is not None:
+            raise UsageError(f"which sampler's --schedule of {args.like}? - name it with --sampler")
         asked = () if args.schedule is None else (args.schedule,)
-        recipe = recipe.over(schedule=SPREAD[args.like](recipe.sampler, *asked) or None)
+        spread = SPREAD[args.like](recipe.sampler or "", *asked)
+        if spread == "":
+            log.warning(
+                f"{args.like} has no schedule {args.schedule} for {recipe.sampler}: it is ours"
+            )
+        recipe = recipe.over(schedule=spread or None)
     recipe = ask_for_adapters(args, recipe, given is not None, read_prompts(args))
     if args.fast == "none":
         recipe = replace(recipe, fast=None)

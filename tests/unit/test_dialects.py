@@ -140,6 +140,15 @@ def test_explain_says_what_separates_two_pictures(tmp_path: Path, capsys) -> Non
     assert "nothing separates" in capsys.readouterr().out
 
 
+def test_explain_shows_adapters_as_they_are_typed(tmp_path: Path, capsys) -> None:
+    for name, scale in (("a", 1.0), ("b", 0.5)):
+        recipe = Recipe("a", loras=(LoraUse("style", scale, 1.0, "b5d2c4efb672"),))
+        (tmp_path / f"{name}.png").write_bytes(encode_picture(Image.new("RGB", (8, 8)), recipe))
+    assert main(["explain", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "style:1.0:1.0:b5d2c4efb672 / style:0.5:1.0:b5d2c4efb672 - " in line
+
+
 def graph(**changes: dict) -> str:
     """ComfyUI's own first workflow with a LoRA, and with other inputs where they are named."""
     nodes = {

@@ -432,3 +432,35 @@ def test_processes_refuse_what_they_cannot_share(generate, monkeypatch, capsys, 
     monkeypatch.setenv("RANK", "1")
     assert generate("a red circle", *SMALL, *words) == 2
     assert "several processes would" in capsys.readouterr().err
+
+
+def test_a_prompt_from_standard_input(generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red\nstar \n"))
+    assert generate("-", *SMALL, "-o", "a.png") == 0
+    assert read_recipe(Path("a.png"))[0].prompt == "a red\nstar"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--like=comfy", "--sampler=euler", "--schedule=ays"],
+            "comfy has no schedule ays for euler",
+        ),
+        (["--like=a1111", "--sampler=DDIM", "--schedule=karras"], "no schedule karras for ddim"),
+        (["--like=a1111", "--schedule=karras"], "name it with --sampler"),
+        (["--styles=x"], "a style's words belong into the prompt"),
+        (["--seed=1,2"], "from which -b counts up"),
+        (["-o", "[seed].png"], "[seed] would stand in the name as it is: write {seed}"),
+        (["-o", "%03d.png"], "%03d would stand in the name as it is"),
+        (["--hires-upscaler=ESRGAN_4x"], "unknown 'esrgan-x'"),
+    ],
+)
+def test_habits_of_other_tools_are_answered(generate, capsys, words: list[str], said: str) -> None:
+    generate("a", *SMALL, *words)
+    assert said in capsys.readouterr().err
+
+
+def test_upscalers_by_a1111_s_names(generate) -> None:
+    assert generate("a", *SMALL, "--hires", "--hires-upscaler=Latent (bicubic)", "-o", "a.png") == 0
+    assert read_recipe(Path("a.png"))[0].hires_method == "latent-bicubic"
