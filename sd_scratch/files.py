@@ -46,6 +46,8 @@ def at_home(path: str | Path) -> Path:
             path.lstat()
     except RuntimeError:
         raise UsageError(f"{path} - there is no such user on this machine") from None
+    except TypeError:
+        raise UsageError(f"{path!r:.80} - not a path: give a text") from None
     except ValueError as error:  # a NUL, or half of a surrogate pair
         raise UsageError(f"{str(path)[:80]!a} - not a path: {error}") from None
     except OSError as error:

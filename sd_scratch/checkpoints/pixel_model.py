@@ -31,7 +31,7 @@ from sd_scratch.diffusion.prediction import PREDICTION_TYPES
 from sd_scratch.diffusion.schedule import BETA_SCHEDULES, Schedule
 from sd_scratch.diffusion.spacing import TIMESTEP_SPACINGS
 from sd_scratch.errors import ScratchError, UsageError
-from sd_scratch.files import write_file
+from sd_scratch.files import at_home, write_file
 from sd_scratch.json_file import Fields, read_json
 from sd_scratch.limits import GUIDANCE, STEPS
 from sd_scratch.networks.classifier import Classifier
@@ -136,11 +136,11 @@ def _list_shipped(*kinds: str) -> list[str]:
 
 def find_pixel_model(source: str | Path) -> Path:
     """The folder of a shipped model by its name, or the folder itself."""
-    shipped = weights_folder() / str(source)
-    if Path(source).name == str(source) and (shipped / CONFIG_FILE).is_file():
+    folder, shipped = at_home(source), weights_folder() / str(source)
+    if folder.name == str(source) and (shipped / CONFIG_FILE).is_file():
         return shipped
-    if (Path(source) / CONFIG_FILE).is_file():
-        return Path(source)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
     raise UsageError(
         f"{source} - no model of pixels there ({CONFIG_FILE} is missing) - the shipped ones are"
         f" {', '.join(list_pixel_models())}; `sd-scratch train` makes another"

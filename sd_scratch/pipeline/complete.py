@@ -29,17 +29,14 @@ TWO_STARTS = (
     "a run that begins with a picture and has a second pass - enlarge the picture alone: begin with it at"
     " the larger size"
 )
-# What is not checked where it is used, or would be late there.
-CHECKED = (
-    *("rng", "tiling", "text_cleaning", "clip_skip", "strength", "strength_steps"),
-    *("guidance", "guidance_rescale", "pag", "pag_adaptive_scale", "subseed", "subseed_strength"),
-)
 BEGUN = 0.75  # strength of a run that begins with a picture
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe with other tools' names of a sampler and a schedule read as ours. Raises UsageError for
     settings that no model can have."""
+    given = {name: row.checked(name, getattr(recipe, name)) for name, row in SETTINGS.items()}
+    recipe = replace(recipe, **{**given, "negative_prompt": recipe.negative_prompt or ""})
     if recipe.sampler is not None:
         sampler, spacing = find_sampler(recipe.sampler)
         get_sampler(sampler)
@@ -57,8 +54,6 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise UsageError(f"negative prompt: {error}") from None
     if recipe.fast is not None:
         recipe = replace(recipe, fast=show_fast(read_fast(recipe.fast)) or None)
-    for name in CHECKED:
-        SETTINGS[name].check(name, getattr(recipe, name))
     _check_hires(recipe)
     return recipe
 
@@ -110,8 +105,6 @@ def _check_hires(recipe: Recipe) -> None:
             if getattr(recipe, name) is not None:
                 raise UsageError(f"{name} without hires_scale - say how much larger it gets")
         return
-    for name in ("hires_scale", "hires_strength", "hires_steps", "hires_method"):
-        SETTINGS[name].check(name, getattr(recipe, name))
     if recipe.strength is not None or recipe.init_image is not None:
         raise UsageError(TWO_STARTS)
 

@@ -50,8 +50,6 @@ class Conditioning:
     ) -> Prompt:
         """A text with its vectors, at a step after so many `passed` ones. Raises UsageError for an unreadable
         text, and for a clip skip beyond the encoder's layers."""
-        if not isinstance(text, str):
-            raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
         clip_skip = check_clip_skip(self.text.config.num_hidden_layers, clip_skip)
         check_emphasis(emphasis)
         encoding = encode_prompt(self.tokenizer, text, syntax, step, steps, passed)

@@ -25,6 +25,7 @@ from sd_scratch.limits import (
     TILINGS,
     UPSCALER_NAMES,
     real,
+    whole,
 )
 from sd_scratch.pipeline.adapters import ControlUse, EmbeddingUse, LoraUse, uses_from_json
 from sd_scratch.pipeline.emphasis import EMPHASES
@@ -43,7 +44,7 @@ class Setting:
     Attributes:
         decides: what it decides in a picture.
         read: reads it from a stored recipe; raises ScratchError for a bad value.
-        limits, choices: the allowed numbers or texts.
+        limits, choices: the allowed numbers or texts; `number` reads a number.
         title: its name in messages, if that is another one.
         conventional: whether tools have different defaults.
     """
@@ -54,17 +55,23 @@ class Setting:
     choices: tuple[str, ...] = ()
     title: str = ""
     conventional: bool = False
+    number: Callable[[Any], float | None] = real
 
-    def check(self, name: str, value: Any) -> None:
-        """Raises UsageError for a number or a text that is not allowed."""
+    def checked(self, name: str, value: Any) -> Any:
+        """The value, a number as Python's own. Raises UsageError for one that is not allowed."""
         name = self.title or name.replace("_", " ")
         if value is None:
-            return
+            return None
         if self.choices and value not in self.choices:
             raise UsageError(f"{name} {value!r} is unknown - choose from {', '.join(self.choices)}")
-        if self.limits is not None and not self.limits[0] <= value <= self.limits[1]:
-            low, high = self.limits
+        if self.read is Fields.words and not isinstance(value, str):
+            raise UsageError(f"{name}: give a text, not {value!r:.80}")
+        if self.limits is None:
+            return value
+        number, (low, high) = self.number(value), self.limits
+        if number is None or not low <= number <= high:
             raise UsageError(f"{name} {value} is not in {low:g}..{high:g}")
+        return number
 
 
 def _words(decides: str) -> Setting:
@@ -72,7 +79,8 @@ def _words(decides: str) -> Setting:
 
 
 def _integer(decides: str, limits: tuple[int, int], **more: Any) -> Setting:
-    return Setting(decides, lambda fields, key: fields.integer(key, *limits), limits, **more)
+    read: Read = lambda fields, key: fields.integer(key, *limits)  # noqa: E731
+    return Setting(decides, read, limits, number=whole, **more)
 
 
 def _number(decides: str, limits: tuple[float, float], **more: Any) -> Setting:

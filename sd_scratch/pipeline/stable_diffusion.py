@@ -6,6 +6,7 @@ from sd_scratch.checkpoints.adapters.apply import AppliedLora
 from sd_scratch.checkpoints.adapters.control import read_control
 from sd_scratch.checkpoints.adapters.embedding import read_embeddings
 from sd_scratch.checkpoints.adapters.lora import read_lora
+from sd_scratch.pipeline.checks import check_number
 from sd_scratch.pipeline.replay import replay
 from sd_scratch.pipeline.run import run
 from sd_scratch.pipeline.text_to_image import TextToImage
@@ -26,8 +27,8 @@ class StableDiffusion(TextToImage):
         unchanged, to the bit; the two share every weight that the LoRA does not change. Raises
         ScratchError for a file that is no LoRA for this model.
         """
-        text_scale = scale if text_scale is None else text_scale
-        lora = AppliedLora(read_lora(path, self.base), scale, text_scale)
+        scales = [check_number("scale", one) for one in (scale, text_scale) if one is not None]
+        lora = AppliedLora(read_lora(path, self.base), scales[0], scales[-1])
         return self.with_adapters(*self.adapters, lora)
 
     def with_embedding(self, path: str | Path, token: str | None = None) -> "StableDiffusion":

@@ -378,5 +378,6 @@ class TextToImage(Recordable):
         names, axes, shapes, bytes, for a picture of that width and height. Nothing runs. Raises ScratchError
         for a glob without a match."""
         cell = self.config.vae.downscale
-        hw = tuple((side or self.config.sample_size) // cell for side in (height, width))
-        return list(self.taps.tensors(*globs, hw=(hw[0], hw[1])).values())
+        size = self.config.sample_size
+        h, w = (check_side("side", size if s is None else s, cell) // cell for s in (height, width))
+        return list(self.taps.tensors(*globs, hw=(h, w)).values())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sd_scratch.errors import ScratchError, UsageError
+from sd_scratch.files import at_home
 from sd_scratch.limits import are_digits
 from sd_scratch.tensors.names import nearest
 from sd_scratch.tensors.storage import (
@@ -203,7 +204,7 @@ class Trace:
 
         Raises ScratchError for a folder that is no trace, damaged, or of another version.
         """
-        folder = Path(folder)
+        folder = at_home(folder)
         manifest = read_manifest(folder)
         kind = (manifest.get("format"), manifest.get("version"))
         if kind != (FORMAT, VERSION):

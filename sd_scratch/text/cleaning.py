@@ -39,6 +39,8 @@ def check_text(text: str) -> None:
 
     Raises ScratchError (bad usage) for more than 64 KB, a NUL, or a lone half of a surrogate pair.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"text: give a text to encode, not {type(text).__name__}")
     if "\0" in text:
         raise UsageError("the prompt holds a NUL character - remove it")
     try:

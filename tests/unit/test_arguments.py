@@ -153,6 +153,16 @@ def edited(model, edit, **where):
         (lambda m: m.record("unet.h", dtype="half"), "dtype: give one of torch's"),
         (lambda m: m.record("unet.h", to="gpu"), "to: give a device, not 'gpu'"),
         (lambda m: m.record("unet.h", budget=None), "'None' is no budget"),
+        (lambda m: list(m.run(sd.Recipe(None))), "text: give a text"),
+        (lambda m: list(m.run(sd.Recipe("a", seed="7"))), "seed 7 is not in"),
+        (lambda m: list(m.run(sd.Recipe("a", guidance="7"))), "guidance 7 is not in"),
+        (lambda m: list(m.run(sd.Recipe("a", sampler=5))), "sampler: give a text"),
+        (lambda m: list(m.run(sd.Recipe("a", hires_scale="2"))), "hires scale 2 is not in"),
+        (lambda m: m.tensors("unet.h", width=15), "side 15 is not a positive multiple"),
+        (lambda m: m.with_lora("x.safetensors", float("nan")), "scale nan is not a number"),
+        (lambda m: m.with_lora(5), "5 - not a path"),
+        (lambda m: sd.load_pixels(None), "None - not a path"),
+        (lambda m: sd.Trace.load(5), "5 - not a path"),
         (lambda m: sd.edits.patch("folder"), "give a recorded trace"),
         (lambda m: edited(m, sd.edits.scale("2")), "the edit of unet.h, Scale.*cannot be made"),
         (lambda m: edited(m, sd.edits.scale(2), branch="con"), "the run has no branch 'con'"),
@@ -189,6 +199,9 @@ def test_numbers_of_numpy_and_texts_for_what_they_mean(model):
     ]
     assert same(*pictures[:2]) and same(*pictures[1:])
     assert same(*(edited(model, sd.edits.scale(2), calls=c) for c in (1, np.int64(1))))
+    numpy = sd.Recipe("a", seed=np.int64(1), guidance=np.float32(2), **S, width=np.int32(64))
+    (made,) = model.run(numpy)
+    assert '"seed": 1, ' in made.recipes[0].to_json() and '"width": 64' in made.recipes[0].to_json()
     with model.record("unet.h", calls=np.int64(1), dtype="float16", budget=1e9) as trace:
         model.generate("a", noise, **S)
     assert trace["unet.h"].calls == (1,) and trace["unet.h"].tensor.dtype == torch.float16
