@@ -1,10 +1,9 @@
-"""Writing files so that nobody ever sees half of one, and nothing that exists is lost; and reading
-those of strangers.
+"""Writing files whole or not at all, without loss of what exists; and reading untrusted ones.
 
 Bytes go into a temporary file in the target's own folder, reach the disk, and are then given their
 name in one atomic step: `write_file` puts them at one path, `write_numbered` at the first free one of
-many, which also holds when several processes choose names at the same moment. `new_folder` makes a
-whole folder so, and `filled_folder` puts files into one that is there.
+many, which also holds when several processes choose names at the same moment. `new_folder` makes a whole
+folder likewise, and `filled_folder` puts files into an existing one.
 """
 
 import contextlib
@@ -63,7 +62,7 @@ def open_file(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
     pipe (which are never waited for), no permission, too large.
     """
     try:
-        # Without waiting: a pipe that nobody writes to would never open.
+        # Without waiting: a pipe without a writer would never open.
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
@@ -254,7 +253,7 @@ def filled_folder(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _called(part: Path, given: Path) -> Iterator[None]:
-    """Errors inside name the folder that was given where they name `part`, which nobody knows."""
+    """Errors inside name the given folder instead of `part`, which users do not know."""
     try:
         yield
     except ScratchError as error:

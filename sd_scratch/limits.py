@@ -39,7 +39,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read_integer(text: str) -> int | None:
-    """An integer that somebody wrote in ASCII digits; None for anything else.
+    """An integer in ASCII digits; None for anything else.
 
     int() alone would take other scripts' digits, and "1_0".
     """
@@ -47,7 +47,7 @@ def read_integer(text: str) -> int | None:
 
 
 def read_number(text: str) -> float | None:
-    """A number that somebody wrote in ASCII digits, infinite where it is too large; None for anything else."""
+    """A number in ASCII digits, infinite if it is too large; None for anything else."""
     return float(text) if NUMBER.fullmatch(text := text.strip()) else None
 
 

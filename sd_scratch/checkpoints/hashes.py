@@ -52,7 +52,7 @@ def _identity(path: Path) -> str:
 
 
 def _read_cache() -> dict[str, str]:
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: nobody's home is known
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: no home folder
         data = json.loads(cache_file().read_text())
         if isinstance(data, dict):
             return {str(k): v for k, v in data.items() if isinstance(v, str) and len(v) == 64}

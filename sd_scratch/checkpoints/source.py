@@ -61,7 +61,7 @@ def locate(
 
 
 def called(source: str, *, ending: bool = True) -> str:
-    """What to call a model elsewhere: where it lies on this machine is nobody's business. A folder and a file
+    """A model's name for others, without its path on this machine. A folder and a file
     go by their own names, a file without its `ending` if so wanted."""
     path = at_home(source)
     if source in list_shipped() or not path.exists():

@@ -196,7 +196,7 @@ def compile_unet(unet: UNet) -> None:
 def _with_identity(
     args: argparse.Namespace, recipe: Recipe, layout: Layout, components: Components
 ) -> Recipe:
-    """The recipe with the model's name and commit (the paths of this machine are nobody's business),
+    """The recipe with the model's name and commit (no paths of this machine),
     and without the hash of another, of which a warning tells."""
     source = called(components.source, ending=False)
     # The hub's cache keeps every commit in a folder of that name.

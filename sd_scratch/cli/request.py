@@ -190,7 +190,7 @@ def sampler_options(args: argparse.Namespace) -> dict[str, str]:
 
 def _recipe_in(path: Path, model: str | None) -> Recipe:
     """The recipe in a picture. Of models it may choose those with names of their own: shipped ones and
-    ``sd15``. A hub id would be a download, and a path a file, that nobody here asked for."""
+    ``sd15``. A hub id would be an unrequested download, and a path an unrequested file."""
     if not path.exists():
         raise UsageError(f"{path} - cannot be read: no such file")
     recipe, left = read_recipe(path)

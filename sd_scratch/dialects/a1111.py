@@ -1,6 +1,6 @@
-"""Recipes in the text that AUTOMATIC1111's web interface writes into its pictures, and others as it does.
+"""Recipes in the text that AUTOMATIC1111's web interface, and other tools, write into pictures.
 
-Text from strangers: every value's type and range is checked.
+The text is untrusted: every value's type and range is checked.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ CUT = "Discard penultimate sigma"
 def recipe_from_parameters(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:
     """The inverse of `Recipe.to_parameters`, for text that any program wrote.
 
-    Returns the recipe, and the names of the settings that it has no place for, with the reason where one
-    is known. Raises ScratchError where there are no settings, or where one is not what its name says.
+    Returns the recipe, and the names of unsupported settings, with the reason if known. Raises ScratchError
+    without settings, or for a bad value.
     """
     lines = text.strip().split("\n")
     starts = [i for i, line in enumerate(lines) if line.startswith("Steps: ")]
@@ -97,7 +97,7 @@ class _Settings(SettingsLine):
     """A line of settings in the terms of a recipe."""
 
     def sampler(self) -> tuple[str | None, dict[str, Option], str | None]:
-        """The sampler by our name (or by a name that we do not know), its options, and the schedule."""
+        """The sampler by our name (or an unknown name), its options, and the schedule."""
         written = self.take("Sampler")
         if written is None:
             return None, {}, None
@@ -133,8 +133,7 @@ class _Settings(SettingsLine):
     def _of_a1111(
         self, name: str, written: str, options: dict[str, Option], schedule: str | None
     ) -> str | None:
-        """The schedule, and the options and steps that A1111 sets for a sampler; what it does otherwise is kept and
-        said."""
+        """The schedule, and the options and steps that A1111 sets for a sampler; differences are noted."""
         if self.left.get("Beta schedule alpha") == self.left.get("Beta schedule beta") == "0.6":
             self.take("Beta schedule alpha")
             self.take("Beta schedule beta")
@@ -164,14 +163,14 @@ class _Settings(SettingsLine):
         return True
 
     def old_changes(self, prompt: str, negative: str) -> None:
-        """Say where [a:b:0.5] stood for something else: before 1.6 the second pass began anew."""
+        """Note that [a:b:0.5] differed before 1.6: the second pass started it anew."""
         changing = any(changes_in(text, SYNTAXES[0]) for text in (prompt, negative))
         if changing and (self.version or (9, 9)) < (1, 6) and "Hires upscale" in self.left:
             self.keep("Prompt", "", "before 1.6 its changes began anew in the second pass")
 
     def perturbed(self) -> dict[str, Any]:
-        """Perturbed attention guidance, as Forge and an extension of A1111's write it. What is left says that the
-        extension had it in some of the steps alone."""
+        """Perturbed attention guidance, as Forge and an extension of A1111 write it. Settings that remain
+        mean that the extension applied it only in some steps."""
         whole = {"PAG Active": "True", "PAG Start Step": "0", "PAG End Step": "150"}
         for key in (key for key, value in whole.items() if self.left.get(key) == value):
             self.take(key)
@@ -185,7 +184,7 @@ class _Settings(SettingsLine):
         }
 
     def passes(self, prompt: str, negative: str) -> dict[str, Any]:
-        """The size, and what there was of a second pass, or of a picture to begin with."""
+        """The size, and the settings of a second pass, or of a start picture."""
         width, height = self.size("Size") or (None, None)
         if width and height:
             width, height = (side // CELL * CELL or CELL for side in (width, height))
@@ -197,7 +196,7 @@ class _Settings(SettingsLine):
         return {"width": width, "height": height, "strength": strength, "strength_steps": counted}
 
     def emphasis(self) -> dict[str, Any]:
-        """What A1111 calls its emphasis; where it says nothing, it is its own."""
+        """The emphasis by A1111's name, by default A1111's own."""
         written = self.left.get("Emphasis", "Original")
         if written in ("None", "No norm", "Original"):
             self.take("Emphasis")
@@ -208,13 +207,13 @@ class _Settings(SettingsLine):
         }
 
     def vae(self) -> str | None:
-        """The VAE's name where it was another than the model's own."""
+        """The VAE's name if it is not the model's own."""
         self.take("VAE hash")
         written = self.take("VAE")
         return None if written in ("None", "Automatic") else written
 
     def rng(self) -> str:
-        """The source of noise. Where nothing is said it was a graphics card, mostly one of NVIDIA's."""
+        """The source of noise. By default it is a GPU, mostly NVIDIA's."""
         written = self.left.get("RNG", "GPU")
         if written.upper() in RNG_NAMES:
             self.take("RNG")

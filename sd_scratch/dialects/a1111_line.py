@@ -1,6 +1,6 @@
 """The line of settings that A1111 writes below a prompt, ``Steps: 20, Sampler: Euler a, ...``, as a table.
 
-Text from strangers: every value's type and range is checked as it is taken out.
+The text is untrusted: every value's type and range is checked as it is taken out.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ WHY = {
 
 
 class SettingsLine:
-    """What is `left` of a line, each value taken out with its type and range checked.
+    """A line of settings; values are taken out, checked, and the rest is `left`.
 
     Attributes:
         where: the file, for errors.
-        why: why some of what is left is not repeated.
+        why: why some of the rest is not repeated.
     """
 
     def __init__(self, line: str, where: str) -> None:
@@ -48,7 +48,7 @@ class SettingsLine:
 
     @property
     def version(self) -> tuple[int, int] | None:
-        """A1111's, which begins with a v since 1.3, and stands in Forge's; None for other tools."""
+        """A1111's version, with a v since 1.3, also as part of Forge's; None for other tools."""
         found = re.match(r"(?:f[\d.]+-?)?v(\d+)\.(\d+)", self.left.get("Version", ""))
         return None if found is None else (int(found[1]), int(found[2]))
 
@@ -74,7 +74,7 @@ class SettingsLine:
         return self._integer(key, width, low, SIDE[1]), self._integer(key, height, low, SIDE[1])
 
     def unread(self) -> tuple[str, ...]:
-        """The names of what is left, each with the reason where one is known; groups once."""
+        """The names of the rest, each with the reason if known; groups once."""
         said: dict[str, None] = {}
         for key in self.left:
             group = next((start for start in WHY if key.startswith(start)), key)
@@ -94,7 +94,7 @@ class SettingsLine:
 
 def _split(line: str, nested: bool = True) -> dict[str, str]:
     """``Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"`` to a table; the first of a name wins.
-    What stands between quotes is one value, and so is what stands between braces and brackets, where they close."""
+    Text between quotes is one value, and so is text between closed braces and brackets."""
     parts, start, quoted, depth = [], 0, False, 0
     for i, char in enumerate(line):
         if char == '"' and line[i - 1 : i] != "\\":

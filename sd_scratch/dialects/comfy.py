@@ -1,6 +1,6 @@
-"""The recipe in the graph that ComfyUI stores in a picture, where that is a plain chain.
+"""The recipe in the graph that ComfyUI stores in a picture, if that is a plain chain.
 
-Text from strangers: every value's type and range is checked, and nothing that it names is opened.
+The text is untrusted: every value's type and range is checked, and nothing that it names is opened.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ LONGEST_CHAIN = 100  # nodes
 
 
 def recipe_from_comfy(text: str, where: str) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe in ComfyUI's graph, and what it has no place for.
+    """The recipe in ComfyUI's graph, and the unsupported settings.
 
     Raises ScratchError unless that is a checkpoint, LoRAs, two texts, an empty latent or a picture, and one
     sampler; or two with an enlargement between them.
@@ -131,7 +131,7 @@ class _Graph:
         return samplers[0], None
 
     def _latent(self, key: str, sampler: Fields, two_passes: bool) -> dict[str, Any]:
-        """The size of an empty latent; or the strength of a run that begins with a picture."""
+        """The size of an empty latent; or the strength of a run from a picture."""
         strength = sampler.number("denoise", 0, 1, 1.0)
         begun = self._at(key, "latent_image", "EmptyLatentImage", "VAEEncode")
         if self._is(begun, "VAEEncode"):
@@ -150,7 +150,7 @@ class _Graph:
     # What it is given ------------------------------------------------------------------------
 
     def _text(self, key: str, end: str) -> tuple[str, list[str]]:
-        """A prompt, and the nodes that its encoder comes from."""
+        """A prompt, and the nodes before its encoder."""
         node = self._at(key, end, "CLIPTextEncode")
         return self._fields(node).words("text"), list(self._chain(node, "clip", "LoraLoader", SKIP))
 
@@ -198,7 +198,7 @@ class _Graph:
 
     def _hires(self, first: str, second: str, size: Size) -> dict[str, Any]:
         """The second pass: the first one's latent or picture, larger, and a KSampler that differs from the
-        first in its steps and its strength alone."""
+        first only in steps and strength."""
         node = self._at(second, "latent_image", *ENLARGING)
         latents = self._is(node, "LatentUpscale", "LatentUpscaleBy")
         if latents:
@@ -237,7 +237,7 @@ class _Graph:
     # The graph -------------------------------------------------------------------------------
 
     def _chain(self, key: str, name: str, *kinds: str) -> Iterator[str]:
-        """The nodes that an input comes from, one behind the other, down to the checkpoint's."""
+        """The chain of nodes before an input, down to the checkpoint's."""
         for _ in range(LONGEST_CHAIN):
             key = self._at(key, name, *kinds, *CHECKPOINTS)
             yield key
@@ -249,7 +249,7 @@ class _Graph:
         return self.nodes[key]["class_type"] in kinds
 
     def _at(self, key: str, name: str, *kinds: str) -> str:
-        """The node that an input comes from; it has to be of one of these kinds, if any are named."""
+        """The node before an input; it must be of one of these kinds, if any are named."""
         self.seen.add(key)
         link = self.nodes[key]["inputs"].get(name)
         other = str(link[0]) if isinstance(link, list) and len(link) == 2 else ""
@@ -262,7 +262,7 @@ class _Graph:
         return other
 
     def _fields(self, key: str, inputs: dict[str, Any] | None = None) -> Fields:
-        """A node's inputs, or these; what comes from a node that holds a single value is that value."""
+        """A node's inputs, or these; a node with a single value gives that value."""
         inputs = self.nodes[key]["inputs"] if inputs is None else inputs
         values = {name: self._value(value) for name, value in inputs.items()}
         return Fields(values, f"{self.where}, node {key[:20]}")

@@ -1,8 +1,8 @@
 """Dialects: how other tools make a picture of the same settings.
 
-Where a picture of one tool comes out otherwise in another, it is for four reasons above all: where the
-noise comes from, what weights do, how the noise levels are spread, and how many steps image to image
-takes. Each has a setting of its own in a `Recipe`; a dialect is a set of them.
+A picture differs in another tool mostly for four reasons: the source of the noise, the effect of weights, the
+spacing of noise levels, and the steps of image to image. Each has a setting in a `Recipe`; a dialect is a set
+of them.
 """
 
 from dataclasses import dataclass, fields
@@ -39,7 +39,7 @@ DIALECTS = {
 
 
 def speak(recipe: Recipe, name: str) -> Recipe:
-    """The recipe in a dialect. Raises UsageError for one that is not known."""
+    """The recipe in a dialect. Raises UsageError for an unknown one."""
     if name not in DIALECTS:
         raise UsageError(f"unknown dialect '{name}' - use {', '.join(DIALECTS)}")
     return recipe.over(**DIALECTS[name].settings)

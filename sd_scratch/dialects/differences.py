@@ -1,4 +1,4 @@
-"""What separates two pictures: the settings and conventions in which their recipes differ."""
+"""The settings and conventions in which two recipes differ."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from sd_scratch.pipeline.settings import SETTINGS
 
 @dataclass(frozen=True)
 class Difference:
-    """One setting that is not the same: its values, and what it decides."""
+    """One setting that differs: its values, and what it decides."""
 
     name: str
     first: Any
@@ -18,13 +18,13 @@ class Difference:
 
     @property
     def is_convention(self) -> bool:
-        """Whether tools differ in it where people chose nothing."""
+        """Whether tools have different defaults."""
         return SETTINGS[self.name].conventional
 
 
 def differences(first: Recipe, second: Recipe) -> list[Difference]:
-    """The settings in which two recipes differ, those that change most before the others. A setting that
-    has no say in either, such as how weights act where nothing has one, is left out."""
+    """The settings in which two recipes differ, the largest effects first. A setting without effect in both,
+    such as the emphasis without weights, is left out."""
     silent = set()
     texts = (text for one in (first, second) for text in (one.prompt, one.negative_prompt))
     if not any(sign in text for text in texts for sign in "(["):

@@ -1,6 +1,6 @@
-"""A second pass, larger, as other tools say it, in the terms of a `Recipe`.
+"""Other tools' second pass at a higher resolution, as settings of a `Recipe`.
 
-Others have more choices in it than there are here; what cannot be followed is said, with the reason.
+Other tools have more choices; unsupported ones are noted, with the reason.
 """
 
 import math
@@ -36,7 +36,7 @@ Size = tuple[int, int]
 
 
 def scale_to(size: Size, target: Size) -> float | None:
-    """The scale of a second pass that takes `size` to the whole cells of `target`; None where none does."""
+    """The scale of a second pass from `size` to the whole cells of `target`; None if none fits."""
     cells = [side // CELL * CELL for side in target]
     scale = max(new / old for new, old in zip(cells, size, strict=True))
     for _ in range(3):  # a quotient may round below
@@ -49,8 +49,8 @@ def scale_to(size: Size, target: Size) -> float | None:
 def hires_of_a1111(
     line: SettingsLine, size: Size, prompt: str, negative: str
 ) -> dict[str, Any] | None:
-    """What A1111 and stable-diffusion.cpp say of two passes, as settings of a recipe; None for a picture of
-    one. `size` is what "Size" says."""
+    """The two passes of A1111 and stable-diffusion.cpp as settings of a recipe; None for one pass. `size` is
+    the value of "Size"."""
     if line.was_written_by(CPP):
         _rename(line)
     if not line.left.keys() & {"Hires upscale", "Hires resize", "First pass size"}:
@@ -81,7 +81,7 @@ def hires_of_a1111(
 
 def _rename(line: SettingsLine) -> None:
     """stable-diffusion.cpp's settings under A1111's names: its "Hires upscale" is the upscaler's name, and a
-    size of 0x0 says nothing."""
+    size of 0x0 means none."""
     upscaler, scale = line.take("Hires upscale"), line.take("Hires scale")
     width, height = line.size("Hires resize", 0) or (0, 0)
     if upscaler in (None, "None"):
@@ -110,8 +110,8 @@ def _first_pass(line: SettingsLine, size: Size) -> Size:
 
 
 def _scale_of_sizes(line: SettingsLine, first: Size) -> float | None:
-    """The scale that "Hires resize" means. Where A1111 cuts its size out of a larger picture, all of that is
-    made; a side of 0 follows from the other."""
+    """The scale of "Hires resize". Where A1111 crops a larger picture, all of it is made; a side of 0 follows
+    from the other."""
     written = line.left.get("Hires resize", "")
     x, y = line.size("Hires resize", 0) or (0, 0)
     if (x, y) == (0, 0):
@@ -131,7 +131,7 @@ def _scale_of_sizes(line: SettingsLine, first: Size) -> float | None:
 
 
 def _method(line: SettingsLine) -> str:
-    """The upscaler by our name; of those that are networks Lanczos is the nearest."""
+    """The upscaler by our name; Lanczos for upscaling networks."""
     named = line.take("Hires upscaler") or UPSCALERS[UPSCALED].title
     if named not in A1111_UPSCALERS:
         why = f"{named[:40]} is not here, Lanczos stands in its place"
@@ -140,7 +140,7 @@ def _method(line: SettingsLine) -> str:
 
 
 def _count(line: SettingsLine, settings: dict[str, Any]) -> None:
-    """stable-diffusion.cpp takes a step more where the strength divides the steps."""
+    """stable-diffusion.cpp takes a step more if the strength divides the steps."""
     written = line.left.get("Steps", "")
     steps = settings["hires_steps"] or (int(written) if are_digits(written) else 0)
     strength = settings["hires_strength"] or 1.0

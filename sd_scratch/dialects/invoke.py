@@ -1,6 +1,6 @@
 """Recipes as InvokeAI stores them in a picture.
 
-Text from strangers: every value's type and range is checked, and nothing that it names is opened.
+The text is untrusted: every value's type and range is checked, and nothing that it names is opened.
 """
 
 import re
@@ -69,7 +69,7 @@ def recipe_from_invoke(text: str, where: str, size: Size | None = None) -> Read:
 
 
 def _name(model: Any) -> str | None:
-    """What a model is called, in several versions."""
+    """A model's name, in several versions of the format."""
     names = [model.get(key) for key in ("name", "model_name")] if isinstance(model, dict) else []
     return next((name for name in names if isinstance(name, str)), None)
 
@@ -88,8 +88,8 @@ def _loras(fields: Fields) -> tuple[LoraUse, ...]:
 
 
 def _invoke_passes(fields: Fields, size: Size | None) -> tuple[dict[str, Any], list[str]]:
-    """The size and the second pass, and what of it cannot be repeated. The width and height that are stored
-    are those of the first pass in some versions, of the finished picture in others."""
+    """The size, the second pass, and its unsupported settings. The stored width and height are those of the
+    first pass in some versions, of the finished picture in others."""
     width, height = fields.integer("width", *SIDE), fields.integer("height", *SIDE)
     one = {"width": width, "height": height}
     if not fields.data.get("hrf_enabled"):

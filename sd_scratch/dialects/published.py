@@ -1,8 +1,8 @@
-"""What others published of real weights: nine numbers of a picture, for a model, a sampler and given noise.
+"""Published numbers of real weights: nine of a picture, for a model, a sampler and given noise.
 
 The numbers are facts from the tests of huggingface/diffusers at commit 58eb52c0803ea9af3abec60841c2a093bdf1f951
 (Apache-2.0): tests/pipelines/stable_diffusion/test_stable_diffusion.py, class
-TestStableDiffusionPipelineIntegration. They were made in fp32 on a graphics card; the tolerances are theirs.
+TestStableDiffusionPipelineIntegration. They were made in fp32 on a GPU; the tolerances are theirs.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ LATENT_TOLERANCE = 5e-2  # those were made in fp16
 
 @dataclass(frozen=True)
 class Checked:
-    """A published picture made here: the largest difference of a number, and what is allowed."""
+    """A published picture made here: the largest difference of a number, and the tolerance."""
 
     row: Published
     largest: float
@@ -111,7 +111,7 @@ class Checked:
 def which(model: StableDiffusion) -> str:
     """Which of the published models this is, by its name on the hub or its file's hash.
 
-    Raises UsageError that says what it is, for one that is none of them or is not known.
+    Raises UsageError for any other model, with its name or hash.
     """
     source, digest = model.components.source, model.components.hash
     known = source if source in (V1_1, V1_4) else SHA256.get(digest)
@@ -174,7 +174,7 @@ def run(model: StableDiffusion, row: Published, prompt: Prompt) -> Iterator[Step
 
 
 def start(model: StableDiffusion) -> ImageNoise:
-    """The noise that they all begin with: numpy's, of seed 0."""
+    """The start noise of all: numpy's, of seed 0."""
     noise = model.noise(0, SIDE, SIDE)
     numbers = np.random.RandomState(0).standard_normal(tuple(noise.latent.shape))
     return noise.with_latent(torch.from_numpy(numbers).to(noise.latent))

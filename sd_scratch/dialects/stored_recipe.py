@@ -1,4 +1,4 @@
-"""A picture and its recipe in one PNG file, and recipes out of PNG files from anywhere.
+"""A picture and its recipe in one PNG file, and recipes from any tool's files.
 
 Two texts hold it: ``parameters`` as AUTOMATIC1111 writes it, and ``sd_scratch``, a JSON object.
 """
@@ -29,7 +29,7 @@ TOOLS = {  # by keywords of their texts
 
 
 def encode_picture(picture: Image.Image, recipe: Recipe) -> bytes:
-    """The bytes of a PNG file that says how its picture was made."""
+    """The bytes of a PNG file with its recipe."""
     texts = {A1111: recipe.to_parameters(), OWN: recipe.to_json()}
     if max(len(text.encode()) for text in texts.values()) > TEXT_LIMIT:
         log.warning("the prompt is too long to be stored in the picture: left out")
@@ -41,8 +41,8 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe in a PNG file, this package's own text before AUTOMATIC1111's, ComfyUI's and
     InvokeAI's; or in a JPEG or WebP file, as AUTOMATIC1111 and ComfyUI write it.
 
-    Returns with it the names of settings that it has no place for. Nothing in the file is trusted:
-    sizes are limited, every value is checked, and nothing that it names is opened.
+    Also returns the names of unsupported settings. Nothing in the file is trusted: sizes are limited, every
+    value is checked, and nothing that it names is opened.
 
     Raises:
         ScratchError: no PNG file, a damaged one, or one without a recipe.
@@ -79,8 +79,8 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[str, ...]]:
 
 
 def _by_a1111_s_text(text: str, path: Path, others: set[str]) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe in A1111's text, which nodes of ComfyUI's write beside its graph, too: then by the graph, where
-    that can be read."""
+    """The recipe in A1111's text. Some ComfyUI nodes also write this text beside the graph: then the graph is
+    read, if it can be."""
     if COMFY not in others:
         return recipe_from_parameters(text, str(path))
     try:

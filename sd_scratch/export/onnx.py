@@ -215,7 +215,7 @@ def _row(name: str, x: Tensor) -> dict[str, Any]:
 
 
 def halve(proto: Any) -> None:
-    """Store a graph's larger fp32 weights as fp16, each with a cast in front of whoever reads it."""
+    """Store a graph's larger fp32 weights as fp16, each with a cast before its readers."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

@@ -165,7 +165,7 @@ class Autoencoder(Tapped):
     """
 
     stepwise = branched = False
-    in_strips = False  # whether pictures go through so while nobody listens, in less memory
+    in_strips = False  # in strips of rows, with less memory, if nothing listens
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class EditWish:
 
 
 def only(data: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    """Raise UsageError for a key that nobody reads: nothing that is said is dropped."""
+    """Raise UsageError for an unknown key: no setting is dropped in silence."""
     for key in data:
         if key not in known:
             raise UsageError(f"{what} has no '{key[:40]}' - it has {', '.join(known)}")

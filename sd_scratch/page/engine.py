@@ -67,9 +67,9 @@ class Engine:
     """Answers the messages of several pages about one model.
 
     Args:
-        model: with it nobody else works while the engine does.
+        model: only the engine uses it.
         named: a recipe that holds the model's name and revision, for the pictures that are saved.
-        loras: files that a page may choose from, by the names that it knows them by.
+        loras: files that a page can choose, by their names on the page.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ HEADERS: Mapping[str, str] = {
 class Guard:
     """Refuses what does not come from the page itself, and adds the headers that bind a browser.
 
-    A page of somebody else's can send requests to this machine. It cannot choose the headers ``Host``,
-    ``Origin`` and ``Sec-Fetch-Site``: they tell that it was somebody else's.
+    Another page can send requests to this machine. It cannot choose the headers ``Host``,
+    ``Origin`` and ``Sec-Fetch-Site``: they tell that it is another page.
 
     Args:
         hosts: values of ``Host`` that are answered, each a name and a port.

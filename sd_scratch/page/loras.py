@@ -61,7 +61,7 @@ class Wardrobe:
             path = self.files[name]
             try:
                 self._read[name] = read_lora(path, self.bare.base)
-            except ScratchError as error:  # where the file lies is nobody else's business
+            except ScratchError as error:  # without the file's path
                 raise type(error)(str(error).replace(str(path), path.name)) from None
         return self._read[name]
 

@@ -82,7 +82,7 @@ class Outbox:
         self.filled = asyncio.Event()
 
     def put(self, head: Mapping[str, Any], body: bytes | None) -> None:
-        """From any thread; what comes after the loop has ended is for nobody."""
+        """From any thread; after the loop has ended it is dropped."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._put, head, body)
 

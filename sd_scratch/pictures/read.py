@@ -1,4 +1,4 @@
-"""Pictures from anybody: PNG, JPEG and WebP files to 8-bit RGB, as a person sees them.
+"""Untrusted pictures: PNG, JPEG and WebP files to 8-bit RGB, as a person sees them.
 
 The first frame, turned upright (EXIF), 16 bits scaled to 8 (PNG specification, third edition, 13.12),
 and what is transparent laid over one colour, so that colours hidden under it never show.

@@ -62,7 +62,7 @@ class StoredGraphs:
         key = hashlib.sha256(identity.encode()).hexdigest()[:10]
         try:
             path = cache_file().with_name(f"unet-{key}.pt2")
-        except RuntimeError:  # nobody's home is known
+        except RuntimeError:  # the home folder is unknown
             raise ScratchError("a compiled graph has no place - set XDG_CACHE_HOME") from None
         graph = _stored(path, identity)
         if graph is None:

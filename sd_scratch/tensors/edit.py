@@ -160,7 +160,7 @@ class Editor(ByCalls, Member, AbstractContextManager[None]):
         try:
             y = None if at is None else self.function(x, at)
         except (TypeError, ValueError, RuntimeError) as error:
-            if not hasattr(self.function, "to_plain"):  # somebody's own
+            if not hasattr(self.function, "to_plain"):  # a user's function
                 raise
             raise UsageError(
                 f"the edit of {name}, {self.function}, cannot be made - {str(error).splitlines()[0]}"

@@ -177,7 +177,7 @@ class Recorder(ByCalls, Member, AbstractContextManager[Trace, bool]):
                     x = bound.apply(x)
             except ScratchError:
                 raise
-            except Exception:  # somebody's own function, which needs the numbers
+            except Exception:  # a user's function, which needs the numbers
                 return whole
             return x
 

@@ -41,7 +41,7 @@ class Journal:
         self._board = _tensorboard(folder, from_step)
 
     def write(self, step: int, **figures: Any) -> None:
-        """One row. Rounded, because nobody needs more digits and the file is read by people."""
+        """One row. Rounded, because people read the file and need no more digits."""
         if self._silent:
             return
         row = {key: round(x, 6) if isinstance(x, float) else x for key, x in figures.items()}

@@ -139,7 +139,7 @@ def train(
     stop: Stop | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Outcome:
-    """Train `task` until the budget is used up or somebody asks it to stop, and write the result.
+    """Train `task` until the budget is used up or a stop is requested, and write the result.
 
     `keep` also writes what has been learnt after a half, a quarter, an eighth ... of the budget, so
     that there are so many in all: ``growth/STEP`` in `folder`.

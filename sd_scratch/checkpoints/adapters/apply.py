@@ -82,7 +82,7 @@ def _changed(network: Network, part: str, loras: Sequence[tuple[Lora, float]]) -
 
 
 def sharing_copy(network: Network) -> Network:
-    """The same modules anew, on the same weights; nobody listens to them."""
+    """Copies of the modules on the same weights, without listeners."""
     memo: dict[int, object] = {id(t): t for t in (*network.parameters(), *network.buffers())}
     probes = [m.__dict__["probe"] for m in network.modules() if "probe" in m.__dict__]
     memo |= {id(probe): None for probe in probes}

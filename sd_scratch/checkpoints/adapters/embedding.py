@@ -21,7 +21,7 @@ from sd_scratch.networks.layers import computing_type
 from sd_scratch.networks.text_encoder import TextEncoder
 from sd_scratch.text.tokenizer import Tokenizer
 
-ANY = "*"  # the placeholder of files that leave the name to whoever uses them
+ANY = "*"  # the placeholder of files that leave the name to the user
 MAX_TOKENS = 64
 FAMILY_OF_WIDTH = {1024: "Stable Diffusion 2.x", 1280: "SDXL's second text encoder"}
 

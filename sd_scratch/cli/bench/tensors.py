@@ -32,7 +32,7 @@ def tensor_rows(ours: StableDiffusion, theirs: Theirs | None, size: int, repeats
 
 @torch.no_grad()
 def off_row(repeats: int) -> Row:
-    """A guided step of the `scenes` U-Net, with taps and nobody listening, and without taps."""
+    """A guided step of the `scenes` U-Net, with taps but no listeners, and without taps."""
     model = StableDiffusion(random_components(SCENES, torch.device("cpu"), torch.float32))
     generator = torch.Generator().manual_seed(0)
     cells, text = SCENES.sample_size // SCENES.vae.downscale, SCENES.text

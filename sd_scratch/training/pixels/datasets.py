@@ -77,7 +77,7 @@ class Source:
 class DataRow:
     """What a data set is, how it is read, learnt and judged, and where it can be had.
 
-    `read` turns a folder into pictures; `source` is None where nobody publishes it.
+    `read` turns a folder into pictures; `source` is None if it is not published.
     """
 
     about: str
