@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sd_scratch.networks.layers import Conv2d, Linear, in_type
 from sd_scratch.networks.text_encoder import TextEncoder
-from sd_scratch.networks.tiles import convolve_in_tiles
+from sd_scratch.networks.tiles import in_tiles
 from sd_scratch.networks.unet import UNet
 
 SMALL = 20_000_000  # parameters of a network that is not worth measuring
@@ -147,7 +147,7 @@ def measure_cells(unet: UNet, batch: int, rounds: int) -> Cells | None:
 
     product = tiles = 0
     for side in TILE_SIDES:
-        gains = faster(side, in_tiles)
+        gains = faster(side, as_tiles)
         if gains is None:
             return None
         if gains:
@@ -168,8 +168,8 @@ def as_convolution(layer: Conv2d) -> Way:
     return lambda x: F.conv2d(x, in_type(layer.weight, x.dtype), layer.bias, layer.stride)
 
 
-def in_tiles(layer: Conv2d) -> Way:
-    return lambda x: convolve_in_tiles(x, in_type(layer.weight, x.dtype), layer.bias, 0)
+def as_tiles(layer: Conv2d) -> Way:
+    return lambda x: in_tiles()(x, in_type(layer.weight, x.dtype), layer.bias, 0)
 
 
 def choose_cells(network: nn.Module, cells: Cells) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_scratch.networks.tiles import convolve_in_tiles
+from sd_scratch.networks.tiles import in_tiles
 from sd_scratch.tensors import Tapped
 
 
@@ -79,7 +79,7 @@ class Conv2d(nn.Conv2d):
         """The same, with so many cells of zeros on each side."""
         weight = in_type(self.weight, x.dtype)
         if 0 < self.tile_cells <= x[:, 0].numel() and not torch.is_grad_enabled():
-            y: Tensor = convolve_in_tiles(x, weight, self.bias, padding)
+            y: Tensor = in_tiles()(x, weight, self.bias, padding)
             return y
         return F.conv2d(x, weight, self.bias, self.stride, padding)
 

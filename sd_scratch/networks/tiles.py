@@ -14,6 +14,7 @@ summation: both are off by 1e-6 of the numbers' spread in fp32.
 """
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +52,10 @@ def _polynomial(roots: Tensor) -> Tensor:
     return p
 
 
-@torch.library.custom_op("sd_scratch::convolve_in_tiles", mutates_args=())
+@torch.no_grad()
 def convolve_in_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 1) -> Tensor:
     """`F.conv2d` of ``[B, C, H, W]`` with a 3x3 kernel and stride 1. The result is channels-last and has no
-    gradient. An operator, so that compiled graphs call it as it is."""
+    gradient."""
     a, g, b = transforms(x.dtype)
     (images, channels, *sides), outputs = x.shape, len(weight)
     height, width = (side + 2 * padding - KERNEL + 1 for side in sides)
@@ -82,8 +83,18 @@ def convolve_in_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, padding: i
     return y.contiguous().permute(0, 3, 1, 2)
 
 
-@convolve_in_tiles.register_fake
-def empty_result(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 1) -> Tensor:
+@functools.cache
+def in_tiles() -> Any:
+    """`convolve_in_tiles` as an operator of PyTorch, made at the first call: compiled graphs call it as it is, and
+    tensors without numbers only pass their shapes through it."""
+    name = "sd_scratch::convolve_in_tiles"
+    torch.library.define(name, "(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor")
+    torch.library.impl(name, "cpu", convolve_in_tiles)
+    torch.library.register_fake(name, _empty_result)
+    return torch.ops.sd_scratch.convolve_in_tiles
+
+
+def _empty_result(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     height, width = (side + 2 * padding - KERNEL + 1 for side in x.shape[2:])
     return x.new_empty(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
 

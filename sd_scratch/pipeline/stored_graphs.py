@@ -21,6 +21,7 @@ from sd_scratch.checkpoints.build import empty
 from sd_scratch.checkpoints.hashes import cache_file
 from sd_scratch.errors import ScratchError, log
 from sd_scratch.networks.layers import Conv2d, Linear
+from sd_scratch.networks.tiles import in_tiles
 from sd_scratch.networks.unet import UNet
 from sd_scratch.pipeline.tuning import convolutions_are_fast, this_machine
 from sd_scratch.tensors import Tapped
@@ -110,6 +111,7 @@ def _stored(path: Path, identity: str) -> Any:
     """The graph in a file; None without one, or, with a warning, if it does not fit."""
     if not path.is_file():
         return None
+    in_tiles()  # which it may call
     try:
         graph = load_graph(path)
         if graph.get_metadata().get(IDENTITY) == identity:

@@ -33,7 +33,7 @@ from sd_scratch.networks.kernels import (
 )
 from sd_scratch.networks.layers import Linear, computing_type
 
-EFFORTS = {"quick": (3, 1.5), "full": (7, 120.0)}  # rounds, seconds
+EFFORTS = {"quick": (3, 2.0), "full": (7, 120.0)}  # rounds, seconds
 BRANCHES = 2  # of a guided call
 CPUINFO = Path("/proc/cpuinfo")
 SMALLER = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # let a processor play a smaller one

@@ -52,8 +52,8 @@ def test_it_is_as_precise_as_direct_summation(channels):
 def test_a_layer_is_tiled_where_it_is_wide_and_has_many_cells(monkeypatch):
     called = []
     monkeypatch.setattr(
-        "sd_scratch.networks.layers.convolve_in_tiles",
-        lambda *given: called.append(1) or convolve_in_tiles(*given),
+        "sd_scratch.networks.layers.in_tiles",
+        lambda: lambda *given: called.append(1) or convolve_in_tiles(*given),
     )
     layer, narrow = Conv2d(128, 130, 3, padding=1), Conv2d(4, 128, 3, padding=1)
     halves, points = Conv2d(128, 128, 3, stride=2, padding=1), Conv2d(128, 128, 1)
