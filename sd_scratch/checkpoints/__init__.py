@@ -1,7 +1,7 @@
-"""Files to networks and back: checkpoints found, checked, loaded and saved, in every layout that Stable
-Diffusion 1.x comes in.
+"""Files to networks and back: find, check, load and save checkpoints, in every layout of Stable Diffusion
+1.x.
 
-The names are resolved when they are first used: finding a model must not wait for torch.
+Names are resolved at first use: finding a model must not wait for torch.
 """
 
 from importlib import import_module

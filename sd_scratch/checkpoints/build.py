@@ -1,4 +1,4 @@
-"""Networks from stored tensors: built without memory on `meta`, checked, then filled one at a time."""
+"""Networks from stored tensors: built on `meta` without memory, checked, then filled one at a time."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ def empty(network: Callable[[C], N], config: C) -> N:
 
 
 def seeded(build: Callable[[], N], seed: int) -> N:
-    """What `build` makes with random weights from `seed`; the global random state stays as it was."""
+    """The result of `build` with random weights from `seed`; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -69,7 +69,7 @@ def check(
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
-    """What a file holds of a network: its state without BatchNorm's counters, which nothing reads."""
+    """The part of a network that a file holds: its state without BatchNorm's counters, which nothing reads."""
     return {k: v for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
 
 
@@ -83,8 +83,8 @@ def fill(
 ) -> None:
     """Give an empty network its weights, cast to `dtype` on `device`, and set it to evaluation.
 
-    A few tensors are read at a time, each by a thread of its own, so that memory never holds the
-    weights twice. With ``torch.channels_last`` convolution weights are stored in that order. For `low_memory` see `kept_type`.
+    A few tensors are read at a time, each by its own thread, so memory never holds the weights twice. With
+    ``torch.channels_last`` convolution weights are stored in that order. For `low_memory` see `kept_type`.
     """
     wanted = weights(network)
     largest = max(tensors[key].nbytes for key in wanted)
@@ -110,15 +110,15 @@ def fill(
 
 
 def kept_type(stored: StoredTensor, dtype: torch.dtype, low_memory: bool) -> torch.dtype:
-    """The type in which a tensor stays in memory: `dtype`, or with `low_memory` and where that is narrower the
-    file's own. The layers widen such a weight for each call, so that no bit of a picture is another."""
+    """The type of a tensor in memory: `dtype`, or with `low_memory` the file's own if that is narrower. The
+    layers widen such a weight for each call, so no bit of a picture changes."""
     if not (low_memory and stored.is_floating and stored.numel >= LARGE):
         return dtype
     return min(stored.torch_dtype, dtype, key=lambda each: each.itemsize)
 
 
 def check_memory(path: Path, needed: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a load that would not fit into the memory that the device has free now."""
+    """Refuse a load that does not fit into the device's free memory."""
     require_memory(
         needed,
         f"{path} - its weights take, as {dtype_name(dtype)},",

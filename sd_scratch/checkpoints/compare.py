@@ -1,4 +1,4 @@
-"""Two checkpoints, tensor by tensor: what differs, by how much, and where first in the order of a run."""
+"""Two checkpoints, tensor by tensor: the differences, their size, and the first in the order of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def compare_networks(
     revision: str | None = None,
     offline: bool = False,
 ) -> list[Difference]:
-    """The same for a checkpoint and networks that are in memory, such as those of a model with adapters."""
+    """The same for a checkpoint and networks in memory, such as those of a model with adapters."""
     layout = read_layout(source, revision=revision, offline=offline)
     held = {
         f"{part}.{key}": HeldTensor.of(layout.path, key, value)
@@ -57,7 +57,7 @@ def compare_networks(
 
 
 def lines(found: Sequence[Difference]) -> list[str]:
-    """For people: where the two part first, then the largest differences."""
+    """Lines for people: the first difference, then the largest ones."""
     if not found:
         return ["no tensor differs"]
     text = [f"{len(found)} tensors differ, in the order of a run first {found[0].name}"]

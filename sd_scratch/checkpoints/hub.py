@@ -1,9 +1,8 @@
-"""Models of the hub, through `huggingface_hub`: only the files that are needed, and one clear line for
-whatever goes wrong.
+"""Models of the hub, through `huggingface_hub`: only the needed files, and one clear line for every fault.
 
-The client reads HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and the user's token from the environment, keeps
-what it downloaded in its cache, and takes up a broken transfer where it stopped. It is imported here
-alone and only when a hub id is used, because importing it takes a noticeable part of a second.
+The client reads HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and the user's token from the environment, caches
+downloads, and resumes broken transfers. It is imported only here and only for a hub id, because importing it
+takes a noticeable part of a second.
 """
 
 import contextlib
@@ -62,7 +61,7 @@ MOVED = {"runwayml/stable-diffusion-v1-5": "sd15"}  # gone from the hub; the sam
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A hub model in the local cache: its id, the commit, its size in bytes and where it lies."""
+    """A hub model in the local cache: its id, commit, size in bytes and path."""
 
     repo: str
     revision: str

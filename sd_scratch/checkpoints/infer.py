@@ -1,8 +1,8 @@
-"""The sizes of a single file's networks, read off its tensors' shapes.
+"""The sizes of a single file's networks, from its tensors' shapes.
 
-Shapes do not tell how many heads share a width, nor how many channels share a norm: there the numbers
-of Stable Diffusion are taken (8 heads in the U-Net of 1.x and 64 channels a head in that of 2.x, 64
-channels a head in the text encoder, 32 groups). Files written by this package carry their configuration in the header instead.
+Shapes tell neither the number of heads nor the groups of norms: these are taken from Stable Diffusion (8
+heads in the U-Net of 1.x and 64 channels a head in that of 2.x, 64 channels a head in the text encoder, 32
+groups). Files written by this package carry their configuration in the header instead.
 """
 
 import itertools

@@ -1,5 +1,5 @@
-"""What happens to each key of the files that describe a checkpoint: it is obeyed, it has no effect here, or
-it is not supported. A key in none of the three is warned of. ``docs/checkpoints.md`` shows these tables.
+"""The keys of the files that describe a checkpoint: each is used, has no effect here, or is not supported. An
+unknown key gives a warning. ``docs/checkpoints.md`` shows these tables.
 """
 
 import re
@@ -17,9 +17,9 @@ class Keys:
         title: the file, for people.
         obeyed: key -> what it decides.
         idle: key -> why it has no effect here. A key may be a regular expression.
-        refused: key -> the values of it that are no problem; for any other the model is refused.
+        refused: key -> its accepted values; any other refuses the model.
         warned: the same, but any other value is warned of and not followed.
-        lacking: the same, and it would change pictures: these are refused where a run goes by the file.
+        lacking: the same, but any other value would change pictures: a run that follows the file is refused.
     """
 
     title: str

@@ -1,5 +1,5 @@
-"""What every layout of a checkpoint comes down to: for each network, a configuration and where its
-tensors lie. Nothing here has read a weight."""
+"""The common form of every checkpoint layout: for each network, a configuration and the place of its tensors.
+No weight has been read yet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

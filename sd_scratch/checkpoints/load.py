@@ -34,7 +34,7 @@ from sd_scratch.text.tokenizer import Tokenizer
 class Components:
     """The networks and the tokenizer of one text-to-image model, without gradients, ready to run.
 
-    `source` is what was asked for, `summary` one line on what was loaded, dropped and ignored.
+    `source` is the given name, `summary` one line on what was loaded, dropped and ignored.
     """
 
     config: ModelConfig
@@ -102,19 +102,19 @@ def load_components(
     `offline` forbids the network). Names come before paths: write ``./scenes`` for a folder.
 
     Weights of any floating type are cast to `dtype`; convolution weights are stored in
-    `memory_format`, by default the one in which convolutions are fastest. `force` skips the checks that
-    the weights, and the runs of the model, fit into free memory. With `low_memory` large weights that the
-    file has in half precision stay so, and each layer computes in `dtype`: the same picture, later. None is
-    for where they would not fit otherwise.
+    `memory_format`, by default the one in which convolutions are fastest. `force` skips the checks that the
+    weights, and the runs of the model, fit into free memory. With `low_memory` large weights that the file
+    has in half precision stay so, and each layer computes in `dtype`: the same picture, slower. None does so
+    only if they would not fit otherwise.
 
-    `vae` is an autoencoder to take in the place of the model's own: a file of any naming, TAESD's too, a
-    folder, or a whole model. `text_encoder` is a whole model, or a CLIP's folder or hub id, whose text encoder and tokenizer are taken.
-    `ema` takes the averaged copy of the U-Net's weights, which some single files hold.
+    `vae` replaces the model's autoencoder: a file of any naming, also TAESD's, a folder, or a whole model.
+    `text_encoder` is a whole model, or a CLIP's folder or hub id, whose text encoder and tokenizer are taken.
+    `ema` takes the averaged copy of the U-Net's weights, which some single files have.
 
-    `prediction` (``epsilon``, ``v_prediction`` or ``sample``) says what the network predicts, and
-    `zero_snr` that its schedule ends in pure noise, whatever the checkpoint says.
+    `prediction` (``epsilon``, ``v_prediction`` or ``sample``) is what the network predicts, and with
+    `zero_snr` its schedule ends in pure noise; both override the checkpoint.
 
-    Raises ScratchError, in one line, for everything that is wrong with the source.
+    Raises ScratchError, in one line, for every fault of the source.
     """
     layout = read_layout(
         source, revision=revision, offline=offline, vae=vae, text_encoder=text_encoder, ema=ema
@@ -152,8 +152,8 @@ def read_layout(
 
 
 def with_schedule(layout: Layout, prediction: str | None, zero_snr: bool = False) -> Layout:
-    """The checkpoint with another prediction type, or zero terminal SNR, than it says itself. Raises
-    ScratchError where it says one that cannot be had, and none is given."""
+    """The checkpoint with another prediction type, or with zero terminal SNR. Raises ScratchError if its own
+    type is not supported, and none is given."""
     schedule = layout.config.schedule
     if prediction is None and layout.lacks:
         raise ScratchError(
@@ -218,7 +218,7 @@ def build_components(
 
 
 def weight_bytes(layout: Layout, dtype: torch.dtype, low_memory: bool = False) -> int:
-    """What a checkpoint's weights take in memory."""
+    """The memory of a checkpoint's weights."""
     tensors = (tensor for part in layout.parts.values() for tensor in part.tensors.values())
     return sum(tensor.numel * kept_type(tensor, dtype, low_memory).itemsize for tensor in tensors)
 
@@ -235,7 +235,7 @@ def needs_low_memory(
 def empty_components(
     config: ModelConfig, dtype: torch.dtype = torch.float32, source: str = ""
 ) -> Components:
-    """A model as far as its configuration goes: names and shapes on the `meta` device, no numbers."""
+    """A model without weights: names and shapes on the `meta` device."""
     networks = {
         name: empty(part.network, config.networks[name]).to(dtype)
         for name, part in parts_of(config).items()
@@ -247,7 +247,7 @@ def empty_components(
 
 
 def read_tokenizer(layout: Layout) -> Tokenizer:
-    """The checkpoint's own tokenizer where it brings one, else CLIP's, at the text encoder's length."""
+    """The checkpoint's own tokenizer if it has one, else CLIP's, at the text encoder's length."""
     text = layout.config.text
     if layout.tokenizer is not None:
         tokenizer = Tokenizer.from_folder(layout.tokenizer, text.max_position_embeddings)
@@ -266,7 +266,7 @@ def read_tokenizer(layout: Layout) -> Tokenizer:
 def summarise(
     layout: Layout, unexpected: list[str], dtype: torch.dtype, low_memory: bool = False
 ) -> str:
-    """One line: what was loaded, as what, and what was left aside."""
+    """One line: what was loaded, as what, and what was skipped."""
     stored = [tensor for part in layout.parts.values() for tensor in part.tensors.values()]
     dtypes = sorted({tensor.dtype.lower() for tensor in stored})
     line = (

@@ -1,4 +1,4 @@
-"""How much memory is free, and one line where less is free than something is going to take."""
+"""Free memory, and a one-line error if it does not suffice."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +12,9 @@ CGROUP = Path("/sys/fs/cgroup")  # of a container: its limit, and what of it is 
 
 
 def available_memory(device: torch.device | str = "cpu") -> int | None:
-    """Bytes that can still be allocated on a device, without swapping; None where nothing says so.
+    """Bytes that can still be allocated on a device, without swapping; None if unknown.
 
-    On a CPU they are what Linux estimates (MemAvailable), or what a container's limit leaves.
+    On a CPU it is Linux's estimate (MemAvailable), or the rest of a container's limit.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -26,7 +26,7 @@ def available_memory(device: torch.device | str = "cpu") -> int | None:
 
 
 def require_memory(needed: int, what: str, device: torch.device, advice: str) -> None:
-    """Raise MemoryShortage where `needed` bytes are more than the device has free."""
+    """Raise MemoryShortage if `needed` bytes are more than the device has free."""
     free = available_memory(device)
     if free is not None and needed > free:
         raise MemoryShortage(

@@ -1,4 +1,4 @@
-"""A whole model's configuration, from its parts' and its scheduler's, and what a run starts from."""
+"""A whole model's configuration, from its parts' and its scheduler's, and the defaults of a run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,10 +20,9 @@ def model_config(
 ) -> ModelConfig:
     """A whole model's configuration from the parts of a folder.
 
-    `parts` are the networks' configurations by the parts' names. `settings` are the values that a run
-    starts from (`settings_json`); what is absent there comes from the scheduler, and without one from
-    Stable Diffusion 1.x. Raises ScratchError where a part cannot be read, or where the parts do not fit
-    each other.
+    `parts` are the networks' configurations by the parts' names. `settings` are the defaults of a run
+    (`settings_json`); absent ones come from the scheduler, and without one from Stable Diffusion 1.x. Raises
+    ScratchError if a part cannot be read, or if the parts do not fit each other.
     """
     name_family(parts["unet"])
     configs = {part: PARTS[part].read(fields) for part, fields in parts.items()}
@@ -49,8 +48,8 @@ def model_config(
 
 
 def with_placeholders(configs: dict[str, Any]) -> dict[str, Any]:
-    """The configurations with one for the text encoder where the checkpoint has none, which another model's
-    will replace: it fits the U-Net."""
+    """The configurations, with one for a missing text encoder that fits the U-Net; another model's will
+    replace it."""
     if "text" in configs or "unet" not in configs:
         return configs
     width = configs["unet"].cross_attention_dim
@@ -71,7 +70,7 @@ def scheduler_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def settings_json(config: ModelConfig) -> dict[str, Any]:
-    """What a run starts from, as `model_config` reads it back."""
+    """The defaults of a run, as `model_config` reads them back."""
     return {
         "name": config.name,
         "sampler": config.sampler,

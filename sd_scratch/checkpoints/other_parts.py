@@ -1,4 +1,4 @@
-"""Parts from elsewhere in the place of a checkpoint's own: another VAE, another model's text encoder."""
+"""Parts from elsewhere instead of a checkpoint's own: another VAE, another model's text encoder."""
 
 from dataclasses import replace
 

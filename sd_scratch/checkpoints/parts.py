@@ -30,13 +30,12 @@ class Part:
         network: its class, made from its configuration.
         read: its configuration from ``config.json``; raises ScratchError.
         write: the inverse, from the whole model's configuration.
-        infer: its configuration from the shapes in a single file that says nothing else; None for a
-            part whose sizes shapes do not tell.
-        reader: the library and the class that read its folder elsewhere.
+        infer: its configuration from the shapes in a single file; None for a part whose sizes shapes do not
+            tell.
+        reader: the other library and its class for the folder.
         prefix: what the keys of its folder's files have before the network's own names.
-        dry_run: calls it on the ``meta`` device, so that its tensors are named; None for a part of the run
-            itself.
-        needed: whether a model is none without it.
+        dry_run: calls it on the ``meta`` device to name its tensors; None for a part of the run itself.
+        needed: whether every model must have it.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Part:
 
     @property
     def branched(self) -> bool:
-        """Whether it is asked about the prompt and about its negative."""
+        """Whether it runs with the prompt and with its negative."""
         return bool(getattr(self.network, "branched", True))
 
 

@@ -1,9 +1,8 @@
-"""Reading PyTorch's pickles (`.ckpt`, `.pt`, `.bin`) without running what a stranger wrote in them.
+"""Reading PyTorch's pickles (`.ckpt`, `.pt`, `.bin`) without running their code.
 
-A pickle is a program. PyTorch's restricted reader runs it with a list of what it may call: here that is
-what makes tensors, and stand-ins for what training programs left in their checkpoints. There is no way
-around the list. An archive that would inflate, or a tensor that is larger than what is stored of it, is
-refused: a file of a kilobyte can ask for terabytes.
+A pickle is a program. PyTorch's restricted reader runs it with an allow-list: the makers of tensors, and
+stand-ins for objects of training programs. There is no way around the list. A compressed archive, or a tensor
+larger than its stored numbers, is refused: a file of a kilobyte can ask for terabytes.
 """
 
 import re
@@ -35,7 +34,7 @@ ELSEWHERE = "find a .safetensors version"
 
 
 class _StandIn:
-    """In the place of an object that a training program left behind: takes anything, keeps nothing."""
+    """Replaces an object of a training program: takes anything, keeps nothing."""
 
     def __new__(cls, *_: object, **__: object) -> "_StandIn":
         return object.__new__(cls)
@@ -45,7 +44,7 @@ class _StandIn:
 
 
 def _nothing(*_: object) -> None:
-    """In the place of a function."""
+    """Replaces a function."""
 
 
 STAND_INS: list[tuple[Any, str]] = [
@@ -62,7 +61,7 @@ STAND_INS: list[tuple[Any, str]] = [
 
 @dataclass(frozen=True)
 class HeldTensor(StoredTensor):
-    """A tensor that is in memory already, to be read as one in a file is."""
+    """A tensor in memory, read like one in a file."""
 
     tensor: Tensor
 
@@ -83,7 +82,7 @@ class HeldTensor(StoredTensor):
 
 
 def read_weights(path: Path) -> Header:
-    """The tensors of a `.safetensors` file or of a pickle, whichever it is, whatever its name says.
+    """The tensors of a `.safetensors` file or of a pickle, whatever its name says.
 
     Raises ScratchError, in one line, for anything else.
     """
@@ -93,8 +92,8 @@ def read_weights(path: Path) -> Header:
 def read_pickle(path: Path) -> Header:
     """The tensors of a state dict, at most two tables of `WRAPPER_NAMES` deep.
 
-    Raises ScratchError for a damaged file, one that wants to call more than what makes tensors, and one
-    that holds no tensors by their names.
+    Raises ScratchError for a damaged file, one that calls more than makers of tensors, and one without named
+    tensors.
     """
     content = load_pickle(path)
     for _ in range(WRAPPERS):
@@ -124,7 +123,7 @@ def read_pickle(path: Path) -> Header:
 
 
 def load_pickle(path: Path) -> Any:
-    """What a pickle holds. Raises ScratchError, which lists what it wants to call and may not."""
+    """The content of a pickle. Raises ScratchError, which lists its forbidden calls."""
     try:
         _check_archive(path)
         # Opened here: by a path PyTorch goes by the ending, and reads some as another format.
@@ -167,7 +166,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _wanted(path: Path) -> str:
-    """What an archive's pickle wants to call beside what it may, found without calling it."""
+    """The forbidden calls of an archive's pickle, found without calling them."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # only archives are looked into, and damaged ones can raise anything

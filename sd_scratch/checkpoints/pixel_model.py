@@ -1,4 +1,4 @@
-"""Folders of the small models on pixels: a denoiser with its schedule, or a classifier.
+"""Folders of small pixel models: a denoiser with its schedule, or a classifier.
 
     config.json          everything but the numbers
     model.safetensors    the weights
@@ -47,7 +47,7 @@ Denoiser = PixelUNet | ContextUNet
 
 @dataclass(frozen=True)
 class PixelComponents:
-    """A model of pixels, ready to be run; `source` says where it came from."""
+    """A pixel model, ready to run; `source` is its folder or name."""
 
     config: PixelModelConfig
     network: Denoiser
@@ -73,7 +73,7 @@ def build_classifier(config: ClassifierConfig, seed: int = 0) -> Classifier:
 def save_pixel_model(
     components: PixelComponents, folder: Path, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write a model's folder, over the one that is there. Raises `ScratchError` when it cannot."""
+    """Write a model's folder, over an existing one. Raises `ScratchError` if it cannot."""
     config = components.config
     kind = "context_unet" if isinstance(config.network, ContextUNetConfig) else "pixel_unet"
     data: dict[str, Any] = {"kind": kind, "name": config.name}
@@ -100,7 +100,7 @@ def _save(network: nn.Module, data: dict[str, Any], folder: Path, dtype: torch.d
 def load_pixel_model(source: str | Path) -> PixelComponents:
     """A model in fp32 on the CPU, from its folder or, when it is shipped, by its name.
 
-    Raises `ScratchError` where there is none, or its files are damaged or of another kind.
+    Raises `ScratchError` if there is none, or its files are damaged or of another kind.
     """
     folder = find_pixel_model(source)
     fields = _read_config(folder, "pixel_unet", "context_unet")

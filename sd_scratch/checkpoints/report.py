@@ -1,4 +1,4 @@
-"""What a model file is, without loading it: for people who were sent one."""
+"""A report on a model file, without loading it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class PartReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `inspect` found. `problem` is why the file cannot be loaded, or ""; `not_finite` names the
-    tensors that hold NaN or infinities, None when they were not looked at."""
+    """The result of `inspect`. `problem` is why the file cannot be loaded, or ""; `not_finite` names the
+    tensors with NaN or infinities, None if not checked."""
 
     source: str
     path: str
@@ -80,8 +80,8 @@ def inspect(
 ) -> Report:
     """Say what a model is; with `check`, read every tensor and look for NaN and infinities.
 
-    A file that is whole but cannot be loaded is reported with its `problem`. Raises ScratchError for
-    what cannot be read at all: nothing there, damaged, no safetensors file, a folder of another family.
+    A whole file that cannot be loaded is reported with its `problem`. Raises ScratchError for what cannot be
+    read at all: missing, damaged, no safetensors file, a folder of another family.
     """
     place = locate(source, revision=revision, offline=offline)
     if place.path.is_dir():
