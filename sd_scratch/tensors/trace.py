@@ -279,7 +279,7 @@ class Trace:
             tensor = by_call[0]
         else:
             tensor, axes = torch.stack(by_call), ("call", *axes)
-        if tensor.ndim != len(axes):
+        if kept.axes and tensor.ndim != len(axes):  # those of somebody's own reduction are unknown
             raise ScratchError(f"{wanted.name} has {tensor.ndim} axes, not {', '.join(axes)}")
         numbers = sorted(self.moments) if kept.averaged else [c for c in calls if c is not None]
         moments = [self.moments.get(call, Moment(math.nan, math.nan)) for call in numbers]
