@@ -119,7 +119,6 @@ def unet_config(fields: Fields) -> UNetConfig:
 
 
 def _heads(fields: Fields, levels: int) -> int | tuple[int, ...]:
-    """One number of heads, or one for each level."""
     if not isinstance(fields.data.get("attention_head_dim"), list):
         return fields.integer("attention_head_dim", 1, 256, 8)
     heads = fields.integers("attention_head_dim", 1, 256, MAX_LEVELS)

@@ -41,10 +41,8 @@ def with_text_encoder(layout: Layout, source: str, offline: bool = False) -> Lay
     Raises ScratchError for vectors of another width.
     """
     part = PARTS["text"]
-    path, wanted = (
-        locate(source, offline=offline, part=part).path,
-        layout.config.unet.cross_attention_dim,
-    )
+    path = locate(source, offline=offline, part=part).path
+    wanted = layout.config.unet.cross_attention_dim
     tokenizer = padding = None
     if path.is_dir():
         folder = path / part.folder if (path / part.folder).is_dir() else path

@@ -77,11 +77,8 @@ def _not_found(text: str, path: Path) -> ScratchError:
         return UsageError(f"{text} - a link to {path.readlink()}, which is not there")
     names = [*list_shipped(), "sd15"]
     near = _neighbours(text, path, *names)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"the models by name are {', '.join(names)}"
-    )
+    known = f"the models by name are {', '.join(names)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else known
     return UsageError(
         f"{text} - no such model; looked for {path.absolute()} and in {weights_folder()} - {hint}"
         " (a model of the hub is called OWNER/NAME)"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sd_scratch.cli.output import Output
-    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
 
 PIXELS = ", ".join(DATA_SETS)
 FRAMES = 50
@@ -120,8 +119,9 @@ def _of_classes(
 ) -> "tuple[Tensor, int]":
     """One row for each class; of one class alone a square."""
     from sd_scratch.pictures.film import encode_film
+    from sd_scratch.pipeline.pixel_diffusion import load_pixels
 
-    model = load_denoiser(args.model or f"ddpm-{args.preset}", device)
+    model = load_pixels(args.model or f"ddpm-{args.preset}", device)
     asked = [class_number(model.config.class_names, name) for name in getattr(args, "class") or ()]
     rows = asked or list(range(min(model.no_class, args.rows or 64)))
     columns = len(seeds) if len(rows) > 1 else math.ceil(math.sqrt(len(seeds)))
@@ -134,16 +134,6 @@ def _of_classes(
         film.keep(encode_film(stages[:: -max(1, len(stages) // FRAMES)][::-1], columns))
         return stages[-1], columns
     return model.generate(classes, every, **settings), columns
-
-
-def load_denoiser(source: str, device: "torch.device") -> "PixelDiffusion":
-    """A model of pixels on a device."""
-    from sd_scratch.checkpoints.pixel_model import load_pixel_model
-    from sd_scratch.pipeline.pixel_diffusion import PixelDiffusion
-
-    components = load_pixel_model(source)
-    components.network.to(device)
-    return PixelDiffusion(components)
 
 
 def class_number(names: Sequence[str], word: str) -> int | None:

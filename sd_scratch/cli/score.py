@@ -92,7 +92,7 @@ def _classifier(args: argparse.Namespace) -> int:
 
 def _pixels(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.pixel_model import load_classifier
-    from sd_scratch.cli.sample import load_denoiser
+    from sd_scratch.pipeline.pixel_diffusion import load_pixels
     from sd_scratch.training.pixels.evaluate import COUNT, evaluate_pixels
 
     if args.classifier is None:
@@ -100,7 +100,7 @@ def _pixels(args: argparse.Namespace) -> int:
             "who judges? - train a classifier with --stage classifier, name it with --classifier"
         )
     judge, data = load_classifier(args.classifier), load_data(args.what, args.data)
-    model = load_denoiser(args.evaluate, choose_device(args.device or "cpu"))
+    model = load_pixels(args.evaluate, choose_device(args.device or "cpu"))
     scale = model.config.guidance if args.cfg_scale is None else args.cfg_scale
     sampler, steps = args.sampler or "ddim", args.steps or 50
     scores = evaluate_pixels(

@@ -68,11 +68,8 @@ class Conditioning:
                 z = self._read(chunks, clip_skip)
                 context = self.text.tap("context", weigh(z, empty, encoding.weights, emphasis))
             empty = empty.repeat(1, len(chunks), 1)
-        prompt, changes = (
-            Prompt(text, encoding, context, empty, clip_skip),
-            changes_in(text, syntax),
-        )
-        return replace(prompt, syntax=syntax, emphasis=emphasis, changes=changes)
+        prompt = Prompt(text, encoding, context, empty, clip_skip)
+        return replace(prompt, syntax=syntax, emphasis=emphasis, changes=changes_in(text, syntax))
 
     def _read(self, chunks: Sequence[Sequence[int]], clip_skip: int | Sequence[int]) -> Tensor:
         """``[chunks, N, C]``."""
@@ -132,7 +129,6 @@ class Conditioning:
         return whole, of_steps
 
     def _stages(self, prompt: Prompt, steps: int) -> list[Prompt]:
-        """A prompt at every step."""
         if not prompt.changes:
             return [prompt] * steps
         whole, passed = prompt.counted or steps, prompt.passed

@@ -193,7 +193,6 @@ def _classes(given: Any, count: int) -> list[int | str | None]:
 
 
 def _seeds(given: Any) -> list[int]:
-    """One seed or several, as a list."""
     if whole(given) is not None:
         return [given]
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -201,6 +200,8 @@ def _seeds(given: Any) -> list[int]:
     return list(given)
 
 
-def load_pixels(source: str) -> PixelDiffusion:
+def load_pixels(source: str, device: str | torch.device = "cpu") -> PixelDiffusion:
     """Load a pixel model: a shipped one by its name, or a folder."""
-    return PixelDiffusion(load_pixel_model(source))
+    components = load_pixel_model(source)
+    components.network.to(device)
+    return PixelDiffusion(components)

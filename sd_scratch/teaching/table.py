@@ -27,7 +27,6 @@ class Table:
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *self.findings])
 
     def column(self, name: str) -> list[object]:
-        """The values of a column."""
         return [row[self.columns.index(name)] for row in self.rows]
 
 

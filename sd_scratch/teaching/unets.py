@@ -18,10 +18,8 @@ def analyse() -> Table:
     for name, config in MODELS.items():
         with torch.device("meta"):
             unet = UNet(config.unet)
-        side, levels = (
-            config.sample_size // config.vae.downscale,
-            len(config.unet.block_out_channels),
-        )
+        side = config.sample_size // config.vae.downscale
+        levels = len(config.unet.block_out_channels)
         for i, block in enumerate(unet.down_blocks):
             rows.append(
                 _row(name, f"down {i}", block, config.unet.block_out_channels[i], side >> i)

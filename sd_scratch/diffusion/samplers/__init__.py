@@ -64,10 +64,8 @@ class Sampler:
         given ladder's length.
         """
         if not isinstance(spacing, Ladder):
-            steps, spacing = (
-                schedule.check_steps(steps),
-                self.spacing if spacing is None else spacing,
-            )
+            steps = schedule.check_steps(steps)
+            spacing = self.spacing if spacing is None else spacing
             return schedule.ladder(steps, spacing, sigma_space=self.sigma_space)
         if steps not in (None, len(spacing)):
             raise UsageError(
