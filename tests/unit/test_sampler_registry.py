@@ -52,7 +52,7 @@ def test_an_unknown_sampler_is_answered_with_a_guess_and_the_list(typed: str, me
         ("ddim", {"etta": 1.0}, "did you mean eta"),
         ("ddim", {"order": 2}, "no option 'order'"),
         ("ddim", {"eta": -0.1}, "0 to 1"),
-        ("ddim", {"eta": math.nan}, "0 to 1"),
+        ("ddim", {"eta": math.nan}, "eta is a number, not nan"),
         ("ddpm", {"variance": "learned"}, "fixed_small, fixed_large"),
         ("pndm", {"mix": "v"}, "eps, output"),
         ("lms", {"order": 5}, "1, 2, 3, 4"),
