@@ -179,6 +179,12 @@ def test_axes_and_sizes_that_do_not_fit_their_tensor(copy, damage, message):
         [trace[name].maps() for name in trace.names if ".probs" in name]
 
 
+def test_ones_own_reduction_has_axes_that_nobody_knows(model, tmp_path):
+    trace, _ = record(model, "unet.h", branch="cond", reduce=lambda x: x.mean(dim=1))
+    again = Trace.load(trace.save(tmp_path / "t"))
+    assert torch.equal(again["unet.h"].tensor, trace["unet.h"].tensor)
+
+
 # Replay ---------------------------------------------------------------------------------------
 
 
