@@ -145,12 +145,15 @@ def convert_model(args: argparse.Namespace) -> int:
     from sd_scratch.checkpoints.adapters.lora import read_lora
     from sd_scratch.checkpoints.load import load_components
     from sd_scratch.checkpoints.save import save_folder, save_single_file
+    from sd_scratch.checkpoints.source import WEIGHT_SUFFIXES
     from sd_scratch.cli.output import check_file
     from sd_scratch.files import check_new_folder
 
     dtype: torch.dtype = getattr(torch, args.dtype)
     loras = lora_files(args)
     output, single = args.output, args.output.suffix == ".safetensors"
+    if not single and output.suffix.lower() in WEIGHT_SUFFIXES:
+        raise UsageError(f"{output} - a file of weights is written as NAME.safetensors")
     if single or output.is_dir():
         check_file(output if single else output / "model_index.json", args.overwrite)
     else:

@@ -236,6 +236,7 @@ CASES = [
         3, 1, "looks like JSON", [*GENERATE, "-m", "bad.ckpt"],
         lambda: write("bad.ckpt", '{"error": "Access denied"}'),
     ),
+    Case(4, 2, "is written as NAME.safetensors", ["weights", "convert", "model", "new.ckpt"]),
     Case(4, 0, "a safetensors file, whatever its name says", ["weights", "inspect", "bad.ckpt"],
          lambda: single().rename("bad.ckpt")),
     Case(5, 1, "cut short: have 70 of 75 bytes (93 %)", [*GENERATE, "-m", "bad.safetensors"], lambda: safetensors(cut=5)),
