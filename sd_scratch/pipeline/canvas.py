@@ -43,7 +43,7 @@ from sd_scratch.pictures.masks import (
 )
 from sd_scratch.pictures.read import to_rgb
 from sd_scratch.pipeline.branches import UNCOND
-from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, inputs_beside
+from sd_scratch.pipeline.checks import MASK, PICTURE, check_inputs, check_kind, inputs_beside
 from sd_scratch.pipeline.coding import AnyAutoencoder, encode
 from sd_scratch.pipeline.image_noise import ImageNoise, as_picture, pictures_to_tensor
 from sd_scratch.pipeline.mask_use import BLENDS, CONTENTS, FEATHER, IMAGE_GUIDANCE
@@ -246,7 +246,11 @@ def network_inputs(
 
 
 def kinds_of(canvas: Canvas | None) -> tuple[bool, bool]:
-    """Whether a model gets a picture, and a mask with it, from a run's canvas."""
+    """Whether a model gets a picture, and a mask with it, from a run's canvas.
+
+    Raises UsageError for what is no canvas.
+    """
+    check_kind("canvas", canvas, Canvas | None, "one of model.canvas")
     return canvas is not None, canvas is not None and canvas.cells is not None
 
 

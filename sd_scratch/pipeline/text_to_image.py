@@ -24,7 +24,6 @@ from sd_scratch.pipeline.branches import Scales
 from sd_scratch.pipeline.canvas import Canvas, keeping, kinds_of, make_canvas
 from sd_scratch.pipeline.checks import (
     check_inputs,
-    check_kind,
     check_noise,
     check_number,
     check_own_sampler,
@@ -295,10 +294,9 @@ class TextToImage(Recordable):
         latent, ladder = check_noise(noise).start(way.ladder, climbs=way.sampler.climbs)
         walked = replace(way, ladder=ladder)
         scale = self.config.guidance if guidance is None else guidance
-        check_kind("canvas", canvas, Canvas | None, "one of model.canvas")
+        check_inputs(self.config, self.components.source, *kinds_of(canvas))
         told = canvas.guidance if canvas else None
         scales = Scales.checked(scale, guidance_rescale, told, pag, pag_adaptive_scale, pag_layers)
-        check_inputs(self.config, self.components.source, *kinds_of(canvas))
         branches, shape = scales.branches, noise.latent.shape
         self._check_memory(shape, len(branches))
         rows = self.conditioning.rows(prompt, negative, len(noise), branches)
