@@ -105,9 +105,7 @@ def _measure(
     (rounds, seconds), began = EFFORTS[effort], perf_counter()
     channels = components.config.unet.block_out_channels[-1]
     if channels not in known.cells:
-        cells = measure_cells(components.unet, BRANCHES, rounds)
-        if cells is not None:
-            known.cells[channels] = cells
+        known.cells[channels] = measure_cells(components.unet, BRANCHES, rounds)
     layers = shapes_of(components, width, height)
     missing = {shape: same for shape, same in layers.items() if shape not in known.shapes}
     found = measure(missing, rounds, seconds - (perf_counter() - began))

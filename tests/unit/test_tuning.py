@@ -176,29 +176,31 @@ def test_what_a_busy_machine_says_is_neither_followed_nor_remembered(large, monk
     [([9, 1, 1, 0.5, 2, 0.4], True), ([1, 1, 1, 2, 1, 1.2], False), ([1, 1, 1, 0.6, 1, 1.4], None)],
 )
 def test_times_decide_where_they_agree(monkeypatch, seconds, expected):
-    times = iter([t for each in seconds for t in (0.0, each)])
-    monkeypatch.setattr(kernels, "perf_counter", lambda: next(times))
+    pairs = zip(seconds[::2], seconds[1::2], strict=True)
+    ticks = iter([tick for first, second in pairs for tick in (0, first, first + second)])
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(ticks))
     assert kernels.second_is_faster([(torch.square, torch.square)], torch.ones(1), 3) is expected
 
 
 def test_convolutions_are_measured_as_products_and_in_tiles():
     cells = kernels.measure_cells(tiny_components().unet, 2, 2)
-    assert cells is None or (cells.product in (0, 32, 128) and cells.tiles in (0, 512, 2048))
+    assert cells.product in (0, 32, 128) and cells.tiles in (0, 512, 2048)
 
 
 @pytest.mark.parametrize(
-    "gains, expected",
+    "times, expected",
     [
-        ([True, True, False], Cells(32, 512)),
-        ([False, True, False], Cells(0, 2048)),
-        ([False, False, True, True], Cells(128, 0)),
-        ([True, None], None),
+        ([0.5, 0.5, 1.5], Cells(32, 512)),  # tiles at 16x16, products at 4x4, at 8x8
+        ([1.5, 0.9, 1.5], Cells(0, 2048)),  # tiles at 16x16, at 32x32, products at 4x4
+        ([1.5, 1.5, 0.5, 0.5], Cells(128, 0)),
     ],
 )
-def test_from_how_many_cells_on_depends_on_where_it_gains(monkeypatch, gains, expected):
-    answers = iter(gains)
-    monkeypatch.setattr(kernels, "second_is_faster", lambda *_: next(answers))
-    assert kernels.measure_cells(tiny_components().unet, 2, 2) == expected
+def test_for_how_many_cells_depends_on_where_it_gains(monkeypatch, times, expected):
+    answers = iter(times)
+    monkeypatch.setattr(
+        kernels, "in_turn", lambda *_: [(9.0, 9.0), (1.0, least := next(answers)), (7.0, 2 * least)]
+    )
+    assert kernels.measure_cells(tiny_components().unet, 2, 3) == expected
 
 
 def test_measuring_takes_both_ways_of_a_layer_and_ends_in_time():
