@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sd_scratch.checkpoints.adapters.apply import sharing_copy
 from sd_scratch.networks.attention import Attention
 from sd_scratch.networks.autoencoder import Autoencoder
+from sd_scratch.networks.kernels import Cells, choose_cells
 from sd_scratch.networks.layers import prefer_convolutions
 from sd_scratch.networks.taesd import TinyAutoencoder
 from sd_scratch.networks.text_encoder import TextEncoder
@@ -117,7 +118,8 @@ class DecoderGraph(nn.Module):
 
 
 def _plain(network: Network) -> Network:
-    """The same weights in modules of their own, with linear layers as what they are."""
+    """The same weights in modules of their own, with layers as what they are."""
     copy = sharing_copy(network)
     prefer_convolutions(copy, False)
+    choose_cells(copy, Cells(product=0, tiles=0))
     return copy

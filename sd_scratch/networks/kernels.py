@@ -171,6 +171,12 @@ def choose_cells(network: nn.Module, cells: Cells) -> None:
             layer.tile_cells = cells.tiles if can_be_tiled(layer) else 0
 
 
+def cells_of(unet: UNet) -> Cells:
+    """What was chosen for a U-Net."""
+    convolutions = [m for m in unet.modules() if isinstance(m, Conv2d)]
+    return Cells(unet.conv_in.product_cells, max(m.tile_cells for m in convolutions))
+
+
 def can_be_tiled(layer: Conv2d) -> bool:
     channels = min(layer.in_channels, layer.out_channels)
     return layer.kernel_size == (3, 3) and layer.stride == (1, 1) and channels >= TILE_CHANNELS

@@ -17,7 +17,7 @@ from sd_scratch.diffusion.samplers import Sampler, Step, get_sampler
 from sd_scratch.diffusion.schedule import Ladder, Schedule
 from sd_scratch.errors import UsageError, memory_told
 from sd_scratch.limits import STRENGTH_STEPS, TILINGS
-from sd_scratch.networks.kernels import choose_by_rule
+from sd_scratch.networks.kernels import cells_of, choose_by_rule, choose_cells
 from sd_scratch.pictures.masks import Mask
 from sd_scratch.pipeline.asking import Asking
 from sd_scratch.pipeline.branches import Scales
@@ -103,6 +103,8 @@ class TextToImage(Recordable):
         self.networks = {**components.networks, **controls}
         for network in self.networks.values():
             choose_by_rule(network, convolutions_are_fast(self.device, self.dtype))
+        for network in controls.values():
+            choose_cells(network, cells_of(self.unet))
         roots = {**self.networks, "guidance": self.guidance, "sampler": self.sampling}
         self.taps = Taps(roots, dry_run(self.config))
         self.conditioning = Conditioning(self.tokenizer, self.text, self.taps)

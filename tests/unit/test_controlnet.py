@@ -11,6 +11,7 @@ from sd_scratch.checkpoints.adapters.control import original_names, read_control
 from sd_scratch.config import ControlNetConfig
 from sd_scratch.errors import ScratchError, UsageError
 from sd_scratch.networks.controlnet import ControlNet
+from sd_scratch.networks.kernels import Cells, cells_of
 from sd_scratch.pipeline.control import Control
 from tests.lively import liven
 from tests.tiny import tiny_model
@@ -66,6 +67,19 @@ def test_every_naming_gives_the_same_network(model, state, tmp_path, naming):
     for key, value in loaded.network.state_dict().items():
         assert torch.allclose(value, state[key], atol=1e-6, rtol=1e-5)
     assert ("1 not used" in loaded.summary) == (naming == "with the base model")
+
+
+def test_its_convolutions_run_as_was_measured_for_the_unet(state, tmp_path):
+    model = tiny_model()
+    save_file(state, tmp_path / "c.safetensors")
+    cells = Cells(product=32, tiles=512)
+    assert cells_of(model.unet) == Cells(0, 0)
+    model.unet.conv_in.product_cells = 32
+    model.unet.mid_block.resnets[0].conv1.tile_cells = 512
+    assert cells_of(model.unet) == cells
+    steered = model.with_control(tmp_path / "c.safetensors")
+    (control,) = set(steered.networks.values()) - set(model.networks.values())
+    assert control.mid_block.resnets[0].conv1.product_cells == 32
 
 
 def test_a_pickle_in_a_state_dict(model, state, tmp_path):

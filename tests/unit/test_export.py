@@ -23,7 +23,11 @@ PROMPT = "a red circle"
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> sd.StableDiffusion:
-    return sd.load(tiny_folder, device="cpu")
+    model = sd.load(tiny_folder, device="cpu")
+    # What a layer runs as on this machine is not exported.
+    model.unet.mid_block.resnets[0].conv1.tile_cells = 1
+    model.vae.decoder.mid_block.resnets[0].conv1.tile_cells = 1
+    return model
 
 
 @pytest.fixture(scope="module")
