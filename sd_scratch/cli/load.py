@@ -201,7 +201,8 @@ def _with_identity(
     source = called(components.source, ending=False)
     # The hub's cache keeps every commit in a folder of that name.
     cached = layout.path.parent.name == "snapshots"
-    compare_hashes("a model", recipe.model_hash, components.hash, source)
+    if recipe.model_hash:  # or nothing is hashed: that takes seconds
+        compare_hashes("a model", recipe.model_hash, components.hash, source)
     revision = layout.path.name if cached else None
     vae = args.vae if args.vae != "none" else None
     return replace(
