@@ -121,17 +121,23 @@ def load_model(
 
 def largest_batch(args: argparse.Namespace, found: Found, recipe: Recipe) -> int:
     """How many pictures at a time fit into `ROOM` of what memory the weights leave free, `MAX_BATCH` at most."""
-    free = available_memory(found.device)
-    if free is None or recipe.width is None or recipe.height is None:
+    free, size = available_memory(found.device), largest_size(recipe)
+    if free is None or size is None:
         return 1
     free -= weight_bytes(found.layout, found.dtype, args.low_memory)
-    scale = recipe.hires_scale or 1.0
-    size = (int(recipe.width * scale), int(recipe.height * scale))
     fits = (
         run_bytes(found.layout.config, *size, batch, found.dtype) < ROOM * free
         for batch in range(1, min(args.batch_count, MAX_BATCH) + 1)
     )
     return max(1, sum(takewhile(bool, fits)))
+
+
+def largest_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Width and height of the recipe's last pass; None if the recipe leaves them open."""
+    if recipe.width is None or recipe.height is None:
+        return None
+    scale = recipe.hires_scale or 1.0
+    return int(recipe.width * scale), int(recipe.height * scale)
 
 
 def check_size(
@@ -144,15 +150,14 @@ def check_size(
 ) -> bool:
     """Whether weights have to stay in half precision for pictures to fit into
     free memory beside them. Raises MemoryShortage where they cannot."""
-    if recipe.width is None or recipe.height is None:
+    size = largest_size(recipe)
+    if size is None:
         return low_memory
-    scale = recipe.hires_scale or 1.0
-    size = (int(recipe.width * scale), int(recipe.height * scale), batch)
     if not low_memory:
-        run = run_bytes(layout.config, *size, dtype, branches=1, strips=True)
+        run = run_bytes(layout.config, *size, batch, dtype, branches=1, strips=True)
         low_memory = needs_low_memory(layout, dtype, device, run)
     weights = weight_bytes(layout, dtype, low_memory)
-    check_run(layout.config, *size, dtype, device, weights=weights, branches=1)
+    check_run(layout.config, *size, batch, dtype, device, weights=weights, branches=1)
     return low_memory
 
 
